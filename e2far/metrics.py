@@ -1,0 +1,256 @@
+"""How far a reconstruction is from the truth: true correspondence, NoW-style scan distances, 68 points on photos.
+
+Where the true correspondence is known, `vertex_error` is the measure. Distances to the nearest surface, as on NoW, flatter
+a mesh that has slid along the face (arXiv 2505.18025); they are reported beside it.
+"""
+import itertools
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+NOW_LANDMARKS = (36, 39, 42, 45, 33, 48, 54)      # iBUG: eye corners from right to left, nose base, mouth corners
+
+
+# ---- true correspondence -----------------------------------------------------------------------------------------
+
+def vertex_error(pred, true):
+    """Distance of every vertex to its true place, mm. pred, true: (..., N, 3) mm; returns (..., N)."""
+    if pred.shape[-2:] != true.shape[-2:]:
+        raise ValueError(f"the meshes differ: {tuple(pred.shape)} and {tuple(true.shape)} vertices")
+    return (pred - true).norm(dim=-1)
+
+
+def similarity_transform(moving, fixed, scale=True, weights=None):
+    r"""Scale, rotation, translation that minimise $\sum_n w_n \lVert s R x_n + t - y_n \rVert^2$ (Umeyama 1991).
+
+    moving, fixed: (..., N, 3)    weights: (..., N) >= 0    returns s (...), R (..., 3, 3) with det R = +1, t (..., 3)
+    scale=False keeps s = 1.
+    """
+    if moving.shape[-2:] != fixed.shape[-2:] or moving.shape[-2] < 3:
+        raise ValueError(f"need the same three or more points twice, got {tuple(moving.shape)} and {tuple(fixed.shape)}")
+    weights = torch.ones_like(moving[..., 0]) if weights is None else weights.to(moving).expand(moving.shape[:-1])
+    weights = (weights / weights.sum(-1, keepdim=True)).unsqueeze(-1)
+    moving_mean, fixed_mean = (weights * moving).sum(-2), (weights * fixed).sum(-2)
+    x, y = moving - moving_mean.unsqueeze(-2), fixed - fixed_mean.unsqueeze(-2)
+    left, singular, right = torch.linalg.svd((weights * y).mT @ x)
+    sign = torch.ones_like(singular)
+    sign[..., 2] = torch.det(left @ right).sign()           # the best rotation, never a reflection
+    rotation = left * sign.unsqueeze(-2) @ right
+    factor = torch.ones_like(singular[..., 0])
+    if scale:
+        factor = (singular * sign).sum(-1) / (weights * x.square()).sum((-2, -1))
+    translation = fixed_mean - factor.unsqueeze(-1) * (rotation @ moving_mean.unsqueeze(-1)).squeeze(-1)
+    return factor, rotation, translation
+
+
+def similarity_align(pred, true, scale=True, weights=None, subset=None):
+    """`pred` (..., N, 3) laid on `true` (..., N, 3) by the best similarity (scale=False: rigid motion).
+
+    weights: (..., N)    subset: vertex indices that alone decide the motion; weights are then theirs, (..., len(subset))
+    """
+    points = (pred, true) if subset is None else (pred[..., subset, :], true[..., subset, :])
+    s, rotation, t = similarity_transform(*points, scale=scale, weights=weights)
+    return s[..., None, None] * pred @ rotation.mT + t.unsqueeze(-2)
+
+
+def aligned_error(pred, true, scale=True, weights=None, subset=None):
+    """`vertex_error` (..., N) mm after `similarity_align`."""
+    return vertex_error(similarity_align(pred, true, scale, weights, subset), true)
+
+
+# ---- distance to a surface ---------------------------------------------------------------------------------------
+
+class Surface:
+    """A triangle mesh that answers closest-point queries, exactly.
+
+    The triangle whose centre is nearest gives a distance d that can only shrink. A triangle with its corners at most r from
+    its centre can be nearer only if that centre is within d + r. One k-d tree of centres for each octave of r finds those,
+    so that a few large triangles do not widen the search among the small ones.
+    """
+    def __init__(self, vertices, triangles):
+        self.corners = np.asarray(vertices, np.float64)[np.asarray(triangles)]                       # (F, 3, 3)
+        a, b, c = self.corners.transpose(1, 0, 2)
+        normals = np.cross(b - a, c - a)
+        self.normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+        self.centres = self.corners.mean(1)
+        self.radius = np.linalg.norm(self.corners - self.centres[:, None], axis=2).max(1)
+        self.tree = cKDTree(self.centres)
+        octave = np.floor(np.log2(np.maximum(self.radius, 1e-6)))
+        groups = [np.flatnonzero(octave == value) for value in np.unique(octave)]
+        self.octaves = [(group, self.radius[group].max(), cKDTree(self.centres[group])) for group in groups]
+
+    def closest(self, points):
+        """Closest points (M, 3) on the mesh to `points` (M, 3), and their triangles (M,)."""
+        points = np.asarray(points, np.float64)
+        first = self.tree.query(points)[1]
+        bound = np.linalg.norm(points - closest_on_triangles(points, self.corners[first]), axis=1)
+        rows, triangles = [np.arange(len(points))], [first]
+        for group, radius, tree in self.octaves:
+            found = tree.query_ball_point(points, bound + radius)
+            row = np.repeat(np.arange(len(points)), np.fromiter(map(len, found), np.int64, len(found)))
+            triangle = group[np.fromiter(itertools.chain.from_iterable(found), np.int64, len(row))]
+            near = np.linalg.norm(points[row] - self.centres[triangle], axis=1) <= bound[row] + self.radius[triangle]
+            rows.append(row[near])
+            triangles.append(triangle[near])
+        row, triangle = np.concatenate(rows), np.concatenate(triangles)
+        place = closest_on_triangles(points[row], self.corners[triangle])
+        order = np.lexsort((np.linalg.norm(points[row] - place, axis=1), row))
+        best = order[np.searchsorted(row[order], np.arange(len(points)))]                   # the nearest of each point's
+        return place[best], triangle[best]
+
+
+def closest_on_triangles(points, corners):
+    """Closest point (M, 3) of triangle corners[m] (3, 3) to points[m]: inside it, or on the nearest of its edges."""
+    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
+    ab, ac, ap = b - a, c - a, points - a
+    dot = lambda x, y: np.einsum("md,md->m", x, y)
+    bb, bc, cc, pb, pc = dot(ab, ab), dot(ab, ac), dot(ac, ac), dot(ap, ab), dot(ap, ac)
+    area = np.maximum(bb * cc - bc * bc, 1e-18)
+    v, w = (cc * pb - bc * pc) / area, (bb * pc - bc * pb) / area
+    inside = (v >= 0) & (w >= 0) & (v + w <= 1) & (area > 1e-18)
+    result = a + v[:, None] * ab + w[:, None] * ac
+    out = np.nonzero(~inside)[0]
+    best = np.full(len(out), np.inf)
+    for start, edge in ((a, ab), (a, ac), (b, c - b)):
+        start, edge, point = start[out], edge[out], points[out]
+        along = np.clip(dot(point - start, edge) / np.maximum(dot(edge, edge), 1e-18), 0, 1)
+        place = start + along[:, None] * edge
+        squared = dot(point - place, point - place)
+        nearer = squared < best
+        result[out[nearer]], best[nearer] = place[nearer], squared[nearer]
+    return result
+
+
+# ---- NoW ---------------------------------------------------------------------------------------------------------
+
+def now_crop(scan_vertices, scan_landmarks7):
+    """Which scan vertices (M,) NoW measures: a ball around the nose, its size from the eyes and the nose."""
+    outer_right, inner_right, inner_left, outer_left, nose = scan_landmarks7[:5]
+    up = (inner_right + inner_left) / 2 - nose
+    radius = 1.4 * (np.linalg.norm(outer_right - outer_left) + np.linalg.norm(up)) / 2
+    return np.linalg.norm(scan_vertices - (nose + 0.3 * up), axis=1) <= radius
+
+
+def now_error(vertices, triangles, landmarks7, scan_vertices, scan_landmarks7, metrical=False, iterations=20):
+    """Distances (M',) mm of the cropped scan's vertices to the aligned mesh: the NoW protocol (FACTS 5).
+
+    vertices (N, 3), triangles (F, 3), landmarks7 (7, 3): the prediction    scan_vertices (M, 3) mm, scan_landmarks7 (7, 3)
+    The 7 points are NOW_LANDMARKS in that order. Procrustes on them, then scale, rotation and translation refined by least
+    squares on the scan-to-surface distances. metrical=True: the prediction is in mm already and keeps its scale.
+    """
+    arrays = [np.asarray(x, np.float64) for x in (vertices, landmarks7, scan_vertices, scan_landmarks7)]
+    vertices, landmarks7, scan, scan_landmarks7 = arrays
+    if landmarks7.shape != (7, 3) or scan_landmarks7.shape != (7, 3):
+        raise ValueError(f"NoW needs 7 landmarks each, got {landmarks7.shape} and {scan_landmarks7.shape}")
+    scan = scan[now_crop(scan, scan_landmarks7)]
+    if len(scan) == 0:
+        raise ValueError("the NoW crop holds no scan vertex: check that scan and scan landmarks share one frame")
+    surface = Surface(vertices, triangles)
+    start = similarity_transform(*(torch.from_numpy(x) for x in (landmarks7, scan_landmarks7)), scale=not metrical)
+    return _refine(surface, scan, *(x.numpy() for x in start), scale=not metrical, iterations=iterations)
+
+
+def _refine(surface, scan, s, rotation, t, scale, iterations):
+    r"""Unsigned distances after Levenberg-Marquardt on $\sum_i d_i^2$, d_i from scan vertex i to the moved mesh.
+
+    The scan is taken into the mesh's frame, so that one tree serves. The distance's gradient is the unit vector n from
+    the mesh to the vertex, the closest point held fixed: d(d_i) = -n . (ds c + omega x c + dt), c from the mesh's middle.
+    """
+    def measure(s, rotation, t):
+        local = (scan - t) @ rotation / s
+        place, triangle = surface.closest(local)
+        offset = local - place
+        distance = np.linalg.norm(offset, axis=1)
+        normal = np.where(distance[:, None] > 1e-6, offset / np.maximum(distance, 1e-6)[:, None], surface.normals[triangle])
+        return s * distance, s * place @ rotation.T + t, normal @ rotation.T
+
+    distance, place, normal = measure(s, rotation, t)
+    damping = 1e-4
+    for _ in range(iterations):
+        middle = place.mean(0)
+        arm = place - middle
+        jacobian = -np.concatenate([np.cross(arm, normal), normal, (arm * normal).sum(1, keepdims=True)], 1)
+        jacobian = jacobian if scale else jacobian[:, :6]
+        hessian, gradient = jacobian.T @ jacobian, jacobian.T @ distance
+        step = np.zeros(7)
+        step[:jacobian.shape[1]] = -np.linalg.solve(
+            hessian + damping * np.diag(hessian.diagonal() + 1e-9 * hessian.trace()), gradient)
+        turn, factor = _rotation_about(step[:3]), np.exp(step[6])
+        trial = s * factor, turn @ rotation, factor * turn @ (t - middle) + middle + step[3:6]
+        measured = measure(*trial)
+        before, after = (distance ** 2).mean(), (measured[0] ** 2).mean()
+        if after < before:
+            (s, rotation, t), (distance, place, normal), damping = trial, measured, damping / 10
+            if before - after < 1e-4 * before:
+                break
+        else:
+            damping *= 10
+            if damping > 1e2:
+                break
+    return distance
+
+
+def _rotation_about(vector):
+    """Rodrigues' formula: rotation (3, 3) by |vector| radians about `vector`."""
+    angle = np.linalg.norm(vector)
+    x, y, z = vector / max(angle, 1e-12)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+# ---- photos ------------------------------------------------------------------------------------------------------
+
+def nme_68(pred, true, yaw_deg, points=slice(None)):
+    """AFLW2000-3D: mean 2-D distance / sqrt(w h) of the true landmarks' box, in percent, by |yaw| and the bins' plain mean.
+
+    pred, true: (B, 68, 2) px    yaw_deg: (B,)    points: which landmarks count, e.g. slice(17, None) leaves out the jaw
+    returns {"0-30": ..., "30-60": ..., "60-90": ..., "mean": ...}; an empty bin is nan, and so is the mean then.
+    """
+    pred, true, yaw = (np.asarray(x, np.float64) for x in (pred, true, yaw_deg))
+    if pred.shape != true.shape or pred.shape[1:] != (68, 2) or yaw.shape != (len(pred),):
+        raise ValueError(f"expected (B, 68, 2) twice and (B,), got {pred.shape}, {true.shape}, {yaw.shape}")
+    side = np.sqrt(np.ptp(true, axis=1).prod(1))
+    error = 100 * np.linalg.norm(pred - true, axis=2)[:, points].mean(1) / side
+    bins = np.digitize(np.abs(yaw), (30, 60), right=True)
+    means = [error[bins == i].mean() if (bins == i).any() else np.nan for i in range(3)]
+    return dict(zip(("0-30", "30-60", "60-90"), map(float, means)), mean=float(np.mean(means)))
+
+
+# ---- numbers for a table -----------------------------------------------------------------------------------------
+
+def bootstrap_interval(values, clusters=None, samples=2000, level=0.95, seed=0):
+    """Mean of values (n,) and its percentile bootstrap interval: (mean, low, high).
+
+    clusters: (n,) labels, e.g. the person. Whole clusters are drawn, so that many pictures of one person count once.
+    """
+    values = np.asarray(values, np.float64)
+    return bootstrap_ratio(values, np.ones_like(values), clusters, samples, level, seed)
+
+
+def bootstrap_ratio(numerator, denominator, clusters=None, samples=2000, level=0.95, seed=0):
+    """sum(numerator) / sum(denominator), both (n,), with the interval of `bootstrap_interval`: pairs stay together.
+
+    With a method's errors over the mean face's this is the ratio that the tables print.
+    """
+    numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    if numerator.ndim != 1 or numerator.shape != denominator.shape or len(numerator) == 0:
+        raise ValueError(f"expected one value per item, got {numerator.shape} and {denominator.shape}")
+    if clusters is not None:
+        index = np.unique(np.asarray(clusters), return_inverse=True)[1]
+        numerator, denominator = np.bincount(index, numerator), np.bincount(index, denominator)
+    rng, n = np.random.default_rng(seed), len(numerator)
+    ratios = []
+    for count in np.diff(np.linspace(0, samples, -(-samples * n // 4_000_000) + 1).astype(int)):     # bounds the memory
+        drawn = rng.integers(n, size=(count, n))
+        ratios.append(numerator[drawn].sum(1) / denominator[drawn].sum(1))
+    low, high = np.quantile(np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2])
+    return float(numerator.sum() / denominator.sum()), float(low), float(high)
+
+
+def summarise(errors, thresholds=np.linspace(0, 8, 161)):
+    """Pooled errors (any shape, mm) as on NoW: median, mean, std and the share at or below each threshold (mm)."""
+    errors = np.sort(np.asarray(errors, np.float64).ravel())
+    curve = np.searchsorted(errors, thresholds, side="right") / len(errors)
+    return dict(median=float(np.median(errors)), mean=float(errors.mean()), std=float(errors.std()),
+                thresholds=thresholds, curve=curve)

@@ -1,0 +1,144 @@
+"""The linear face model: a few coefficients in, a face in millimetres out."""
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ROOT / "data" / "weights" / "makehuman.npz"
+
+
+class MorphableModel(nn.Module):
+    r"""Linear face model $S(\alpha, \beta) = \bar S + U\alpha + W\beta$.
+
+    Vertices are in millimetres in the head frame, right-handed: x to the subject's left, y up, z out of the face.
+    Coefficients are in standard deviations: an identity drawn from $N(0, I)$ is a plausible neutral face, and expression 0 is exactly the neutral face.
+
+    mean: (N, 3) mm    identity_basis U: (N, 3, K) mm    expression_basis W: (N, 3, L) mm    triangles: (F, 3) int    landmarks: (68,) vertices in iBUG order
+    region: (M,) vertices of the face proper, where losses and errors are measured (default: all)
+    units: (N, 3, J) mm, named expression units at full strength, `unit_names` their J names    attributes: name -> (N,), what a renderer knows about a vertex
+    """
+
+    def __init__(self, mean, identity_basis, expression_basis, triangles, landmarks, region=None, units=None, unit_names=(), attributes=None, name=""):
+        super().__init__()
+        n = len(mean)
+        region = torch.arange(n) if region is None else region
+        units = mean.new_zeros(n, 3, 0) if units is None else units
+        for key, value in dict(mean=mean, identity_basis=identity_basis, expression_basis=expression_basis, units=units,
+                               triangles=triangles, landmarks=landmarks, region=region).items():
+            self.register_buffer(key, value)
+        self.unit_names, self.name = tuple(unit_names), name
+        self.attributes = dict(attributes or {})
+        self._check()
+
+    def _check(self):
+        n = len(self.mean)
+        for key in ("identity_basis", "expression_basis", "units"):
+            if getattr(self, key).shape[:2] != (n, 3):
+                raise ValueError(f"{key} has shape {tuple(getattr(self, key).shape)}: expected ({n}, 3, modes) for {n} vertices")
+        if self.landmarks.shape != (68,):
+            raise ValueError(f"landmarks has shape {tuple(self.landmarks.shape)}: expected (68,) vertex indices in iBUG order")
+        if len(self.unit_names) != self.units.shape[2]:
+            raise ValueError(f"{len(self.unit_names)} unit names for {self.units.shape[2]} expression units")
+        for key in ("triangles", "landmarks", "region"):
+            index = getattr(self, key)
+            if index.numel() and not (0 <= index.min() and index.max() < n):
+                raise ValueError(f"{key} names vertex {int(index.max())}, but the model has {n} vertices")
+        for key in ("mean", "identity_basis", "expression_basis"):
+            if not getattr(self, key).isfinite().all():
+                raise ValueError(f"{key} holds numbers that are not finite")
+
+    n_vertices = property(lambda self: len(self.mean))
+    n_identity = property(lambda self: self.identity_basis.shape[2])
+    n_expression = property(lambda self: self.expression_basis.shape[2])
+
+    @property
+    def recess(self):
+        """How far (N,) mm behind its place a vertex is drawn: teeth, tongue and the mouth's lining must never poke through closed lips."""
+        inner = [self.attributes[k] for k in ("teeth", "tongue", "mouth") if k in self.attributes]
+        return 4. * torch.stack(inner).sum(0) if inner else torch.zeros(self.n_vertices)
+
+    def forward(self, identity, expression):
+        """Vertices (B, N, 3) mm of `identity` (B, K) and `expression` (B, L)."""
+        return self.neutral(identity) + self.expression_offset(expression)
+
+    def neutral(self, identity):
+        """The neutral shape (B, N, 3) mm of `identity` (B, K): a face at rest, which belongs to the person."""
+        return self.mean + torch.einsum("ndk,bk->bnd", self.identity_basis, identity)
+
+    def expression_offset(self, expression):
+        """What `expression` (B, L) adds to any neutral shape, (B, N, 3) mm."""
+        return torch.einsum("ndl,bl->bnd", self.expression_basis, expression)
+
+    @property
+    def units_to_modes(self):
+        """Matrix (L, J) that turns strengths of named units into the expression coefficients nearest to them (least squares over the region).
+
+        Solved in double precision and rounded, so that every run and machine has the same numbers.
+        """
+        basis, units = (b[self.region].double().flatten(0, 1) for b in (self.expression_basis, self.units))
+        return torch.linalg.solve(basis.mT @ basis, basis.mT @ units).round(decimals=5).to(self.mean.dtype)
+
+    def from_units(self, strengths):
+        """Expression coefficients (B, L) nearest to named units at `strengths` (B, J)."""
+        return strengths @ self.units_to_modes.mT
+
+    def save(self, path):
+        """Write the model as npz (float16 bases, no pickle)."""
+        half = {k: getattr(self, k).numpy().astype(np.float16) for k in ("identity_basis", "expression_basis", "units")}
+        integers = {k: getattr(self, k).numpy().astype(np.int32) for k in ("triangles", "landmarks", "region")}
+        attributes = {f"attribute.{k}": v.numpy().astype(np.float16) for k, v in self.attributes.items()}
+        header = np.array(json.dumps(dict(name=self.name, unit_names=self.unit_names)))
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        with open(partial, "wb") as file:
+            np.savez_compressed(file, mean=self.mean.numpy().astype(np.float32), header=header, **half, **integers, **attributes)
+        partial.replace(path)
+
+
+def load_face_model(name_or_path="makehuman"):
+    """The MorphableModel called "makehuman" (ours, CC0, shipped) or stored at a path (.npz as written by `MorphableModel.save`).
+
+    Raises FileNotFoundError or ValueError with one line that says what to do.
+    """
+    path = SHIPPED if str(name_or_path) == "makehuman" else Path(name_or_path)
+    if not path.exists():
+        raise FileNotFoundError(f"no face model at {path}: build it with `e2far build-face-model {path}`, or name another file")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {k: stored[k] for k in stored.files}
+        header = json.loads(str(arrays.pop("header")))
+    except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a face model written by e2far, or is truncated ({error}): build it anew with `e2far build-face-model {path}`") from error
+    tensors = {k: torch.from_numpy(v.astype(np.int64 if v.dtype.kind == "i" else np.float32)) for k, v in arrays.items()}
+    attributes = {k.split(".", 1)[1]: tensors.pop(k) for k in list(tensors) if k.startswith("attribute.")}
+    try:
+        return MorphableModel(**tensors, attributes=attributes, **header)
+    except TypeError as error:
+        raise ValueError(f"{path} lacks parts of a face model ({error})") from error
+
+
+def toy_model(seed=0, n_identity=6, n_expression=4, dtype=torch.float64):
+    """A small seeded face for tests: a 14 x 16 grid bent over an ellipsoid, smooth random modes, 68 of its vertices as landmarks, three units."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = 16, 14
+    v, u = torch.meshgrid(torch.linspace(-1.2, 1.2, rows, dtype=dtype), torch.linspace(-1.2, 1.2, columns, dtype=dtype), indexing="ij")
+    sphere = torch.stack((u.sin() * v.cos(), v.sin(), u.cos() * v.cos()), -1).reshape(-1, 3)
+    nose = torch.exp(-8 * (u.square() + v.square())).reshape(-1, 1) * 20
+    mean = sphere * torch.tensor([70., 95., 80.], dtype=dtype) + nose * torch.tensor([0., 0., 1.], dtype=dtype)
+    mean = mean - mean.mean(0)
+
+    def modes(count, size_mm):
+        wave = torch.randn(count, 3, 3, generator=generator, dtype=dtype) * 1.5
+        phase = torch.rand(count, 3, generator=generator, dtype=dtype) * 6.28
+        return size_mm * torch.sin(torch.einsum("kdc,nc->nkd", wave, sphere) + phase).permute(0, 2, 1)
+
+    corner = (torch.arange(rows - 1)[:, None] * columns + torch.arange(columns - 1)).reshape(-1)
+    triangles = torch.cat((torch.stack((corner, corner + 1, corner + columns), 1), torch.stack((corner + 1, corner + columns + 1, corner + columns), 1)))
+    landmarks = torch.randperm(rows * columns, generator=generator)[:68]
+    return MorphableModel(mean, modes(n_identity, 3.), modes(n_expression, 2.), triangles, landmarks, units=modes(3, 5.),
+                          unit_names=("jawOpen", "mouthSmileLeft", "mouthSmileRight"), name="toy")

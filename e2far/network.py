@@ -1,0 +1,255 @@
+"""The network of UH-E2FAR: a VGG-Face trunk, an identity head, and a fusion-CNN that feeds the expression head.
+
+At full width and 180 px (the sizes of the public re-implementation; the ReLUs after conv6 to conv8 and between the fc layers are ours, it has none):
+
+    image 3x180x180 -> pool1 64x90x90 -> pool2 128x45x45 -> pool3 256x22x22 -> pool4 512x11x11 -> pool5 512x5x5
+    identity    pool5 -> fc 4096 -> fc 1024 -> fc 199
+    expression  conv6(pool4) 5x5 stride 2 pad 1, conv7(pool5) 1x1 -> concat 1024x5x5 -> conv8 1x1, 512 -> fc 4096 -> fc 1024 -> fc 29
+    pose        pool5 -> fc 256 -> fc 9        (ours: the paper leaves pose out)
+"""
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from e2far.data import replacing
+
+LAYERS = ("pool1", "pool2", "pool3", "pool4", "pool5")
+BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))          # channels and number of convolutions before each pool, VGG-16
+MEAN_COLOUR = (129.1863 / 255, 104.7624 / 255, 93.5940 / 255)       # of VGG-Face's training pictures; R, G, B
+FRONTAL = (1., 0., 0., 0., 1., 0., .53, 0., -.1)                    # pose vector of a face that looks ahead from the middle of its crop
+VARIANTS = {"shared head": None, "two heads": ("pool5",), "control": ("pool5", "pool5"), "fusion": ("pool4", "pool5")}
+
+
+def scaled(n, width):
+    """`n` channels of the full network at `width`, at least one."""
+    return max(1, round(n * width))
+
+
+def convolution(n_in, n_out, kernel, stride=1, padding=0, batch_norm=False):
+    """Convolution, optional BatchNorm (ours, for training small networks from scratch), ReLU."""
+    norm = [nn.BatchNorm2d(n_out)] if batch_norm else []
+    return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=not batch_norm), *norm, nn.ReLU(inplace=True))
+
+
+def fully_connected(*sizes):
+    """Linear layers through `sizes` on flattened features, ReLU between them and none at the end."""
+    layers = [nn.Flatten()]
+    for n_in, n_out in zip(sizes, sizes[1:]):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
+
+
+def initialise(module):
+    """He initialisation: the variance of the signal is kept through the ReLUs, without which training from scratch stalls."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def damp(head, bias=None):
+    """Make the last layer of `head` predict nearly its bias, (near) zero or the tensor `bias`, before training."""
+    with torch.no_grad():
+        head[-1].weight.mul_(.01)
+        if bias is not None:
+            head[-1].bias.copy_(bias)
+
+
+class Trunk(nn.Module):
+    """VGG-16's features: image (B, 3, S, S) in [0, 1] to a dict of pool1 ... pool5, (B, channels, S / 2^i, S / 2^i)."""
+
+    def __init__(self, width=1.0, batch_norm=False):
+        super().__init__()
+        self.channels = {layer: scaled(n, width) for layer, (n, _) in zip(LAYERS, BLOCKS)}
+        self.blocks, n_in = nn.ModuleList(), 3
+        for (_, count), n_out in zip(BLOCKS, self.channels.values()):
+            sizes = [n_in] + [n_out] * count
+            self.blocks.append(nn.Sequential(*(convolution(a, b, 3, padding=1, batch_norm=batch_norm) for a, b in zip(sizes, sizes[1:])), nn.MaxPool2d(2)))
+            n_in = n_out
+        self.register_buffer("mean_colour", torch.tensor(MEAN_COLOUR).view(3, 1, 1))
+
+    def forward(self, image):
+        features, x = {}, image - self.mean_colour
+        for layer, block in zip(LAYERS, self.blocks):
+            features[layer] = x = block(x)
+        return features
+
+
+class Fusion(nn.Module):
+    """The fusion-CNN: features of several layers brought to pool5's grid, concatenated and mixed.
+
+    Every layer but the last passes a 5x5 convolution (conv6), the last a 1x1 convolution (conv7); a 1x1 convolution (conv8) mixes them. A single layer
+    passes conv6 alone. Choice: conv6 strides by 2 from pool4 as in the paper and by 1 from pool5, and shallower layers are first max-pooled to pool4's grid,
+    so that any layers can be compared at (nearly) the same number of parameters.
+    """
+
+    def __init__(self, layers, channels, width, batch_norm):
+        super().__init__()
+        self.layers, n_out = layers, scaled(512, width)
+        self.branches = nn.ModuleList()
+        for place, layer in enumerate(layers):
+            level, n_in = LAYERS.index(layer) + 1, channels[layer]
+            if place == len(layers) - 1 and place > 0:
+                branch = [nn.MaxPool2d(2 ** (5 - level)), convolution(n_in, n_out, 1, batch_norm=batch_norm)]
+            elif level == 5:
+                branch = [convolution(n_in, n_out, 5, padding=2, batch_norm=batch_norm)]
+            else:
+                branch = [nn.MaxPool2d(2 ** (4 - level)), convolution(n_in, n_out, 5, stride=2, padding=1, batch_norm=batch_norm)]
+            self.branches.append(nn.Sequential(*branch))        # MaxPool2d(1) leaves its input as it is
+        self.conv8 = convolution(len(layers) * n_out, n_out, 1, batch_norm=batch_norm) if len(layers) > 1 else nn.Identity()
+
+    def forward(self, features):
+        return self.conv8(torch.cat([branch(features[layer]) for layer, branch in zip(self.layers, self.branches)], 1))
+
+
+class E2FAR(nn.Module):
+    """Image to coefficients of a face model and a camera.
+
+    fused: layers that feed the expression head. ("pool4", "pool5") is the paper's; None gives one shared head on pool5 for identity and expression, ("pool5",) two
+        heads on pool5 without a fusion-CNN, ("pool5", "pool5") a control with the fusion's parameters but no other layer than pool5.
+    width: share of the full network's channels; batch_norm: after every convolution (ours, for small networks trained from scratch)
+    Raises ValueError for an unknown layer, or an image size at which pool4 and pool5 do not meet as they do in the paper.
+    """
+
+    def __init__(self, n_identity=199, n_expression=29, image_size=180, width=1.0, fused=("pool4", "pool5"), batch_norm=False):
+        super().__init__()
+        check_image_size(image_size)
+        fused = None if fused is None else tuple(fused)
+        if fused is not None and (not fused or set(fused) - set(LAYERS)):
+            raise ValueError(f"fused={fused}: name one or more of {', '.join(LAYERS)}, or None for one shared head")
+        self.config = dict(n_identity=n_identity, n_expression=n_expression, image_size=image_size, width=width, fused=fused, batch_norm=batch_norm)
+        self.n_identity, self.n_expression, self.image_size, self.fused = n_identity, n_expression, image_size, fused
+        self.metadata = {}
+        self.trunk = Trunk(width, batch_norm)
+        cells, hidden = (image_size // 32) ** 2, (scaled(4096, width), scaled(1024, width))
+        pool5, conv8 = self.trunk.channels["pool5"] * cells, scaled(512, width) * cells
+        self.identity_head = fully_connected(pool5, *hidden, n_identity + (n_expression if fused is None else 0))
+        self.pose_head = fully_connected(pool5, scaled(256, max(width, .25)), 9)
+        self.fusion = self.expression_head = None
+        if fused is not None:
+            self.fusion = Fusion(fused, self.trunk.channels, width, batch_norm) if fused != ("pool5",) else None
+            self.expression_head = fully_connected(pool5 if self.fusion is None else conv8, *hidden, n_expression)
+        initialise(self)
+        for head in (self.identity_head, self.expression_head):
+            if head is not None:
+                damp(head)
+        damp(self.pose_head, torch.tensor(FRONTAL))
+
+    def features(self, image):
+        """Dict of pool1 ... pool5 for images (B, 3, S, S), float in [0, 1]."""
+        if image.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(f"image has shape {tuple(image.shape)}: expected (B, 3, {self.image_size}, {self.image_size})")
+        return self.trunk(image)
+
+    def heads(self, features):
+        """What `forward` returns, from a dict that holds pool5 and the fused layers: heads can so be trained on stored features."""
+        pool5 = features["pool5"]
+        if self.fused is None:
+            identity, expression = self.identity_head(pool5).split((self.n_identity, self.n_expression), 1)
+        else:
+            identity = self.identity_head(pool5)
+            expression = self.expression_head(pool5 if self.fusion is None else self.fusion(features))
+        return dict(identity=identity, expression=expression, pose=self.pose_head(pool5))
+
+    def forward(self, image):
+        """Dict of identity (B, K), expression (B, L) in standard deviations and pose (B, 9) (camera.decode_pose) for images (B, 3, S, S) in [0, 1]."""
+        return self.heads(self.features(image))
+
+
+class Recognizer(nn.Module):
+    """The same trunk with a classifier over people: image (B, 3, S, S) in [0, 1] to logits (B, people). Trained first, as VGG-Face was."""
+
+    def __init__(self, n_people, image_size=180, width=1.0, batch_norm=False):
+        super().__init__()
+        check_image_size(image_size)
+        self.config = dict(n_people=n_people, image_size=image_size, width=width, batch_norm=batch_norm)
+        self.n_people, self.image_size = n_people, image_size
+        self.trunk = Trunk(width, batch_norm)
+        self.classifier = fully_connected(self.trunk.channels["pool5"] * (image_size // 32) ** 2, scaled(4096, width), n_people)
+        initialise(self)
+        damp(self.classifier)
+
+    def forward(self, image):
+        return self.classifier(self.trunk(image)["pool5"])
+
+
+def check_image_size(image_size):
+    """Refuse sizes at which conv6 on pool4 does not give pool5's grid, as it does at the paper's 180 px (11x11 -> 5x5): pool4's side must be odd."""
+    side = image_size // 16
+    if side < 3 or side % 2 == 0:
+        good = [size for size in (48, 80, 112, 144, 180, 208, 240) if abs(size - image_size) <= 64] or [48, 80, 112, 144, 180]
+        raise ValueError(f"image_size {image_size} makes pool4 {side}x{side}, but its side must be odd and at least 3 for conv6(pool4) to meet pool5: "
+                         f"take for example {', '.join(map(str, good))}")
+
+
+def save_network(network, path, half=False, **metadata):
+    """Write an E2FAR as safetensors, its configuration and `metadata` (JSON values) in the header; `half` stores float16."""
+    _save(network.state_dict(), path, half, dict(config=network.config, metadata=metadata))
+
+
+def load_network(path):
+    """The E2FAR stored at `path`, float32, in eval mode; `.metadata` holds what was saved with it.
+
+    Raises FileNotFoundError, OSError (truncated, not safetensors) or ValueError (not an E2FAR, wrong shapes, NaN) with one line that says what to do.
+    """
+    tensors, header = _load(path, "network")
+    if "fused" not in header.get("config", {}):
+        raise ValueError(f"{path} holds no E2FAR: name a file written by save_network, or train one with `dvc repro training`")
+    try:
+        network = E2FAR(**header["config"])
+    except TypeError as error:
+        raise ValueError(f"{path} was written by another version of e2far ({error}): make it again with `dvc repro training`") from error
+    _fill(network, tensors, path)
+    network.metadata = header.get("metadata", {})
+    return network.eval()
+
+
+def save_trunk(module, path, half=False):
+    """Write the trunk of an E2FAR or Recognizer as safetensors."""
+    _save(module.trunk.state_dict(), path, half, dict(config={key: module.config[key] for key in ("width", "batch_norm")}))
+
+
+def load_trunk(module, path):
+    """Fill the trunk of an E2FAR or Recognizer, in place, from a file of `save_trunk`. Raises as `load_network`."""
+    tensors, header = _load(path, "trunk")
+    wanted = {key: module.config[key] for key in ("width", "batch_norm")}
+    if header.get("config") != wanted:
+        raise ValueError(f"{path} holds a trunk of {header.get('config')}, but the network has {wanted}: make both from the same parameters")
+    _fill(module.trunk, tensors, path)
+
+
+def _save(state, path, half, header):
+    tensors = {k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in state.items()}
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={"e2far": json.dumps(header)})
+
+
+def _load(path, kind):
+    """Tensors (floats as float32) and header of a file of ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no {kind} at {path}: make it with `dvc repro training`, or restore data/weights from git")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("e2far", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise OSError(f"{path} is truncated or not a safetensors file ({error}): fetch it again, or make it with `dvc repro training`") from error
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    broken = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise ValueError(f"{path} holds numbers that are not finite in {broken[0]}: its training diverged; make it again with `dvc repro training`")
+    return tensors, header
+
+
+def _fill(module, tensors, path):
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split(":", 1)[-1].split())
+        raise ValueError(f"{path} does not fit the network it describes ({reason[:200]}): make it again with `dvc repro training`") from error

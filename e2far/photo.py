@@ -1,0 +1,351 @@
+r"""From a photo to a mesh: read, find the face, crop, regress coefficients and pose, and lay the mesh back on the photo.
+
+    photo --detect--> box --crop--> (3, S, S) --E2FAR--> identity, expression, pose --MorphableModel--> vertices --camera--> photo
+
+Image coordinates are pixels of the upright photo (its EXIF rotation applied), x right, y down, (0, 0) the corner of the first pixel. A box is (x0, y0, x1, y1) px by the rule of
+`camera.crop_box`: a square centred on the box of the 68 landmarks, side 1.45 sqrt(w h).
+"""
+import base64
+import io
+import json
+import struct
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageOps
+
+from . import camera, morphable, network, plots, rasterize
+
+WEIGHTS = morphable.ROOT / "data" / "weights" / "default.safetensors"
+
+# dlib's detector is five HOG filters: frontal, two half profiles, two tilted frontals. Each sees the face elsewhere in its square, so each has its own way to our box:
+# shift of the centre (x, y) and the box's side, in units of dlib's side. Choice: medians over 1,600 of 2,500 rendered faces (those dlib found), made symmetric; one face
+# scatters about them by 6 % of the side across, 4 % down and 9 % in size. On the astronaut, whose landmarks were read by hand, the frontal filter asks for (.03, .08, 1.47).
+DLIB_TO_BOX = ((0., .08, 1.38), (.105, .13, 1.25), (-.105, .13, 1.25), (-.03, .05, 1.44), (.03, .05, 1.44))
+DETECTION_SIDES = (1024, 2048)      # px, longer side at which dlib looks, the second only if the first finds nothing: faces down to 8 % and 4 % of it (its window is 80 px)
+SURE = .3                           # beside a better face only scores above this count: the astronaut's badge scores .05
+
+
+OVERLAY_COLOUR, OVERLAY_OPACITY, OVERLAY_CONTRAST = (.82, .95, 1.05), .66, 2.2
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Reconstructed face</title>
+<style>
+body {{ font: 15px/1.5 sans-serif; margin: 1.5rem; color: #222 }} main {{ display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start }}
+figure {{ margin: 0; flex: 1 1 320px }} figure img {{ width: 100% }} figcaption {{ color: #555 }} .mesh {{ flex: 1 1 420px; min-width: 0 }}
+</style></head><body><main>
+<figure><img alt="The photo with the reconstructed face and its 68 landmarks over it" src="data:image/jpeg;base64,{picture}">
+<figcaption>Yaw {yaw:+.1f}, pitch {pitch:+.1f}, roll {roll:+.1f} degrees. Drag the mesh to turn it; it is in millimetres.</figcaption></figure>
+<div class="mesh">{mesh}</div>
+</main></body></html>
+"""
+
+
+# Reading ------------------------------------------------------------------------------------------------------------------------------------
+
+def load_image(source):
+    """The upright RGB picture, uint8 (H, W, 3), in a file (path), a PIL image or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
+
+    Applies EXIF rotation, takes the first frame, puts transparent pictures on white, and converts grey, palette, CMYK and 16-bit ones.
+    Raises FileNotFoundError, or ValueError with one line naming the file, for anything that is not such a picture.
+    """
+    if isinstance(source, (str, Path)):
+        return _load_file(Path(source))
+    if isinstance(source, Image.Image):
+        return _decode(source, "the picture")
+    array = np.asarray(source)
+    if array.dtype != np.uint8:
+        raise ValueError(f"the picture has dtype {array.dtype}: expected uint8 in 0..255")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if 0 in array.shape or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise ValueError(f"the picture has shape {array.shape}: expected (height, width, 3)")
+    return _decode(Image.fromarray(np.ascontiguousarray(array)), "the picture")
+
+
+def _load_file(path):
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name the photos in it")
+    try:
+        with Image.open(path) as image:
+            return _decode(image, path)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP or GIF file") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large ({error}): make it smaller first") from None
+
+
+def _decode(image, name):
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, EOFError, struct.error) as error:
+        raise ValueError(f"{name} is damaged or cut short ({error}): save or download it again") from None
+    if image.mode.startswith("I"):                              # 16 bits a pixel, grey
+        return np.asarray(Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB"))
+    if image.mode == "F":
+        raise ValueError(f"{name} holds floating-point pixels: save it with 8 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+# Finding and cropping -----------------------------------------------------------------------------------------------------------------------
+
+@cache
+def _dlib_detector():
+    import dlib                                                 # here, so that a photo with a given box needs no detector
+    return dlib.get_frontal_face_detector()
+
+
+def detect(image):
+    """Faces in a picture (H, W, 3) uint8 as a list of (box, score), the largest and surest (score * side) first; box: (x0, y0, x1, y1) px by our rule.
+
+    dlib's HOG detector (King 2009): faces turned less than about 45 degrees and more or less upright. An empty list if it finds none.
+    """
+    height, width = image.shape[:2]
+    for side in DETECTION_SIDES:
+        zoom = side / max(height, width)
+        size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
+        resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        rectangles, scores, filters = _dlib_detector().run(resized, 0, 0.)
+        if rectangles:
+            break
+    faces = []
+    for rectangle, score, which in zip(rectangles, scores, filters):
+        x, y, scale = DLIB_TO_BOX[which]
+        unit = rectangle.width()
+        centre = np.array([rectangle.left() + rectangle.right() + 1, rectangle.top() + rectangle.bottom() + 1]) / 2 + np.array([x, y]) * unit
+        box = np.concatenate((centre - scale / 2 * unit, centre + scale / 2 * unit)) / zoom
+        faces.append((tuple(box.tolist()), float(score)))
+    faces.sort(key=lambda face: -face[1] * (face[0][2] - face[0][0]))
+    return faces[:1] + [face for face in faces[1:] if face[1] > SURE]
+
+
+def check_box(box, width, height):
+    """`box` as a square (4,) float array about the same centre; ValueError if it is not four numbers x0, y0, x1, y1 in px of a `width` x `height` photo."""
+    try:
+        values = np.asarray(box, dtype=float)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != (4,) or not np.isfinite(values).all():
+        raise ValueError(f"box {box!r} is not four numbers: give x0, y0, x1, y1 in pixels, the corners of a square around the face")
+    x0, y0, x1, y1 = values.tolist()
+    text = f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
+    if x1 <= x0 or y1 <= y0:
+        raise ValueError(f"{text} is empty: give x0, y0, x1, y1 in pixels with x0 < x1 and y0 < y1")
+    x, y, side = (x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0)
+    if not (0 <= x <= width and 0 <= y <= height) or side > 3 * max(width, height):
+        raise ValueError(f"{text} does not lie in the photo, which is {width} x {height} px")
+    if side < 8:
+        raise ValueError(f"{text} is too small for a face: it is measured in pixels, and the photo is {width} x {height} px")
+    return np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2])
+
+
+def crop(image, box, size):
+    """The square `box` (x0, y0, x1, y1) px of `image` (H, W, 3) resampled to (size, size, 3) uint8: antialiased, the photo's edge repeated outside it."""
+    low = np.floor(np.asarray(box[:2])).astype(int)
+    high = np.ceil(np.asarray(box[2:])).astype(int)
+    rows = np.arange(low[1], high[1]).clip(0, image.shape[0] - 1)
+    columns = np.arange(low[0], high[0]).clip(0, image.shape[1] - 1)
+    patch = Image.fromarray(image[rows[:, None], columns])
+    inside = (box[0] - low[0], box[1] - low[1], box[2] - low[0], box[3] - low[1])
+    return np.asarray(patch.resize((size, size), Image.Resampling.BILINEAR, box=tuple(map(float, inside))))
+
+
+# The result ---------------------------------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Pose:
+    """A weak-perspective camera of the photo: pixel = scale * (rotation @ X)_xy, y down, + translation."""
+    rotation: np.ndarray        # (3, 3)
+    scale: float                # px per mm
+    translation: np.ndarray     # (2,) px, where the head's origin falls
+
+    @property
+    def angles_deg(self):
+        """Yaw (towards the subject's left), pitch (down) and roll, in degrees."""
+        return tuple(np.degrees(camera.matrix_to_euler(torch.as_tensor(self.rotation, dtype=torch.float64)).numpy()).tolist())
+
+    def project(self, points):
+        """Points (N, 3) mm in the head frame to (N, 2) px in the photo."""
+        tensors = (torch.as_tensor(np.asarray(a), dtype=torch.float64) for a in (points, self.rotation, self.scale, self.translation))
+        return camera.weak_perspective(*tensors).numpy().astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Face:
+    """One reconstructed face; arrays are float32, vertices in mm in the head frame (x to the subject's left, y up, z out of the face)."""
+    vertices: np.ndarray            # (N, 3) mm, with the photo's expression
+    neutral_vertices: np.ndarray    # (N, 3) mm, the same person at rest
+    triangles: np.ndarray           # (F, 3) int
+    landmarks: np.ndarray           # (68, 3) mm, iBUG order
+    image_landmarks: np.ndarray     # (68, 2) px in the photo
+    identity: np.ndarray            # (K,) standard deviations
+    expression: np.ndarray          # (L,) standard deviations
+    pose: Pose
+    region: np.ndarray              # (M,) vertices of the face proper, without neck, eyes and mouth
+    box: tuple                      # (x0, y0, x1, y1) px, the crop that the network saw
+    score: float | None = None      # the detector's, None where the box was given
+    face_model: str = ""
+
+    def mesh(self, neutral=False):
+        """The face as a trimesh.Trimesh, vertices in their order."""
+        import trimesh
+        vertices = self.neutral_vertices if neutral else self.vertices
+        return trimesh.Trimesh(vertices, self.triangles, process=False, metadata={"units": "millimetres"})
+
+    def save(self, path, neutral=False):
+        """Write the mesh to .obj, .ply or .glb, in millimetres (glTF viewers that assume metres show it 1000 times too large), or all numbers to .json."""
+        path = Path(path)
+        kind = path.suffix.lower()
+        if kind == ".json":
+            data = json.dumps(self.to_dict(), indent=1).encode()
+        elif kind == ".obj":
+            data = self.mesh(neutral).export(file_type="obj", header="e2far, millimetres", include_normals=False).encode()
+        elif kind == ".ply":
+            data = self.mesh(neutral).export(file_type="ply", vertex_normal=False)
+            data = data.replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1)
+        elif kind == ".glb":
+            data = self.mesh(neutral).export(file_type="glb", include_normals=True)
+        else:
+            raise ValueError(f"cannot save a face as {path.name}: choose .obj, .ply, .glb or .json")
+        path.write_bytes(data)
+
+    def to_dict(self):
+        """Everything but the mesh, as plain numbers for JSON."""
+        def numbers(array, digits):
+            return np.asarray(array, dtype=float).round(digits).tolist()
+
+        yaw, pitch, roll = numbers(self.pose.angles_deg, 2)
+        return dict(box_px=numbers(self.box, 2), detector_score=self.score, face_model=self.face_model,
+                    identity=numbers(self.identity, 4), expression=numbers(self.expression, 4), pose=dict(yaw_deg=yaw, pitch_deg=pitch, roll_deg=roll),
+                    camera=dict(kind="weak perspective: pixel = scale * (rotation @ X)_xy with y down + translation", rotation=numbers(self.pose.rotation, 6),
+                                scale_px_per_mm=round(float(self.pose.scale), 6), translation_px=numbers(self.pose.translation, 3)),
+                    landmarks_mm=numbers(self.landmarks, 3), landmarks_px=numbers(self.image_landmarks, 2))
+
+    def overlay(self, image):
+        """The photo with the shaded face half-transparent over it and the 68 landmarks as dots, uint8 (H, W, 3)."""
+        pixels = load_image(image)
+        height, width = pixels.shape[:2]
+        skin = np.zeros(len(self.vertices), bool)
+        skin[self.region] = True
+        triangles = self.triangles[skin[self.triangles].all(1)]
+        points = self.pose.project(self.vertices)
+        reach = np.concatenate((points[self.region], self.image_landmarks))
+        side = int(np.clip(1.1 * np.ptp(reach, axis=0).max(), 8, 3 * max(height, width)))
+        corner = np.round((reach.min(0) + reach.max(0) - side) / 2).clip(-side, (width, height)).astype(int)
+        size = min(max(2 * side, 400), 1400)                    # drawn larger or smaller than it lies on the photo, then resampled
+        turned = np.ascontiguousarray(self.vertices @ self.pose.rotation.T, dtype=np.float32)
+        normals = rasterize.vertex_normals(turned, self.triangles)
+        picture, coverage = rasterize.render_plain((points - corner) * (size / side), turned[:, 2], triangles, normals, size, OVERLAY_COLOUR)
+        layer = Image.fromarray((np.dstack((picture ** OVERLAY_CONTRAST, OVERLAY_OPACITY * coverage)) * 255).astype(np.uint8))
+        draw, radius = ImageDraw.Draw(layer), size * .006
+        for x, y in ((self.image_landmarks - corner) * (size / side)).tolist():
+            draw.ellipse((x - 1.5 * radius, y - 1.5 * radius, x + 1.5 * radius, y + 1.5 * radius), fill=(20, 40, 60, 255))
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 225, 120, 255))
+        layer = layer.resize((side, side), Image.Resampling.LANCZOS)
+        photo = Image.fromarray(pixels)
+        photo.paste(layer, tuple(corner.tolist()), layer)
+        return np.asarray(photo)
+
+    def to_html(self, path, image):
+        """Write one page that needs no network: the overlay on `image`, and the mesh to turn with the mouse, with and without its expression (5 MB, mostly plotly.js)."""
+        picture = Image.fromarray(self.overlay(image))
+        picture.thumbnail((900, 900))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=88)
+        view = plots.mesh_view({"as in the photo": self.vertices, "neutral": self.neutral_vertices}, self.triangles)
+        yaw, pitch, roll = self.pose.angles_deg
+        Path(path).write_text(PAGE.format(picture=base64.b64encode(buffer.getvalue()).decode(), yaw=yaw, pitch=pitch, roll=roll,
+                                          mesh=view.to_html(full_html=False, include_plotlyjs=True, config=dict(displaylogo=False))), encoding="utf-8")
+
+
+# The method ---------------------------------------------------------------------------------------------------------------------------------
+
+class Reconstructor:
+    """Photo in, `Face` out: a trained E2FAR network and the face model whose coefficients it predicts."""
+
+    def __init__(self, net, model, device="cpu"):
+        expected, given = (model.n_identity, model.n_expression), (net.n_identity, net.n_expression)
+        if given != expected:
+            raise ValueError(f"the weights predict {given[0]} identity and {given[1]} expression coefficients but the face model {model.name!r} has {expected[0]} and "
+                             f"{expected[1]}: name the face model they were trained with (--face-model)")
+        self.network, self.model, self.device = net.to(device).eval(), model.to(device), device
+
+    @classmethod
+    def from_pretrained(cls, weights=None, face_model=None, device="cpu"):
+        """Read trained weights (.safetensors) and a face model (name or .npz); None takes the shipped ones. Raises FileNotFoundError or ValueError with one line."""
+        weights = Path(WEIGHTS if weights is None else weights)
+        if not weights.exists():
+            raise FileNotFoundError(f"no trained weights at {weights}: "
+                                    f"restore the shipped ones with `git checkout -- data/weights`, or train them with `make reproduce PROFILE=weights`")
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {str(device)!r} is not to be had here ({str(error).splitlines()[0]}): choose cpu") from None
+        return cls(network.load_network(weights), morphable.load_face_model("makehuman" if face_model is None else face_model), device)
+
+    def __call__(self, image, box=None, refine=True):
+        """The largest and surest face of a photo (path, PIL image or uint8 (H, W, 3)), or the face in `box` (x0, y0, x1, y1) px.
+
+        refine: look a second time, at the crop that the first estimate's own landmarks ask for.
+        Raises ValueError if there is no face, or the box is not one.
+        """
+        boxes = None if box is None else [box]
+        return self.reconstruct(image, boxes, refine, largest_only=True)[0]
+
+    def reconstruct(self, image, boxes=None, refine=True, largest_only=False):
+        """All faces of a photo (those in `boxes`, or all that are detected) as a list, in one batch."""
+        name = Path(image).name if isinstance(image, (str, Path)) else "the picture"
+        pixels = load_image(image)
+        height, width = pixels.shape[:2]
+        if boxes is None:
+            found = detect(pixels)[:1 if largest_only else None]
+            if not found:
+                raise ValueError(f"no face found in {name}: say where it is with box=(x0, y0, x1, y1), or --box x0,y0,x1,y1 on the command line")
+            boxes, scores = zip(*found)
+        else:
+            scores = [None] * len(boxes)
+        boxes = np.stack([check_box(box, width, height) for box in boxes])
+        estimate = self._estimate(pixels, boxes)
+        if refine:
+            boxes = _refined(boxes, estimate["image_landmarks"])
+            estimate = self._estimate(pixels, boxes)
+        return [self._face(estimate, i, box, score) for i, (box, score) in enumerate(zip(boxes, scores))]
+
+    @torch.inference_mode()
+    def _estimate(self, pixels, boxes):
+        """Coefficients, shapes and cameras of the faces in `boxes` (B, 4) px, as float32 arrays over the batch."""
+        size = self.network.image_size
+        crops = torch.from_numpy(np.stack([crop(pixels, box, size) for box in boxes])).to(self.device)
+        out = self.network(crops.permute(0, 3, 1, 2).float() / 255)
+        corner, side = (torch.as_tensor(values, device=self.device) for values in (boxes[:, :2], boxes[:, 2] - boxes[:, 0]))
+        rotation, scale, translation = camera.decode_pose(out["pose"].double(), 1.)             # in units of the crop's side
+        scale, translation = scale * side, translation * side[:, None] + corner
+        vertices = self.model(out["identity"], out["expression"])
+        image_landmarks = camera.weak_perspective(vertices[:, self.model.landmarks].double(), rotation, scale, translation)
+        estimate = dict(identity=out["identity"], expression=out["expression"], vertices=vertices, neutral_vertices=self.model.neutral(out["identity"]),
+                        rotation=rotation, scale=scale, translation=translation, image_landmarks=image_landmarks)
+        return {key: value.float().cpu().numpy() for key, value in estimate.items()}
+
+    def _face(self, estimate, i, box, score):
+        one = {key: value[i] for key, value in estimate.items()}
+        pose = Pose(one.pop("rotation"), float(one.pop("scale")), one.pop("translation"))
+        fixed = {key: getattr(self.model, key).cpu().numpy() for key in ("triangles", "region")}
+        landmarks = one["vertices"][self.model.landmarks.cpu().numpy()]
+        return Face(**one, **fixed, landmarks=landmarks, pose=pose, box=tuple(box.tolist()), score=score, face_model=self.model.name)
+
+
+def _refined(boxes, image_landmarks):
+    """The boxes (B, 4) that the predicted landmarks (B, 68, 2) ask for; the old one where the two differ so much that the first estimate must be wrong."""
+    new = camera.crop_box(torch.from_numpy(image_landmarks).double()).numpy()
+    side, new_side = boxes[:, 2] - boxes[:, 0], new[:, 2] - new[:, 0]
+    shift = np.linalg.norm(new[:, :2] + new[:, 2:] - boxes[:, :2] - boxes[:, 2:], axis=1) / 2
+    trusted = (shift < .3 * side) & (new_side > .6 * side) & (new_side < 1.6 * side)
+    return np.where(trusted[:, None], new, boxes)

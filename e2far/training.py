@@ -1,0 +1,438 @@
+"""Training: one loop, the paper's two phases run through it, what is measured, and several trainings at once.
+
+`loop` is the training loop. `pretrain` runs it to recognise people, `fit` to regress coefficients; `evaluate` measures in mm; `run_many` runs jobs side by side.
+"""
+import copy
+import functools
+import json
+import logging
+import math
+import multiprocessing
+import multiprocessing.connection
+import pickle
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from tqdm.auto import tqdm
+
+from e2far import camera, data, losses, morphable
+from e2far.network import E2FAR, Recognizer, load_trunk, save_network, save_trunk
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)        # it would announce its precision at every training
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+@dataclass
+class Phase:
+    """A stretch of training. A trunk rate of 0 freezes the trunk: no gradient, no update, BatchNorm in eval mode.
+
+    schedule: "cosine" (after `warmup` steps falls to 0 at the phase's end) or "step" (the paper's: x0.1 at each of `milestones`, steps of this phase)
+    """
+    steps: int
+    heads_rate: float
+    trunk_rate: float = 0.
+    schedule: str = "cosine"
+    warmup: int = 0
+    milestones: tuple = ()
+
+    def __post_init__(self):
+        if self.schedule not in ("cosine", "step"):
+            raise ValueError(f"schedule {self.schedule!r}: choose cosine or step")
+
+    def rates(self, step):
+        """Learning rates of heads and trunk at `step` of this phase."""
+        if self.schedule == "step":
+            factor = .1 ** sum(step >= milestone for milestone in self.milestones)
+        else:
+            factor = .5 * (1 + math.cos(math.pi * max(0, step - self.warmup) / max(1, self.steps - self.warmup)))
+        factor *= min(1., (step + 1) / (self.warmup + 1))
+        return factor * self.heads_rate, factor * self.trunk_rate
+
+
+def loop(run, phases, batch_at, objective, clip=None, ema=None):
+    """Train `run.module` through `phases`, from the step that `run` has reached.
+
+    batch_at: step -> batch, a pure function, so that a resumed run sees what an uninterrupted one sees
+    objective: (network, batch) -> dict of scalars; "loss" is minimised, all are logged
+    clip: largest norm of the gradient (of energies in mm², usually 40 to 140)
+    ema: decay of the running average of the weights, which is what is validated and kept
+    """
+    module, network, optimizer = run.module, run.network, run.optimizer
+    for step in run.steps():
+        phase, rates = rates_at(phases, step)
+        for group, rate in zip(optimizer.param_groups, rates):      # heads, trunk
+            group["lr"] = rate
+        module.train()
+        module.trunk.requires_grad_(rates[1] > 0).train(rates[1] > 0)
+
+        batch = batch_at(step)
+        parts = objective(network, batch)
+        optimizer.zero_grad()
+        run.fabric.backward(parts["loss"])
+        norm = run.fabric.clip_gradients(module, optimizer, max_norm=clip or math.inf, error_if_nonfinite=False)
+        if not (parts["loss"] + norm).isfinite():
+            raise ValueError(f"training diverged at step {step}: loss {float(parts['loss'].detach()):.3g}, gradient norm {float(norm):.3g}; "
+                             "lower the learning rate, or clip")
+        optimizer.step()
+        if ema:
+            blend(run.average, module, min(ema, (step + 1) / (step + 10)))
+        run.record(step, phase, rates, parts, len(batch["image"]))
+    module.load_state_dict(run.average.state_dict())
+    module.requires_grad_(True).eval()
+
+
+def pretrain(recognizer, faces, *, steps, batch_size, learning_rate, seed, weight_decay=0., warmup=0, held_out=.1, **options):
+    """Train a Recognizer to tell the people of `faces` apart, in place; returns the log.
+
+    A share `held_out` of the pictures is kept aside for the accuracy "top1".    options: as for `fit`, from `precision` on
+    """
+    people, pictures = faces.person.unique(return_counts=True)
+    if len(people) != recognizer.n_people:
+        raise ValueError(f"{faces.folder} shows {len(people)} people, but the recogniser tells {recognizer.n_people} apart: make it with n_people={len(people)}")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(faces)))
+    held, kept = order.split((round(held_out * len(faces)), len(faces) - round(held_out * len(faces))))
+
+    def objective(network, batch):
+        logits, person = network(batch["image"]), torch.searchsorted(people.to(batch["person"].device), batch["person"])
+        return dict(loss=F.cross_entropy(logits, person), train_top1=(logits.detach().argmax(1) == person).float().mean())
+
+    def validate(network):
+        guesses = predict(network, faces, rows=held).argmax(1)
+        return dict(top1=float((people[guesses] == faces.person[held]).float().mean())) if len(held) else {}
+
+    phases = [Phase(steps, learning_rate, learning_rate, warmup=warmup)]
+    return _train(recognizer, faces, kept, phases, objective, validate, batch_size=batch_size, seed=seed, weight_decay=weight_decay, **options)
+
+
+def fit(network, model, train, validation, *, phases, batch_size, expression_weight, pose_weight, weight_decay, seed, **options):
+    r"""Train an E2FAR to regress the coefficients of `model`, in place; returns the log, a DataFrame. The paper's loss, with our pose term:
+
+    $\frac1N \lVert U(\hat\alpha - \alpha) \rVert^2 + \lambda_e \frac1N \lVert W(\hat\beta - \beta) \rVert^2 + \lambda_p E_{pose}$, over the model's region
+
+    train, validation: data.Faces    phases: Phases, or dicts of their fields; the paper's are one with trunk_rate 0 and one without
+    precision: "32-true" or "bf16-mixed"    fabric: a lightning Fabric, which then decides device and precision; None is one CPU process
+    optimizer: "adamw" or "adam" (with weight decay as an L2 term)    clip, ema: see `loop`
+    augment: strength of data.augment at the end of training, reached linearly (False or 0: none, True or 1: full)
+    log: CSV file, a row each `log_every` steps    validate_every: steps between validations (None: only at the end)
+    checkpoint: file written each `checkpoint_every` steps; if it exists, training goes on from it exactly as if it had not stopped
+    progress: show a bar with the time left
+    Raises ValueError when the loss is no longer finite, or sizes do not agree.
+    """
+    check_sizes(network, model, train)
+    device = options["fabric"].device if options.get("fabric") else "cpu"
+    model = copy.deepcopy(model).float().to(device)
+    identity_factor = losses.gram_factor(model.identity_basis[model.region])
+    expression_factor = losses.gram_factor(model.expression_basis[model.region])
+
+    def objective(network, batch):
+        pred = network(batch["image"])
+        identity = losses.vertex_energy(pred["identity"], batch["identity"], identity_factor).mean()
+        expression = losses.vertex_energy(pred["expression"], batch["expression"], expression_factor).mean()
+        pose = losses.pose_energy(pred["pose"], batch["pose"], landmarks_mm(model, batch["identity"], batch["expression"])).mean()
+        return dict(loss=identity + expression_weight * expression + pose_weight * pose, identity_mm2=identity, expression_mm2=expression, pose_percent2=pose)
+
+    def validate(network):
+        return summary(evaluate(network, model, validation))
+
+    return _train(network, train, torch.arange(len(train)), phases, objective, validate, batch_size=batch_size, seed=seed, weight_decay=weight_decay, **options)
+
+
+def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed, weight_decay, precision="32-true", fabric=None, optimizer="adamw", clip=None,
+           ema=None, augment=0., log=None, log_every=50, validate_every=None, checkpoint=None, checkpoint_every=None, progress=True):
+    """Set `loop` up on the faces `rows` of `faces`; what `pretrain` and `fit` share."""
+    if faces.image_size != module.image_size:
+        raise ValueError(f"{faces.folder} holds images of {faces.image_size} px, but the network takes {module.image_size} px: make one of them anew")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer {optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
+    fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=precision)
+    phases = [phase if isinstance(phase, Phase) else Phase(**phase) for phase in phases]
+    total = sum(phase.steps for phase in phases)
+    settings = dict(phases=[asdict(phase) for phase in phases], batch_size=batch_size, seed=seed, weight_decay=weight_decay, optimizer=optimizer, clip=clip, ema=ema,
+                    augment=float(augment), faces=len(rows))
+    module.to(memory_format=torch.channels_last)
+    heads = [p for name, p in module.named_parameters() if not name.startswith("trunk.")]
+    optimizer = OPTIMIZERS[optimizer]([dict(params=heads), dict(params=list(module.trunk.parameters()))], lr=0., weight_decay=weight_decay, fused=True)
+    run = Run(module, optimizer, fabric, total, copy.deepcopy(module) if ema else module, settings, validate, log, log_every, validate_every, checkpoint,
+              checkpoint_every, progress)
+
+    def batch_at(step):
+        batch = fabric.to_device(faces.gather(rows[batch_indices(len(rows), batch_size, step, seed)]))
+        batch["image"] = data.augment(data.to_float(batch["image"]), augment * step / total, seed=(seed, step))
+        return batch
+
+    loop(run, phases, batch_at, objective, clip, ema)
+    return pd.DataFrame(run.rows)
+
+
+class Run:
+    """A training and its bookkeeping: the network under Fabric, the log, and a checkpoint to go on from."""
+
+    def __init__(self, module, optimizer, fabric, total, average, settings, validate, log, log_every, validate_every, checkpoint, checkpoint_every, progress):
+        self.module, self.fabric, self.total, self.average, self.settings, self.validate = module, fabric, total, average, settings, validate
+        self.log, self.log_every, self.validate_every = log, log_every, validate_every or total
+        self.checkpoint, self.checkpoint_every, self.progress = checkpoint, checkpoint_every or math.inf, progress
+        self.network, self.optimizer = fabric.setup(module, optimizer)
+        self.average.to(fabric.device)
+        self.step, self.images, self.seconds, self.rows, self.sums = 0, 0, 0., [], {}
+        if checkpoint and Path(checkpoint).exists():
+            self.resume()
+
+    def steps(self):
+        """The steps still to be made, with a progress bar."""
+        self.began, self.first = time.perf_counter(), self.step
+        self.mark = self.began, self.images
+        return tqdm(range(self.step, self.total), initial=self.step, total=self.total, unit="step", disable=not self.progress)
+
+    def record(self, step, phase, rates, parts, count):
+        """Take note of a step; now and then add a row to the log, validate, write a checkpoint."""
+        self.step, self.images = step + 1, self.images + count
+        for name, value in parts.items():
+            self.sums[name] = self.sums.get(name, 0.) + value.detach()
+        self.sums["steps"] = self.sums.get("steps", 0) + 1
+        validating = self.validate and (self.step % self.validate_every == 0 or self.step == self.total)
+        if validating or self.step % self.log_every == 0 or self.step == self.total:
+            now, (then, images) = time.perf_counter(), self.mark
+            self.seconds += now - then
+            n = self.sums.pop("steps")
+            row = dict(step=self.step, images=self.images, phase=phase, heads_rate=rates[0], trunk_rate=rates[1]) | {k: float(v) / n for k, v in self.sums.items()}
+            row |= dict(images_per_s=(self.images - images) / (now - then), seconds=self.seconds) | (self.validate(self.average.eval()) if validating else {})
+            self.sums, self.mark = {}, (time.perf_counter(), self.images)
+            self.rows.append(row | dict(remaining_s=(self.mark[0] - self.began) / (self.step - self.first) * (self.total - self.step)))
+            if self.log:
+                with data.replacing(self.log) as partial:
+                    pd.DataFrame(self.rows).to_csv(partial, index=False)
+        if self.checkpoint and self.step % self.checkpoint_every == 0:
+            self.save()
+
+    def save(self):
+        with data.replacing(self.checkpoint) as partial:
+            torch.save(dict(module=self.module.state_dict(), average=self.average.state_dict(), optimizer=self.optimizer.state_dict(), settings=self.settings,
+                            **{name: getattr(self, name) for name in ("step", "images", "seconds", "rows", "sums")}), partial)
+
+    def resume(self):
+        try:
+            state = torch.load(self.checkpoint, map_location=self.fabric.device, weights_only=True)
+            settings = state.pop("settings")
+        except (RuntimeError, EOFError, OSError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+            raise OSError(f"{self.checkpoint} is truncated or no checkpoint ({str(error)[:100]}): delete it to train from the start") from error
+        if settings != self.settings:
+            changed = [name for name in self.settings if settings.get(name) != self.settings[name]]
+            raise ValueError(f"{self.checkpoint} belongs to a training with other {', '.join(changed)}: delete it to train from the start")
+        for name in ("module", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state.pop(name))
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def rates_at(phases, step):
+    """Number of the phase that `step` falls into, and the learning rates of heads and trunk there."""
+    for number, phase in enumerate(phases):
+        if step < phase.steps:
+            return number, phase.rates(step)
+        step -= phase.steps
+    raise ValueError(f"there is no phase {step + 1} steps after the last one")
+
+
+def batch_indices(n, batch_size, step, seed):
+    """Which of `n` faces form the batch of `step`: each epoch is a new permutation of all, and `seed` and `step` alone decide."""
+    batch_size = min(batch_size, n)
+    epoch, place = divmod(step, n // batch_size)
+    return _permutation(n, seed, epoch)[place * batch_size:(place + 1) * batch_size]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(n, seed, epoch):
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n))
+
+
+@torch.no_grad()
+def blend(average, module, decay):
+    """Move `average`, weights and BatchNorm's statistics, towards `module`: a <- decay a + (1 - decay) m."""
+    for a, m in zip(average.state_dict().values(), module.state_dict().values()):
+        a.lerp_(m, 1 - decay) if a.is_floating_point() else a.copy_(m)
+
+
+def landmarks_mm(model, identity, expression):
+    """The model's 68 landmarks (B, 68, 3) mm, without computing the other vertices."""
+    at = model.landmarks
+    return model.mean[at] + torch.einsum("ndk,bk->bnd", model.identity_basis[at], identity) + torch.einsum("ndl,bl->bnd", model.expression_basis[at], expression)
+
+
+def check_sizes(network, model, faces):
+    """Network, face model and shards must count the same coefficients."""
+    for kind in ("identity", "expression"):
+        counts = getattr(network, f"n_{kind}"), getattr(model, f"n_{kind}"), getattr(faces, kind).shape[1]
+        if len(set(counts)) > 1:
+            raise ValueError(f"{kind} coefficients disagree: the network predicts {counts[0]}, the face model has {counts[1]}, {faces.folder} holds {counts[2]}; "
+                             f"make the network and the shards from this face model")
+
+
+@torch.no_grad()
+def predict(network, faces, rows=None, batch_size=256):
+    """What `network`, put in eval mode, returns for the faces `rows` (default: all): a dict of (n, ...) tensors or one tensor, on the CPU."""
+    network.eval()
+    device = next(network.parameters()).device
+    rows = torch.arange(len(faces)) if rows is None else rows
+    outputs = [network(data.to_float(faces.gather(part)["image"].to(device))) for part in rows.split(batch_size)]
+    if isinstance(outputs[0], dict):
+        return {name: torch.cat([output[name] for output in outputs]).float().cpu() for name in outputs[0]}
+    return torch.cat(outputs).float().cpu()
+
+
+@torch.no_grad()
+def evaluate(network, model, faces, batch_size=256):
+    """Errors of `network` on each of `faces`, at the model's region with the true vertex correspondence: a dict of arrays (n,).
+
+    neutral_mm, expression_mm, expressive_mm    mean distance to the true neutral shape, expression offset, expressive shape
+    *_mean_face_mm                              the same for one constant guess, the average face of `faces` themselves
+    pose_deg, pose_percent                      angle between rotations; distance of the true landmarks seen by both cameras, in percent of the crop's side
+    landmark_percent                            distance of the reconstruction's landmarks to the picture's, shape, expression and pose together
+    person                                      who it is
+    """
+    check_sizes(network, model, faces)
+    pred, side = predict(network, faces, batch_size=batch_size), faces.image_size
+    U, W = (basis[model.region].float().cpu() for basis in (model.identity_basis, model.expression_basis))
+    model = copy.deepcopy(model).float().cpu()
+    constant = dict(identity=faces.identity.mean(0), expression=faces.expression.mean(0))
+    arrays = []
+    for rows in torch.arange(len(faces)).split(batch_size):
+        identity, expression, pose = faces.identity[rows], faces.expression[rows], faces.pose[rows]
+        measured = {}
+        for name, guess in (("", {k: v[rows] for k, v in pred.items()}), ("_mean_face", constant)):
+            neutral = torch.einsum("ndk,bk->bnd", U, guess["identity"] - identity)
+            offset = torch.einsum("ndl,bl->bnd", W, guess["expression"] - expression)
+            for kind, error in dict(neutral=neutral, expression=offset, expressive=neutral + offset).items():
+                measured[f"{kind}{name}_mm"] = error.norm(dim=-1).mean(-1)
+        mine = {k: v[rows] for k, v in pred.items()}
+        cosine = ((camera.sixd_to_matrix(mine["pose"][:, :6]) * camera.sixd_to_matrix(pose[:, :6])).sum((-1, -2)) - 1) / 2
+        measured["pose_deg"] = cosine.clamp(-1, 1).acos().rad2deg()
+        measured["pose_percent"] = losses.pose_offset(mine["pose"], pose, landmarks_mm(model, identity, expression)).norm(dim=-1).mean(-1)
+        seen = camera.weak_perspective(landmarks_mm(model, mine["identity"], mine["expression"]), *camera.decode_pose(mine["pose"], side))
+        measured["landmark_percent"] = (seen - faces.landmarks[rows]).norm(dim=-1).mean(-1) * 100 / side
+        arrays.append(measured)
+    return {name: torch.cat([part[name] for part in arrays]).numpy() for name in arrays[0]} | dict(person=faces.person.numpy())
+
+
+def summary(errors):
+    """Means of the arrays of `evaluate`, and the ratio of each mesh error to the mean face's."""
+    means = {name: float(values.mean()) for name, values in errors.items() if name != "person"}
+    return means | {f"{kind}_ratio": means[f"{kind}_mm"] / means[f"{kind}_mean_face_mm"] for kind in ("neutral", "expression", "expressive")}
+
+
+def train_job(*, folder, faces, model, network, training, seed, trunk=None, test="test"):
+    """Build, train and measure one E2FAR; a job for `run_many`. Returns the `summary` on the split `test`.
+
+    folder: gets network.safetensors, log.csv and evaluation.npz (arrays of `evaluate`)    faces: folder of the splits    model: name or path of a face model
+    network: arguments of E2FAR but for the numbers of coefficients    training: arguments of `fit`    trunk: file of `save_trunk` to start from
+    """
+    folder, faces, model = Path(folder), Path(faces), morphable.load_face_model(model)
+    torch.manual_seed(seed)
+    net = E2FAR(model.n_identity, model.n_expression, **network)
+    if trunk:
+        load_trunk(net, trunk)
+    checkpoint = folder / "checkpoint.pt"
+    fit(net, model, data.Faces(faces / "train"), data.Faces(faces / "validation"), seed=seed, log=folder / "log.csv", checkpoint=checkpoint, progress=False, **training)
+    errors = evaluate(net, model, data.Faces(faces / test))
+    save_network(net, folder / "network.safetensors", face_model=model.name, seed=seed)
+    with data.replacing(folder / "evaluation.npz") as partial, open(partial, "wb") as file:
+        np.savez(file, **errors)
+    checkpoint.unlink(missing_ok=True)
+    return summary(errors)
+
+
+def pretrain_job(*, folder, faces, network, training, seed):
+    """Train a Recognizer on the split `people`; a job for `run_many`. Writes trunk.safetensors and log.csv to `folder`; returns the last row of the log.
+
+    network: arguments of Recognizer but for the number of people    training: arguments of `pretrain`
+    """
+    folder, people = Path(folder), data.Faces(Path(faces) / "people")
+    torch.manual_seed(seed)
+    recognizer = Recognizer(len(people.person.unique()), **network)
+    checkpoint = folder / "checkpoint.pt"
+    log = pretrain(recognizer, people, seed=seed, log=folder / "log.csv", checkpoint=checkpoint, progress=False, **training)
+    save_trunk(recognizer, folder / "trunk.safetensors")
+    checkpoint.unlink(missing_ok=True)
+    return log.iloc[-1].to_dict()
+
+
+def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=False):
+    """Run `function(**config)` for each of `jobs`, name -> config, `n_jobs` at a time, each in a process of one thread; returns name -> result.
+
+    On CPUs two such processes train faster than one with two threads. Every config has its own `folder`; job.json there keeps config and result (JSON values).
+    on_progress: called every two seconds with name -> DataFrame of the log so far    resume: skip finished jobs of the same config, go on with unfinished ones
+    Raises RuntimeError with the message of a job that failed; the others are then stopped.
+    """
+    context = multiprocessing.get_context("spawn")
+    folders = {name: Path(config["folder"]) for name, config in jobs.items()}
+    if len(set(folders.values())) < len(jobs):
+        raise ValueError("two jobs have the same folder: give each its own")
+    waiting = [name for name in jobs if not (resume and _result(jobs[name]) is not None)]
+    running = {}
+
+    def report():
+        if on_progress:
+            on_progress({name: pd.read_csv(folder / "log.csv") for name, folder in folders.items() if (folder / "log.csv").exists()})
+
+    try:
+        while waiting or running:
+            while waiting and len(running) < n_jobs:
+                name = waiting.pop(0)
+                _prepare(jobs[name], resume)
+                running[name] = context.Process(target=_run_job, args=(function, jobs[name]), daemon=True)
+                running[name].start()
+            multiprocessing.connection.wait([process.sentinel for process in running.values()], timeout=2)
+            report()
+            for name in [name for name, process in running.items() if not process.is_alive()]:
+                if running.pop(name).exitcode:
+                    details = folders[name] / "error.txt"
+                    reason = details.read_text().splitlines()[0] if details.exists() else "its process was killed, perhaps for lack of memory"
+                    raise RuntimeError(f"job {name} failed: {reason} (details in {details})")
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.join()
+    report()
+    return {name: _result(config) for name, config in jobs.items()}
+
+
+def _as_json(config):
+    return json.loads(json.dumps(config, default=str))
+
+
+def _result(config):
+    """Result of a finished job of this config, else None."""
+    path = Path(config["folder"]) / "job.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    return stored.get("result") if stored.get("config") == _as_json(config) else None
+
+
+def _prepare(config, resume):
+    """Clear what another run of the job left, unless it is of the same config and to be resumed; note the config."""
+    folder = Path(config["folder"])
+    path = folder / "job.json"
+    same = resume and path.exists() and json.loads(path.read_text())["config"] == _as_json(config)
+    for name in ("error.txt",) if same else ("error.txt", "checkpoint.pt", "log.csv"):
+        (folder / name).unlink(missing_ok=True)
+    with data.replacing(path) as partial:
+        partial.write_text(json.dumps(dict(config=_as_json(config))))
+
+
+def _run_job(function, config):
+    """In a process of its own: one thread, the result to job.json, or the error to error.txt."""
+    torch.set_num_threads(1)
+    folder = Path(config["folder"])
+    try:
+        result = function(**config)
+        with data.replacing(folder / "job.json") as partial:
+            partial.write_text(json.dumps(dict(config=_as_json(config), result=result), default=float))
+    except Exception as error:
+        (folder / "error.txt").write_text(f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
+        sys.exit(1)

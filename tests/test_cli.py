@@ -1,0 +1,137 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from skimage.data import astronaut
+from typer.testing import CliRunner
+
+import e2far
+from e2far import morphable
+from e2far.cli import app
+from e2far.network import E2FAR, save_network
+
+BOX = "150,70,280,200"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A photo with a face, one without, a text file named .jpg, and a tiny untrained network with its toy face model."""
+    folder = tmp_path_factory.mktemp("cli")
+    Image.fromarray(astronaut()).save(folder / "astronaut.png")
+    Image.new("RGB", (160, 120), "grey").save(folder / "wall.png")
+    (folder / "text.jpg").write_text("not a photo")
+    torch.manual_seed(0)
+    morphable.toy_model(dtype=torch.float32).save(folder / "toy.npz")
+    save_network(E2FAR(n_identity=6, n_expression=4, image_size=48, width=1 / 32), folder / "tiny.safetensors")
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path):
+    """Runs `e2far reconstruct` on photos in `folder` with the tiny network; results go to `tmp_path / "out"`."""
+    def run(*photos, weights="tiny.safetensors", options=()):
+        names = [str(folder / photo) for photo in photos]
+        files = ["--out", str(tmp_path / "out"), "--weights", str(folder / weights), "--face-model", str(folder / "toy.npz")]
+        return CliRunner().invoke(app, ["reconstruct", *names, *files, *options])
+    return run
+
+
+def one_line(result):
+    """The single line on stderr of a run that failed without a traceback."""
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and "Traceback" not in result.output
+    return lines[0]
+
+
+def test_a_photo_becomes_a_mesh_landmarks_an_overlay_and_a_page(run, tmp_path):
+    result = run("astronaut.png")
+    assert result.exit_code == 0 and result.stderr == ""
+    out = tmp_path / "out"
+    assert sorted(file.name for file in out.iterdir()) == ["astronaut.html", "astronaut.json", "astronaut.obj", "astronaut_overlay.png"]
+    mesh = trimesh.load(out / "astronaut.obj", process=False)
+    stored = json.loads((out / "astronaut.json").read_text())
+    assert len(mesh.vertices) == 224 and np.shape(stored["landmarks_px"]) == (68, 2) and set(stored["pose"]) == {"yaw_deg", "pitch_deg", "roll_deg"}
+    overlay = np.asarray(Image.open(out / "astronaut_overlay.png"))
+    assert overlay.shape == (512, 512, 3) and (overlay != astronaut()).any()
+
+
+def test_a_given_box_is_used(run, tmp_path):
+    assert run("wall.png", options=["--box", "40,20,120,100"]).exit_code == 0
+    stored = json.loads((tmp_path / "out" / "wall.json").read_text())
+    x0, y0, x1, y1 = stored["box_px"]
+    assert stored["detector_score"] is None and x1 - x0 == pytest.approx(y1 - y0, abs=.02)
+
+
+@pytest.mark.parametrize("photo, said", [("wall.png", "wall.png: .*--box x0,y0,x1,y1"), ("text.jpg", "text.jpg is not a picture"), ("absent.png", "absent.png: no such file")])
+def test_a_bad_photo_gives_one_line(run, tmp_path, photo, said):
+
+    assert re.search(said, one_line(run(photo)))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_missing_and_damaged_weights_give_one_line(run, folder):
+    assert "make reproduce PROFILE=weights" in one_line(run("astronaut.png", weights="absent.safetensors"))
+    (folder / "cut.safetensors").write_bytes((folder / "tiny.safetensors").read_bytes()[:500])
+    assert "cut.safetensors" in one_line(run("astronaut.png", weights="cut.safetensors"))
+
+
+@pytest.mark.parametrize("box, said", [("1,2,3", "four numbers"), ("a,b,c,d", "four numbers"), ("1,2,3,nan", "four numbers"),
+                                       ("200,70,150,200", "empty"), ("900,900,990,990", "512 x 512 px")])
+def test_a_wrong_box_gives_one_line(run, box, said):
+    assert said in one_line(run("astronaut.png", options=["--box", box]))
+
+
+def test_an_output_folder_that_is_a_file_gives_one_line(run, tmp_path):
+    (tmp_path / "out").write_text("taken")
+    assert "out" in one_line(run("astronaut.png"))
+
+
+def test_all_faces_of_a_photo(run, folder, tmp_path):
+    Image.fromarray(np.hstack([astronaut()[:256, 100:356]] * 2)).save(folder / "twins.png")
+    assert run("twins.png", options=["--all-faces"]).exit_code == 0
+    assert {file.name for file in (tmp_path / "out").glob("*.obj")} == {"twins_face1.obj", "twins_face2.obj"}
+
+
+def test_one_bad_photo_does_not_stop_the_rest(run, tmp_path):
+    result = run("text.jpg", "astronaut.png", "wall.png")
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 2
+    assert (tmp_path / "out" / "astronaut.obj").exists()
+
+
+def test_photos_of_one_name_do_not_overwrite_each_other(run, folder, tmp_path):
+    (folder / "twin").mkdir()
+    shutil.copy(folder / "astronaut.png", folder / "twin" / "astronaut.png")
+    assert run("astronaut.png", "twin/astronaut.png", options=["--box", BOX]).exit_code == 0
+    assert {file.name for file in (tmp_path / "out").glob("*.obj")} == {"astronaut.obj", "astronaut_2.obj"}
+
+
+def test_an_interruption_leaves_no_half_files(run, tmp_path, monkeypatch):
+    from e2far.photo import Face
+
+    def interrupt(self, path, image):
+        path.write_text("half a pa")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Face, "to_html", interrupt)
+    assert run("astronaut.png", options=["--box", BOX]).exit_code != 0
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_version_is_shown_and_the_package_imports_without_torch():
+    assert CliRunner().invoke(app, ["--version"]).stdout.split() == ["e2far", e2far.__version__]
+    loaded = subprocess.run([sys.executable, "-c", "import sys, e2far, e2far.cli; print('torch' in sys.modules)"], capture_output=True, text=True)
+    assert loaded.stdout.strip() == "False", loaded.stderr
+
+
+def test_public_names():
+    assert e2far.Reconstructor.__module__ == "e2far.photo" and e2far.load_face_model is morphable.load_face_model and e2far.MorphableModel is morphable.MorphableModel
+    with pytest.raises(AttributeError, match="nothing"):
+        e2far.nothing

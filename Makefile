@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 export PYTHONHASHSEED := 0
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce test release clean
+.PHONY: setup reproduce resume test release clean
 
 setup: .venv/installed
 
@@ -22,13 +22,19 @@ setup: .venv/installed
 
 # Outside a git checkout DVC must be told that there is no version control.
 .dvc/config.local:
-	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || dvc config --local core.no_scm true
+	@[ -e .git ] || dvc config --local core.no_scm true
 
 reproduce: setup .dvc/config.local
 	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far import params; params.choose("$(PROFILE)")'; fi
+	rm -rf data/facemodel data/faces data/models data/analysis
 	dvc repro --force
 
+# After an interruption: go on with the profile in params.yaml, keeping finished shards, trainings and checkpoints.
+resume: setup .dvc/config.local
+	dvc repro
+
 test: setup
+	rm -rf .scratch
 	python -m pytest -q
 	E2FAR_PROFILE=smoke E2FAR_OUT=$(CURDIR)/.scratch python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 

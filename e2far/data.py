@@ -4,6 +4,7 @@ A split is a folder of `shard-00000.safetensors`, `shard-00001.safetensors`, ...
 
     image (n, S, S, 3) uint8      identity (n, K)     expression (n, L)     pose (n, 9)     landmarks (n, 68, 2) px in the crop     person (n,) int64
 """
+import hashlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,11 @@ def replacing(path):
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def source_version(*modules):
+    """Sixteen hexadecimal digits that change when the source of a module does: what was made by other code is not taken for finished."""
+    return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()[:16]
 
 
 def write_shard(path, columns, metadata=None):

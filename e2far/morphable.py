@@ -1,6 +1,7 @@
 """The linear face model: a few coefficients in, a face in millimetres out."""
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -36,18 +37,21 @@ class MorphableModel(nn.Module):
 
     def _check(self):
         n = len(self.mean)
-        for key in ("identity_basis", "expression_basis", "units"):
-            if getattr(self, key).shape[:2] != (n, 3):
-                raise ValueError(f"{key} has shape {tuple(getattr(self, key).shape)}: expected ({n}, 3, modes) for {n} vertices")
-        if self.landmarks.shape != (68,):
-            raise ValueError(f"landmarks has shape {tuple(self.landmarks.shape)}: expected (68,) vertex indices in iBUG order")
+        for key, shape in dict(mean=(n, 3), identity_basis=(n, 3, "modes"), expression_basis=(n, 3, "modes"), units=(n, 3, "units"), triangles=("triangles", 3),
+                               landmarks=(68,), region=("vertices",)).items():
+            found = tuple(getattr(self, key).shape)
+            if len(found) != len(shape) or any(isinstance(want, int) and have != want for have, want in zip(found, shape)):
+                raise ValueError(f"{key} has shape {found}: expected ({', '.join(map(str, shape))}) for {n} vertices")
+        for key, values in self.attributes.items():
+            if values.shape != (n,):
+                raise ValueError(f"attribute {key} has shape {tuple(values.shape)}: expected ({n},)")
         if len(self.unit_names) != self.units.shape[2]:
             raise ValueError(f"{len(self.unit_names)} unit names for {self.units.shape[2]} expression units")
         for key in ("triangles", "landmarks", "region"):
             index = getattr(self, key)
             if index.numel() and not (0 <= index.min() and index.max() < n):
-                raise ValueError(f"{key} names vertex {int(index.max())}, but the model has {n} vertices")
-        for key in ("mean", "identity_basis", "expression_basis"):
+                raise ValueError(f"{key} names vertex {int(index.min() if index.min() < 0 else index.max())}, but the model has {n} vertices")
+        for key in ("mean", "identity_basis", "expression_basis", "units"):
             if not getattr(self, key).isfinite().all():
                 raise ValueError(f"{key} holds numbers that are not finite")
 
@@ -106,20 +110,21 @@ def load_face_model(name_or_path="makehuman"):
     Raises FileNotFoundError or ValueError with one line that says what to do.
     """
     path = SHIPPED if str(name_or_path) == "makehuman" else Path(name_or_path)
+    again = f"build it with `e2far build-face-model {path}`, or name another file"
     if not path.exists():
-        raise FileNotFoundError(f"no face model at {path}: build it with `e2far build-face-model {path}`, or name another file")
+        raise FileNotFoundError(f"no face model at {path}: {again}")
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {k: stored[k] for k in stored.files}
-        header = json.loads(str(arrays.pop("header")))
-    except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a face model written by e2far, or is truncated ({error}): build it anew with `e2far build-face-model {path}`") from error
+        header = dict(json.loads(str(arrays.pop("header"))))
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"{path} is not a face model written by e2far, or is truncated ({error}): {again}") from error
     tensors = {k: torch.from_numpy(v.astype(np.int64 if v.dtype.kind == "i" else np.float32)) for k, v in arrays.items()}
     attributes = {k.split(".", 1)[1]: tensors.pop(k) for k in list(tensors) if k.startswith("attribute.")}
     try:
         return MorphableModel(**tensors, attributes=attributes, **header)
-    except TypeError as error:
-        raise ValueError(f"{path} lacks parts of a face model ({error})") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no whole face model ({error}): {again}") from error
 
 
 def toy_model(seed=0, n_identity=6, n_expression=4, dtype=torch.float64):

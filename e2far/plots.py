@@ -10,6 +10,7 @@ from e2far import camera, metrics, rasterize
 # The Okabe-Ito palette, told apart by the colour-blind; one colour per method throughout.
 COLOURS = {"mean face": "#999999", "shared head": "#E69F00", "two heads": "#56B4E9", "control": "#CC79A7", "fusion": "#0072B2", "shipped": "#009E73", "oracle": "#000000",
            "eos, true landmarks": "#D55E00", "eos, 2 px noise": "#F0A060", "identity": "#0072B2", "expression": "#D55E00", "pose": "#009E73",
+           "pool4 alone": "#009E73", "random trunk": "#999999", "identity-trained trunk": "#E69F00", "fine-tuned trunk": "#56B4E9", "end-to-end trunk": "#0072B2",
            "from the recogniser": "#0072B2", "from scratch": "#D55E00"}
 
 
@@ -21,7 +22,7 @@ def save(figure, path):
     return figure
 
 
-def face_images(vertices, model, size=220, yaw_deg=0., pitch_deg=0., albedo=None, side_mm=230.):
+def face_images(vertices, model, size=220, yaw_deg=0., pitch_deg=0., albedo=None, side_mm=255.):
     """Shaded uint8 pictures (B, size, size, 3) of `vertices` (B, N, 3) mm, all by one orthographic camera that shows `side_mm`.
 
     albedo: None, or colours (B, N, 3) in [0, 1]
@@ -132,19 +133,58 @@ def error_bars(table, label="mean vertex error, mm", title=None):
     return figure
 
 
-def probe_depth(table, title=None):
-    """Explained variance against depth, a line and an interval band per target. table: rows of target, layer, value, low, high (data frame); its order is kept."""
-    layers = list(dict.fromkeys(table["layer"]))
-    figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
-    for target, rows in table.groupby("target", sort=False):
-        rows = rows.set_index("layer").reindex(layers)
-        line, = axis.plot(range(len(layers)), rows["value"], marker="o", ms=4, color=COLOURS.get(target), label=target)
-        axis.fill_between(range(len(layers)), rows["low"].astype(float), rows["high"].astype(float), color=line.get_color(), alpha=.2, lw=0)
-    axis.axhline(0, color="#666666", lw=.8)
-    axis.set_xticks(range(len(layers)), layers)
-    axis.set(xlabel="layer", ylabel="explained variance, people never seen", title=title or "")
-    axis.grid(alpha=.3)
-    axis.legend(fontsize=8)
+def probe_panels(table):
+    """Explained variance against depth: a panel per target, a line and an interval band per trunk. table: rows of target, trunk, layer, value, low, high; its order is kept."""
+    targets, layers = list(dict.fromkeys(table["target"])), list(dict.fromkeys(table["layer"]))
+    figure, axes = plt.subplots(1, len(targets), figsize=(4 * len(targets), 3.4), squeeze=False, layout="constrained")
+    for axis, target in zip(axes.flat, targets):
+        for trunk, rows in table[table["target"] == target].groupby("trunk", sort=False):
+            rows = rows.set_index("layer").reindex(layers)
+            axis.plot(layers, rows["value"], marker="o", ms=4, color=COLOURS.get(trunk), label=trunk)
+            axis.fill_between(layers, rows["low"], rows["high"], color=COLOURS.get(trunk), alpha=.2, lw=0)
+        axis.axhline(0, color="#666666", lw=.8)
+        axis.set(xlabel="layer", title=target)
+        axis.grid(alpha=.3)
+    axes[0, 0].set_ylabel("explained variance, people never seen")
+    axes[0, 0].legend(fontsize=8)
+    return figure
+
+
+def seed_points(table, means):
+    """The value of every seed (points), their mean and its interval: a row of panels per phase, a column per error, a colour per variant.
+
+    table: rows of phase, variant, error, ratio    means: rows of phase, variant, error, mean, low, high (data frames)
+    """
+    phases, variants, errors = (list(dict.fromkeys(table[name])) for name in ("phase", "variant", "error"))
+    figure, axes = plt.subplots(len(phases), len(errors), figsize=(3.6 * len(errors), 2.6 * len(phases) + .6), squeeze=False, sharex=True, layout="constrained")
+    for line, phase in zip(axes, phases):
+        for axis, error in zip(line, errors):
+            for place, variant in enumerate(variants):
+                chosen = lambda t: t[(t["phase"] == phase) & (t["variant"] == variant) & (t["error"] == error)]
+                points, row, colour = chosen(table)["ratio"], chosen(means).iloc[0], COLOURS.get(variant)
+                axis.errorbar(place + .12, row["mean"], [[row["mean"] - row["low"]], [row["high"] - row["mean"]]], fmt="_", ms=12, capsize=3, color=colour)
+                axis.plot([place - .12] * len(points), points, "o", ms=5, color=colour, alpha=.8)
+            axis.set_title(f"{error}, {phase}", fontsize=9)
+            axis.set_xticks(range(len(variants)), variants, rotation=30, ha="right")
+            axis.grid(axis="y", alpha=.3)
+        line[0].set_ylabel("ratio to the mean face")
+    return figure
+
+
+def occlusion_maps(images, maps, patch, stride):
+    """Pictures (B, 3, S, S) in [0, 1] above what a grey patch changes in each place; `maps` name -> (B, H, W) of `probes.occlusion_map`, mm, all on one scale."""
+    side, (rows, columns) = images.shape[-1], next(iter(maps.values())).shape[1:]
+    limit, edge = max(float(m.max()) for m in maps.values()), (patch - stride) / 2
+    figure, axes = plt.subplots(1 + len(maps), len(images), figsize=(1.7 * len(images) + 1, 1.75 * (1 + len(maps))), squeeze=False, layout="constrained")
+    for i, image in enumerate(images):
+        axes[0, i].imshow(image.permute(1, 2, 0), extent=(0, side, side, 0))
+        for axis, values in zip(axes[1:, i], maps.values()):
+            axis.imshow(values[i], extent=(edge, edge + columns * stride, edge + rows * stride, edge), vmin=0, vmax=limit)
+    for axis in axes.flat:
+        axis.set(xlim=(0, side), ylim=(side, 0), xticks=[], yticks=[])
+    for line, name in zip(axes, ("picture", *maps)):
+        line[0].set_ylabel(name)
+    figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, limit), "viridis"), ax=axes[1:], label="change of the answer (mm)", shrink=.85)
     return figure
 
 
@@ -167,7 +207,7 @@ def live(handle, logs, column):
 
 def value_maps(vertices, values, model, titles, label="mm", limit=None, size=260, yaw_deg=0.):
     """Faces coloured by a number at every vertex, on one scale with a colour bar. vertices: (B, N, 3) mm    values: (B, N)"""
-    limit = float(np.max(values)) if limit is None else limit
+    limit = float(np.asarray(values).max()) if limit is None else limit
     colours = plt.get_cmap("viridis")(np.asarray(values) / max(limit, 1e-9))[..., :3]
     pictures = face_images(vertices, model, size, yaw_deg, albedo=colours)
     figure, axes = plt.subplots(1, len(pictures), figsize=(2.6 * len(pictures) + .6, 2.8), squeeze=False, layout="constrained")
@@ -196,4 +236,33 @@ def landmark_views(image, face):
         for line in LANDMARK_LINES.values():
             axis.plot(points[0][line], points[1][line], marker="o", ms=2.5, lw=1, color=COLOURS["shipped"])
         axis.set_aspect("equal")
+    return figure
+
+
+def time_bars(table, label, title=None):
+    """Horizontal bars with a line from the lowest to the highest repeat. table: rows of name, median, low, high (data frame); its order is kept, the first on top."""
+    figure, axis = plt.subplots(figsize=(7, .6 + .36 * len(table)), layout="constrained")
+    spread = np.stack([table["median"] - table["low"], table["high"] - table["median"]]).clip(0)
+    axis.barh(range(len(table)), table["median"], .7, xerr=spread, capsize=2, color=COLOURS["fusion"], error_kw=dict(lw=1, ecolor="#444444"))
+    axis.set_yticks(range(len(table)), table["name"])
+    axis.invert_yaxis()
+    axis.set(xlabel=label, ylabel="part", title=title or "")
+    axis.grid(axis="x", alpha=.3)
+    axis.set_axisbelow(True)
+    return figure
+
+
+def throughput(table, title=None):
+    """Images a second against batch size, a line per kind of work and number of threads. table: rows of work, threads, batch_size, median, low, high (data frame)."""
+    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    colours, styles = dict(zip(dict.fromkeys(table["work"]), (COLOURS["fusion"], COLOURS["expression"]))), ("-", "--", ":", "-.")
+    for (work, threads), rows in table.groupby(["work", "threads"], sort=False):
+        style = styles[list(dict.fromkeys(table["threads"])).index(threads) % len(styles)]
+        axis.errorbar(rows["batch_size"], rows["median"], np.stack([rows["median"] - rows["low"], rows["high"] - rows["median"]]).clip(0), color=colours[work], linestyle=style,
+                      marker="o", ms=4, capsize=2, label=f"{work}, {threads} thread{'s' if threads > 1 else ''}")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(set(table["batch_size"])), sorted(set(table["batch_size"])))
+    axis.set(xlabel="batch size", ylabel="images a second", ylim=(0, None), title=title or "")
+    axis.grid(alpha=.3)
+    figure.legend(fontsize=8, loc="outside right upper", frameon=False)
     return figure

@@ -2,8 +2,10 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -18,7 +20,7 @@ LAYERS = ("pool1", "pool2", "pool3", "pool4", "pool5")
 def layer_features(network, faces, layers=LAYERS, grid=2, limit=None, pixel_grid=16, batch_size=64):
     """What the layers say of the first `limit` faces: dict "pixels" and layer -> (n, d) float32 arrays.
 
-    faces: a data set whose batches hold "image" (B, 3, S, S)    grid: maps are average-pooled to grid x grid and flattened.
+    faces: a data set whose batches hold "image" (B, 3, S, S)    grid: maps are average-pooled to grid x grid and flattened; or a dict of `matched_grids`.
     A global average (grid 1) would hide what early layers know: they say where, not only what.
     # Choice: raw pixels, the layer before the first, keep 16 x 16, so that their count is that of a layer's features.
     """
@@ -26,16 +28,48 @@ def layer_features(network, faces, layers=LAYERS, grid=2, limit=None, pixel_grid
     device, was_training = next(network.parameters()).device, network.training
     network.eval()
     found = {name: [] for name in ("pixels", *layers)}
+    grids = grid if isinstance(grid, dict) else dict.fromkeys(layers, grid) | dict(pixels=pixel_grid)
     for start in range(0, n, batch_size):
         image = _images(faces, range(start, min(start + batch_size, n))).to(device)
         maps = network.features(image)
         if missing := [layer for layer in layers if layer not in maps]:
             raise ValueError(f"the network has no layer {missing[0]}; it has {', '.join(maps)}")
-        found["pixels"].append(F.adaptive_avg_pool2d(image, pixel_grid))
+        found["pixels"].append(F.adaptive_avg_pool2d(image, grids["pixels"]))
         for layer in layers:
-            found[layer].append(F.adaptive_avg_pool2d(maps[layer], grid))
+            found[layer].append(F.adaptive_avg_pool2d(maps[layer], grids[layer]))
     network.train(was_training)
     return {name: torch.cat(parts).flatten(1).float().cpu().numpy() for name, parts in found.items()}
+
+
+def matched_grids(network):
+    """Grids at which every layer of an E2FAR, and the pixels, have at least as many features (channels x grid²) as all of pool5, as nearly as squares allow.
+
+    Early layers have few channels but large maps, so they keep more places and lose no comparison for lack of numbers.
+    """
+    side, channels = network.image_size, dict(pixels=3) | network.trunk.channels
+    total = channels["pool5"] * (side // 32) ** 2
+    return {layer: min(side // 2 ** level, int(np.ceil(np.sqrt(total / channels[layer])))) for level, layer in enumerate(("pixels", *LAYERS))}
+
+
+def many_people(person, n):
+    """Rows of `n` pictures of as many people as possible: one of everybody, in order, before a second one of anybody. person: (N,)"""
+    turn = pd.Series(np.asarray(person)).groupby(np.asarray(person)).cumcount()
+    return np.sort(np.argsort(turn.to_numpy(), kind="stable")[:n])
+
+
+@torch.no_grad()
+def measure_batch_norm(network, faces, rows, batch_size=64):
+    """Set the BatchNorm statistics of an untrained network's trunk, in place, to those of its answers to the faces `rows`, as training would have."""
+    norms = [module for module in network.trunk.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None                        # a plain average over the batches
+    network.train()
+    for start in range(0, len(rows), batch_size):
+        network.features(_images(faces, rows[start:start + batch_size]))
+    for norm in norms:
+        norm.momentum = .1
+    network.eval()
 
 
 def _images(faces, indices):
@@ -52,7 +86,7 @@ def fit_probe(features_train, targets_train, features_test, targets_test=None, g
     every layer, so that no layer wins by its size. alpha is chosen by cross-validation whose folds share no person.
     groups, groups_test: person of each row. A person on both sides raises a ValueError. score: plain R^2 of all targets.
     """
-    features_train, targets_train, features_test = map(np.asarray, (features_train, targets_train, features_test))
+    features_train, targets_train, features_test = (np.asarray(x, np.float64) for x in (features_train, targets_train, features_test))
     groups = np.arange(len(features_train)) if groups is None else np.asarray(groups)
     if groups_test is not None and len(shared := np.intersect1d(groups, groups_test)):
         raise ValueError(f"{len(shared)} people are in both sets, e.g. {shared[0]}: a probe must be tested on new people")
@@ -84,6 +118,15 @@ def explained_variance(pred, target, basis_factor=None, clusters=None, samples=2
     energy = lambda x: np.square(x @ factor.T).sum(1)
     value, low, high = bootstrap_ratio(energy(pred - target), energy(target - target.mean(0)), clusters, samples, seed=seed)
     return 1 - value, 1 - high, 1 - low
+
+
+def seed_interval(values, level=.95):
+    """Mean of one value a seed and its Student-t interval: (mean, low, high). With few seeds it is wide: for 3 it is the mean +- 2.5 standard deviations."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"an interval over seeds needs two or more values, got shape {values.shape}")
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** .5
+    return values.mean(), values.mean() - half, values.mean() + half
 
 
 @torch.no_grad()

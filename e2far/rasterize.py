@@ -2,6 +2,7 @@
 import numba
 import numpy as np
 
+MIDDLE_MM = 14.         # how far above the head frame's origin a plain view is centred, so that the whole head is seen
 jit = numba.njit(cache=True, fastmath=True, nogil=True)
 
 
@@ -24,13 +25,22 @@ def vertex_normals(vertices, triangles):
     return normals
 
 
-@jit
 def zbuffer(points, nearness, triangles, size):
-    """What a square picture of `size` px sees of a mesh.
+    """What a square picture of `size` px sees of a mesh; triangles with a corner that is not a number, or a million px away, are left out.
 
     points: (N, 2) px    nearness: (N,) larger is nearer; linear in the picture (1 / depth for perspective)    triangles: (F, 3), counter-clockwise from outside
     returns: triangle (size, size) int32, -1 where there is none, and the weights (size, size, 2) of its first two corners at the pixel's centre
     """
+    good = (abs(points) < 1e6).all(1) & np.isfinite(nearness)       # here, because compiled fast mathematics takes every number for finite
+    if not good.all():
+        points, nearness = np.where(good[:, None], points, points.dtype.type(0)), np.where(good, nearness, nearness.dtype.type(0))
+        triangles = np.where(good[triangles].all(1, keepdims=True), triangles, triangles[:, :1])       # one corner thrice: covers nothing
+    return fill_zbuffer(points, nearness, triangles, size)
+
+
+@jit
+def fill_zbuffer(points, nearness, triangles, size):
+    """`zbuffer` of finite points."""
     seen = np.full((size, size), -1, np.int32)
     weights = np.zeros((size, size, 2), np.float32)
     buffer = np.full((size, size), -np.inf, np.float32)
@@ -38,7 +48,7 @@ def zbuffer(points, nearness, triangles, size):
         a, b, c = triangles[t]
         x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if not area < -1e-9:            # seen from behind (image y points down), or degenerate, or not a number
+        if not area < -1e-9:            # seen from behind (image y points down), or degenerate
             continue
         first_x, last_x = max(0, int(np.ceil(min(x0, x1, x2) - .5))), min(size - 1, int(np.floor(max(x0, x1, x2) - .5)))
         first_y, last_y = max(0, int(np.ceil(min(y0, y1, y2) - .5))), min(size - 1, int(np.floor(max(y0, y1, y2) - .5)))
@@ -103,10 +113,10 @@ def shade(seen, weights, triangles, normals, albedo, gloss, eyes, eye_colours, h
             picture[y // antialias, x // antialias, 3] += share
 
 
-def plain_view(turned, triangles, size, albedo=(.74, .70, .68), recess=0., side_mm=230.):
+def plain_view(turned, triangles, size, albedo=(.74, .70, .68), recess=0., side_mm=255.):
     """A matt uint8 picture (size, size, 3), `side_mm` wide, of vertices (N, 3) mm in the camera's frame by an orthographic camera; `recess`: mm (N,) by which they are drawn further back."""
     turned = np.ascontiguousarray(turned, np.float32)
-    points = turned[:, :2] * [1, -1] * size / side_mm + size / 2
+    points = (turned[:, :2] - [0, MIDDLE_MM]) * [1, -1] * size / side_mm + size / 2
     picture, _ = render_plain(points, turned[:, 2] - recess, triangles, vertex_normals(turned, triangles), size, albedo)
     return (picture * 255).astype(np.uint8)
 

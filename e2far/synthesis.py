@@ -1,15 +1,16 @@
 """Synthetic photos of faces with their coefficients: a pure function of (seed, split, person, picture), so any machine makes any part in any order."""
+import hashlib
 import json
+import sys
 from pathlib import Path
 
 import joblib
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from e2far import appearance, camera, rasterize
-from e2far.facemodels.arkit import draw_units
+from e2far import appearance, camera, data, rasterize
+from e2far.facemodels import arkit
 from e2far.morphable import load_face_model
 
 SPLITS = ("people", "train", "validation", "test")      # each draws its own persons: the split's number is part of every seed
@@ -45,7 +46,7 @@ class Studio:
         """Expression coefficients (L,): a mixture of the model's named units, or normal draws where it names none."""
         if self.units_to_modes is None:
             return rng.standard_normal(self.model.n_expression).astype(np.float32)
-        return self.units_to_modes @ draw_units(self.model.unit_names, rng)
+        return self.units_to_modes @ arkit.draw_units(self.model.unit_names, rng)
 
     def photograph(self, seed, split, person, picture):
         """Picture number `picture` of `person`: a dict of image uint8 (S, S, 3), identity (K,), expression (L,), pose (9,), landmarks (68, 2) px, person."""
@@ -132,9 +133,7 @@ def write_shard(studio, path, header, seed, split, numbers, pictures):
     rows = [studio.photograph(seed, split, number // pictures, number % pictures) for number in numbers]
     columns = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0] if key != "person"}
     columns["person"] = torch.tensor([row["person"] for row in rows])
-    partial = path.with_name(path.name + ".partial")
-    save_file(columns, partial, metadata=header)
-    partial.replace(path)
+    data.write_shard(path, columns, header)
     return path
 
 
@@ -145,13 +144,16 @@ def write_split(model_path, folder, split, people, pictures, *, size, seed, shar
     """
     folder = Path(folder) / split
     folder.mkdir(parents=True, exist_ok=True)
-    studio = Studio(load_face_model(model_path), size, **studio_settings)
+    model = load_face_model(model_path)
+    studio = Studio(model, size, **studio_settings)
+    fingerprint = hashlib.sha256(b"".join(t.numpy().tobytes() for t in [*model.buffers(), *model.attributes.values()])).hexdigest()[:16]
+    code = data.source_version(sys.modules[__name__], appearance, arkit, camera, rasterize)
     total = people * pictures
     starts = range(0, total, shard_size)
     jobs = []
     for i, start in enumerate(starts):
         numbers = range(start, min(start + shard_size, total))
-        header = dict(settings=json.dumps(dict(seed=seed, split=split, first=start, count=len(numbers), pictures=pictures, size=size, **studio_settings), sort_keys=True))
+        header = dict(settings=json.dumps(dict(model=fingerprint, code=code, seed=seed, split=split, first=start, count=len(numbers), pictures=pictures, size=size, **studio_settings), sort_keys=True))
         jobs.append(joblib.delayed(write_shard)(studio, folder / f"shard-{i:05d}.safetensors", header, seed, split, numbers, pictures))
     for stale in set(folder.glob("shard-*")) - {folder / f"shard-{i:05d}.safetensors" for i in range(len(starts))}:
         stale.unlink()

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from e2far import camera, data, losses, morphable
@@ -84,7 +85,7 @@ def loop(run, phases, batch_at, objective, clip=None, ema=None):
         optimizer.step()
         if ema:
             blend(run.average, module, min(ema, (step + 1) / (step + 10)))
-        run.record(step, phase, rates, parts, len(batch["image"]))
+        run.record(step, phase, rates, parts, len(batch["person"]))
     module.load_state_dict(run.average.state_dict())
     module.requires_grad_(True).eval()
 
@@ -112,12 +113,13 @@ def pretrain(recognizer, faces, *, steps, batch_size, learning_rate, seed, weigh
     return _train(recognizer, faces, kept, phases, objective, validate, batch_size=batch_size, seed=seed, weight_decay=weight_decay, **options)
 
 
-def fit(network, model, train, validation, *, phases, batch_size, expression_weight, pose_weight, weight_decay, seed, **options):
+def fit(network, model, train, validation, *, phases, batch_size, expression_weight, pose_weight, weight_decay, seed, features=None, **options):
     r"""Train an E2FAR to regress the coefficients of `model`, in place; returns the log, a DataFrame. The paper's loss, with our pose term:
 
     $\frac1N \lVert U(\hat\alpha - \alpha) \rVert^2 + \lambda_e \frac1N \lVert W(\hat\beta - \beta) \rVert^2 + \lambda_p E_{pose}$, over the model's region
 
     train, validation: data.Faces    phases: Phases, or dicts of their fields; the paper's are one with trunk_rate 0 and one without
+    features: None, or what the frozen trunk answers for all of `train` (`store_features`): heads then learn from these, many times faster than from pictures
     precision: "32-true" or "bf16-mixed"    fabric: a lightning Fabric, which then decides device and precision; None is one CPU process
     optimizer: "adamw" or "adam" (with weight decay as an L2 term)    clip, ema: see `loop`
     augment: strength of data.augment at the end of training, reached linearly (False or 0: none, True or 1: full)
@@ -133,7 +135,7 @@ def fit(network, model, train, validation, *, phases, batch_size, expression_wei
     expression_factor = losses.gram_factor(model.expression_basis[model.region])
 
     def objective(network, batch):
-        pred = network(batch["image"])
+        pred = network.heads(batch) if features else network(batch["image"])
         identity = losses.vertex_energy(pred["identity"], batch["identity"], identity_factor).mean()
         expression = losses.vertex_energy(pred["expression"], batch["expression"], expression_factor).mean()
         pose = losses.pose_energy(pred["pose"], batch["pose"], landmarks_mm(model, batch["identity"], batch["expression"])).mean()
@@ -142,11 +144,12 @@ def fit(network, model, train, validation, *, phases, batch_size, expression_wei
     def validate(network):
         return summary(evaluate(network, model, validation))
 
-    return _train(network, train, torch.arange(len(train)), phases, objective, validate, batch_size=batch_size, seed=seed, weight_decay=weight_decay, **options)
+    return _train(network, train, torch.arange(len(train)), phases, objective, validate, batch_size=batch_size, seed=seed, weight_decay=weight_decay, features=features,
+                  **options)
 
 
-def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed, weight_decay, precision="32-true", fabric=None, optimizer="adamw", clip=None,
-           ema=None, augment=0., log=None, log_every=50, validate_every=None, checkpoint=None, checkpoint_every=None, progress=True):
+def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed, weight_decay, features=None, precision="32-true", fabric=None, optimizer="adamw",
+           clip=None, ema=None, augment=0., log=None, log_every=50, validate_every=None, checkpoint=None, checkpoint_every=None, progress=True):
     """Set `loop` up on the faces `rows` of `faces`; what `pretrain` and `fit` share."""
     if faces.image_size != module.image_size:
         raise ValueError(f"{faces.folder} holds images of {faces.image_size} px, but the network takes {module.image_size} px: make one of them anew")
@@ -154,6 +157,8 @@ def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed
         raise ValueError(f"optimizer {optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=precision)
     phases = [phase if isinstance(phase, Phase) else Phase(**phase) for phase in phases]
+    if features and (augment or any(phase.trunk_rate for phase in phases)):
+        raise ValueError("stored features train heads alone: give every phase trunk_rate 0, and augment 0")
     total = sum(phase.steps for phase in phases)
     settings = dict(phases=[asdict(phase) for phase in phases], batch_size=batch_size, seed=seed, weight_decay=weight_decay, optimizer=optimizer, clip=clip, ema=ema,
                     augment=float(augment), faces=len(rows))
@@ -162,9 +167,14 @@ def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed
     optimizer = OPTIMIZERS[optimizer]([dict(params=heads), dict(params=list(module.trunk.parameters()))], lr=0., weight_decay=weight_decay, fused=True)
     run = Run(module, optimizer, fabric, total, copy.deepcopy(module) if ema else module, settings, validate, log, log_every, validate_every, checkpoint,
               checkpoint_every, progress)
+    if features:
+        run.network.mark_forward_method("heads")
 
     def batch_at(step):
-        batch = fabric.to_device(faces.gather(rows[batch_indices(len(rows), batch_size, step, seed)]))
+        at = rows[batch_indices(len(rows), batch_size, step, seed)]
+        if features:
+            return fabric.to_device({name: getattr(faces, name)[at] for name in data.LABELS} | {layer: values[at].float() for layer, values in features.items()})
+        batch = fabric.to_device(faces.gather(at))
         batch["image"] = data.augment(data.to_float(batch["image"]), augment * step / total, seed=(seed, step))
         return batch
 
@@ -287,9 +297,17 @@ def predict(network, faces, rows=None, batch_size=256):
     return torch.cat(outputs).float().cpu()
 
 
-@torch.no_grad()
 def evaluate(network, model, faces, batch_size=256):
-    """Errors of `network` on each of `faces`, at the model's region with the true vertex correspondence: a dict of arrays (n,).
+    """Errors of `network` on each of `faces`: `measure` of what it predicts."""
+    check_sizes(network, model, faces)
+    return measure(model, faces, predict(network, faces, batch_size=batch_size), batch_size=batch_size)
+
+
+@torch.no_grad()
+def measure(model, faces, guess, rows=None, batch_size=256):
+    """Errors of `guess` on the faces `rows` (default: all), at the model's region with the true vertex correspondence: a dict of arrays (n,).
+
+    guess: dict of identity (n, K), expression (n, L) and, if it is to be measured, pose (n, 9)
 
     neutral_mm, expression_mm, expressive_mm    mean distance to the true neutral shape, expression offset, expressive shape
     *_mean_face_mm                              the same for one constant guess, the average face of `faces` themselves
@@ -297,28 +315,29 @@ def evaluate(network, model, faces, batch_size=256):
     landmark_percent                            distance of the reconstruction's landmarks to the picture's, shape, expression and pose together
     person                                      who it is
     """
-    check_sizes(network, model, faces)
-    pred, side = predict(network, faces, batch_size=batch_size), faces.image_size
-    U, W = (basis[model.region].float().cpu() for basis in (model.identity_basis, model.expression_basis))
+    rows, side = torch.arange(len(faces)) if rows is None else torch.as_tensor(rows), faces.image_size
+    if len(guess["identity"]) != len(rows):
+        raise ValueError(f"{len(guess['identity'])} guesses for {len(rows)} faces: make one for each")
     model = copy.deepcopy(model).float().cpu()
-    constant = dict(identity=faces.identity.mean(0), expression=faces.expression.mean(0))
-    arrays = []
-    for rows in torch.arange(len(faces)).split(batch_size):
-        identity, expression, pose = faces.identity[rows], faces.expression[rows], faces.pose[rows]
-        measured = {}
-        for name, guess in (("", {k: v[rows] for k, v in pred.items()}), ("_mean_face", constant)):
-            neutral = torch.einsum("ndk,bk->bnd", U, guess["identity"] - identity)
-            offset = torch.einsum("ndl,bl->bnd", W, guess["expression"] - expression)
+    U, W = model.identity_basis[model.region], model.expression_basis[model.region]
+    average = dict(identity=faces.identity.mean(0), expression=faces.expression.mean(0))
+    parts = []
+    for places in torch.arange(len(rows)).split(batch_size):
+        identity, expression, pose, landmarks = (getattr(faces, name)[rows[places]] for name in ("identity", "expression", "pose", "landmarks"))
+        mine, part = {name: value[places] for name, value in guess.items()}, {}
+        for suffix, answer in (("mm", mine), ("mean_face_mm", average)):
+            neutral = torch.einsum("ndk,bk->bnd", U, answer["identity"] - identity)
+            offset = torch.einsum("ndl,bl->bnd", W, answer["expression"] - expression)
             for kind, error in dict(neutral=neutral, expression=offset, expressive=neutral + offset).items():
-                measured[f"{kind}{name}_mm"] = error.norm(dim=-1).mean(-1)
-        mine = {k: v[rows] for k, v in pred.items()}
-        cosine = ((camera.sixd_to_matrix(mine["pose"][:, :6]) * camera.sixd_to_matrix(pose[:, :6])).sum((-1, -2)) - 1) / 2
-        measured["pose_deg"] = cosine.clamp(-1, 1).acos().rad2deg()
-        measured["pose_percent"] = losses.pose_offset(mine["pose"], pose, landmarks_mm(model, identity, expression)).norm(dim=-1).mean(-1)
-        seen = camera.weak_perspective(landmarks_mm(model, mine["identity"], mine["expression"]), *camera.decode_pose(mine["pose"], side))
-        measured["landmark_percent"] = (seen - faces.landmarks[rows]).norm(dim=-1).mean(-1) * 100 / side
-        arrays.append(measured)
-    return {name: torch.cat([part[name] for part in arrays]).numpy() for name in arrays[0]} | dict(person=faces.person.numpy())
+                part[f"{kind}_{suffix}"] = error.norm(dim=-1).mean(-1)
+        if "pose" in mine:
+            cosine = ((camera.sixd_to_matrix(mine["pose"][:, :6]) * camera.sixd_to_matrix(pose[:, :6])).sum((-1, -2)) - 1) / 2
+            part["pose_deg"] = cosine.clamp(-1, 1).acos().rad2deg()
+            part["pose_percent"] = losses.pose_offset(mine["pose"], pose, landmarks_mm(model, identity, expression)).norm(dim=-1).mean(-1)
+            seen = camera.weak_perspective(landmarks_mm(model, mine["identity"], mine["expression"]), *camera.decode_pose(mine["pose"], side))
+            part["landmark_percent"] = (seen - landmarks).norm(dim=-1).mean(-1) * 100 / side
+        parts.append(part)
+    return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]} | dict(person=faces.person[rows].numpy())
 
 
 def summary(errors):
@@ -327,12 +346,18 @@ def summary(errors):
     return means | {f"{kind}_ratio": means[f"{kind}_mm"] / means[f"{kind}_mean_face_mm"] for kind in ("neutral", "expression", "expressive")}
 
 
-def train_job(*, folder, faces, model, network, training, seed, trunk=None, test="test"):
+def train_job(*, folder, faces, model, network, training, seed, trunk=None, pretraining=None, test="test"):
     """Build, train and measure one E2FAR; a job for `run_many`. Returns the `summary` on the split `test`.
 
     folder: gets network.safetensors, log.csv and evaluation.npz (arrays of `evaluate`)    faces: folder of the splits    model: name or path of a face model
     network: arguments of E2FAR but for the numbers of coefficients    training: arguments of `fit`    trunk: file of `save_trunk` to start from
+    pretraining: None, or arguments of `pretrain`: a recogniser is then trained first, in folder/recogniser, and its trunk is the start
     """
+    if pretraining:
+        trunk = Path(folder) / "recogniser" / "trunk.safetensors"
+        if not trunk.exists():
+            plain = {key: value for key, value in network.items() if key != "fused"}
+            pretrain_job(folder=trunk.parent, faces=faces, network=plain, training=pretraining, seed=seed)
     folder, faces, model = Path(folder), Path(faces), morphable.load_face_model(model)
     torch.manual_seed(seed)
     net = E2FAR(model.n_identity, model.n_expression, **network)
@@ -348,12 +373,43 @@ def train_job(*, folder, faces, model, network, training, seed, trunk=None, test
     return summary(errors)
 
 
+def variant_job(*, folder, faces, model, network, trunk, frozen, tuned, training, seed, features=None, test="test"):
+    """An E2FAR on the trunk of the file `trunk`: heads alone, measured, then everything, measured again; a job for `run_many`. Returns a `summary` of each phase.
+
+    frozen, tuned: the two phases    features: file of `store_features` for the frozen phase, None to compute them again and again    others as for `train_job`
+    """
+    folder, faces, model = Path(folder), Path(faces), morphable.load_face_model(model)
+    torch.manual_seed(seed)
+    net, found = E2FAR(model.n_identity, model.n_expression, **network), {}
+    load_trunk(net, trunk)
+    for name, phase, stored in (("frozen", frozen, load_file(features) if features else None), ("tuned", tuned, None)):
+        fit(net, model, data.Faces(faces / "train"), data.Faces(faces / "validation"), phases=[phase], features=stored, seed=seed, log=folder / "log.csv", progress=False, **training)
+        found[name] = summary(evaluate(net, model, data.Faces(faces / test)))
+    save_network(net, folder / "network.safetensors", face_model=model.name, seed=seed)
+    return found
+
+
+@torch.no_grad()
+def store_features(network, faces, path, layers=("pool4", "pool5"), batch_size=256):
+    """Write what `layers` of the trunk answer for every one of `faces`, (n, C, H, W) float16, to the safetensors file `path`, for `fit(features=load_file(path))`."""
+    network.eval()
+    device, found = next(network.parameters()).device, {}
+    for rows in torch.arange(len(faces)).split(batch_size):
+        features = network.features(data.to_float(faces.gather(rows)["image"].to(device)))
+        found = found or {layer: torch.empty(len(faces), *features[layer].shape[1:], dtype=torch.float16) for layer in layers}
+        for layer in layers:
+            found[layer][rows] = features[layer].half().cpu()
+    with data.replacing(path) as partial:
+        save_file(found, partial)
+
+
 def pretrain_job(*, folder, faces, network, training, seed):
     """Train a Recognizer on the split `people`; a job for `run_many`. Writes trunk.safetensors and log.csv to `folder`; returns the last row of the log.
 
     network: arguments of Recognizer but for the number of people    training: arguments of `pretrain`
     """
     folder, people = Path(folder), data.Faces(Path(faces) / "people")
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     recognizer = Recognizer(len(people.person.unique()), **network)
     checkpoint = folder / "checkpoint.pt"
@@ -367,10 +423,12 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
     """Run `function(**config)` for each of `jobs`, name -> config, `n_jobs` at a time, each in a process of one thread; returns name -> result.
 
     On CPUs two such processes train faster than one with two threads. Every config has its own `folder`; job.json there keeps config and result (JSON values).
-    on_progress: called every two seconds with name -> DataFrame of the log so far    resume: skip finished jobs of the same config, go on with unfinished ones
+    on_progress: called every ten seconds with name -> DataFrame of the log so far    resume: skip finished jobs of the same config, go on with unfinished ones
     Raises RuntimeError with the message of a job that failed; the others are then stopped.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__])             # torch is imported once, not by every job
     folders = {name: Path(config["folder"]) for name, config in jobs.items()}
     if len(set(folders.values())) < len(jobs):
         raise ValueError("two jobs have the same folder: give each its own")
@@ -388,7 +446,7 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
                 _prepare(jobs[name], resume)
                 running[name] = context.Process(target=_run_job, args=(function, jobs[name]), daemon=True)
                 running[name].start()
-            multiprocessing.connection.wait([process.sentinel for process in running.values()], timeout=2)
+            multiprocessing.connection.wait([process.sentinel for process in running.values()], timeout=10)
             report()
             for name in [name for name, process in running.items() if not process.is_alive()]:
                 if running.pop(name).exitcode:
@@ -404,7 +462,9 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
 
 
 def _as_json(config):
-    return json.loads(json.dumps(config, default=str))
+    """What a job is known by: its config and the code that runs it."""
+    code = data.source_version(sys.modules[__name__], camera, data, losses, morphable, sys.modules[E2FAR.__module__])
+    return json.loads(json.dumps(config | dict(code=code), default=str))
 
 
 def _result(config):
@@ -419,7 +479,7 @@ def _prepare(config, resume):
     folder = Path(config["folder"])
     path = folder / "job.json"
     same = resume and path.exists() and json.loads(path.read_text())["config"] == _as_json(config)
-    for name in ("error.txt",) if same else ("error.txt", "checkpoint.pt", "log.csv"):
+    for name in ("error.txt",) if same else ("error.txt", "checkpoint.pt", "log.csv", "recogniser/checkpoint.pt", "recogniser/log.csv", "recogniser/trunk.safetensors"):
         (folder / name).unlink(missing_ok=True)
     with data.replacing(path) as partial:
         partial.write_text(json.dumps(dict(config=_as_json(config))))

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from e2far import probes
+from e2far import network, probes
 
 rng = np.random.default_rng(0)
 
@@ -118,3 +118,37 @@ def test_occlusion_lights_up_the_place_that_matters():
     np.testing.assert_allclose(left, 3 * 0.25 * torch.tensor([1, .5, 0]).expand(3, 3), atol=1e-6)
     with pytest.raises(ValueError, match="patch"):
         probes.occlusion_map(Network(), image, patch=40)
+
+
+def test_layers_are_matched_to_pool5():
+    net = network.E2FAR(6, 4, image_size=80, width=1 / 8)
+    grids = probes.matched_grids(net)
+    assert grids == dict(pixels=10, pool1=6, pool2=4, pool3=3, pool4=2, pool5=2)
+    found = probes.layer_features(net, [dict(image=torch.rand(3, 80, 80))] * 2, grid=grids)
+    assert {name: x.shape[1] for name, x in found.items()} == dict(pixels=300, pool1=288, pool2=256, pool3=288, pool4=256, pool5=256)
+    assert probes.matched_grids(network.E2FAR(6, 4, image_size=48, width=1 / 8))["pool4"] == 1
+
+
+def test_everybody_is_shown_before_anybody_twice():
+    assert probes.many_people([0, 0, 0, 1, 1, 2, 2], 3).tolist() == [0, 3, 5]
+    assert probes.many_people([0, 0, 0, 1, 1, 2, 2], 5).tolist() == [0, 1, 3, 4, 5]
+    assert len(probes.many_people([0, 0], 9)) == 2
+
+
+def test_batch_norm_is_measured_on_pictures():
+    torch.manual_seed(0)
+    net, faces = network.E2FAR(6, 4, image_size=48, width=1 / 16, batch_norm=True), [dict(image=torch.rand(3, 48, 48)) for _ in range(8)]
+    probes.measure_batch_norm(net, faces, range(8))
+    first = net.trunk.blocks[0][0]
+    with torch.no_grad():
+        answers = first[:2](torch.stack([face["image"] for face in faces]) - net.trunk.mean_colour)
+    torch.testing.assert_close(answers.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(answers.var((0, 2, 3)), torch.ones(4), rtol=1e-2, atol=0)
+    assert not net.training and first[1].momentum == .1
+
+
+def test_seed_interval_is_students():
+    mean, low, high = probes.seed_interval([1., 2., 3.])
+    assert mean == 2 and high - mean == pytest.approx(4.302653 / 3 ** .5) and mean - low == pytest.approx(high - mean)
+    with pytest.raises(ValueError, match="two or more"):
+        probes.seed_interval([1.])

@@ -3,6 +3,7 @@ import time
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from e2far import camera, data, network, plots, training
 from e2far.morphable import load_face_model, toy_model
@@ -186,6 +187,15 @@ def test_evaluate_measures_what_it_says(model, splits):
     assert means["neutral_ratio"] == pytest.approx(wrong["neutral_mm"].mean() / wrong["neutral_mean_face_mm"].mean())
 
 
+def test_guesses_for_some_faces_are_measured_as_for_all(model, splits):
+    faces, rows = splits[1], torch.tensor([3, 11])
+    guess = dict(identity=torch.zeros(16, 6), expression=torch.zeros(16, 4))
+    whole, some = training.measure(model, faces, guess), training.measure(model, faces, {k: v[rows] for k, v in guess.items()}, rows)
+    assert all(some[name] == pytest.approx(values[rows]) for name, values in whole.items()) and "pose_deg" not in some
+    with pytest.raises(ValueError, match="16 guesses for 2 faces"):
+        training.measure(model, faces, guess, rows)
+
+
 def test_pretraining_learns_people(root, tmp_path):
     people = data.Faces(root / "people")
     recognizer = network.Recognizer(4, image_size=48, width=1 / 16, batch_norm=True)
@@ -227,3 +237,30 @@ def test_jobs_run_side_by_side_and_report(root, tmp_path):
 def test_two_jobs_may_not_share_a_folder(tmp_path):
     with pytest.raises(ValueError, match="same folder"):
         training.run_many(dict(a=dict(folder=tmp_path), b=dict(folder=tmp_path)))
+
+
+def test_heads_learn_from_stored_features_what_they_learn_from_pictures(model, splits, tmp_path):
+    nets, before = (build(), build()), build()
+    settings = QUICK | dict(phases=[Phase(4, 1e-2)], log_every=1)
+    training.store_features(nets[1], splits[0], tmp_path / "features.safetensors", batch_size=20)
+    stored = load_file(tmp_path / "features.safetensors")
+    assert {k: tuple(v.shape) for k, v in stored.items()} == dict(pool4=(48, 32, 3, 3), pool5=(48, 32, 1, 1))
+    logs = [training.fit(net, model, *splits, features=features, **settings) for net, features in zip(nets, (None, stored))]
+    assert logs[1].loss.tolist() == pytest.approx(logs[0].loss.tolist(), rel=1e-2)      # float16, and Adam's signs
+    assert all(same(net.trunk, before.trunk) and not same(net.fusion, before.fusion) for net in nets)
+    for changes in (dict(augment=1.), dict(phases=[Phase(4, 1e-2, 1e-3)])):
+        with pytest.raises(ValueError, match="heads alone"):
+            training.fit(build(), model, *splits, features=stored, **settings | changes)
+
+
+def test_a_variant_is_measured_after_each_phase(model, root, tmp_path):
+    network.save_trunk(build(), tmp_path / "trunk.safetensors")
+    training.store_features(build(), data.Faces(root / "train"), tmp_path / "features.safetensors")
+    quick = {k: v for k, v in QUICK.items() if k not in ("seed", "progress")}
+    job = dict(faces=root, model=root / "toy.npz", network=dict(image_size=48, width=1 / 16, batch_norm=True, fused=("pool4",)), trunk=tmp_path / "trunk.safetensors", training=quick, seed=0)
+    steps = dict(frozen=dict(steps=3, heads_rate=1e-2), tuned=dict(steps=3, heads_rate=1e-2, trunk_rate=1e-2))
+    found = training.variant_job(folder=tmp_path, features=tmp_path / "features.safetensors", **job, **steps)
+    assert list(found) == ["frozen", "tuned"] and found["frozen"]["neutral_ratio"] != found["tuned"]["neutral_ratio"]
+    net = network.load_network(tmp_path / "network.safetensors")
+    assert net.fused == ("pool4",) and not same(net.trunk, build().trunk)
+    assert training.summary(training.evaluate(net, model, data.Faces(root / "test"))) == pytest.approx(found["tuned"], rel=1e-4)

@@ -1,0 +1,142 @@
+import matplotlib.colors
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from e2far import plots
+from e2far.morphable import toy_model
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return toy_model(dtype=torch.float32)
+
+
+def labelled(figure):
+    """Every axis that shows data says what it shows."""
+    return all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes if axis.axison and (axis.lines or axis.patches))
+
+
+def test_every_method_has_a_colour_of_its_own():
+    for methods in (("mean face", "shared head", "two heads", "control", "fusion", "shipped", "oracle"), ("eos, true landmarks", "eos, 2 px noise"), ("identity", "expression", "pose")):
+        colours = [matplotlib.colors.to_rgb(plots.COLOURS[m]) for m in methods]
+        assert len(set(colours)) == len(methods)
+
+
+def test_a_saved_figure_repeats_to_the_byte(tmp_path):
+    for name in ("one", "two"):
+        figure, axis = plt.subplots()
+        axis.plot([1, 2, 4])
+        assert plots.save(figure, tmp_path / "made" / f"{name}.png") is figure
+    assert (tmp_path / "made/one.png").read_bytes() == (tmp_path / "made/two.png").read_bytes()
+    assert "Software" not in Image.open(tmp_path / "made/one.png").info
+
+
+def test_faces_are_drawn_by_one_camera(toy):
+    shapes = toy.neutral(torch.randn(3, 6, generator=torch.Generator().manual_seed(0)))
+    pictures = plots.face_images(shapes, toy, size=60)
+    assert pictures.shape == (3, 60, 60, 3) and pictures.dtype == np.uint8
+    assert (pictures[:, 0, 0] == 255).all() and (pictures[:, 30, 30] < 250).all()          # white behind, a face in the middle
+    np.testing.assert_array_equal(plots.face_images(shapes[1:2], toy, size=60)[0], pictures[1])
+    larger = (plots.face_images(1.2 * shapes[:1], toy, size=60)[0] < 255).any(-1).sum()
+    assert larger > 1.3 * (pictures[0] < 255).any(-1).sum()                                # a larger face is drawn larger
+
+
+def test_a_turned_face_moves_its_nose_to_the_right_of_the_picture(toy):
+    nose = (toy.mean - toy.mean[toy.mean[:, 2].argmax()]).norm(dim=1) < 12
+    colours = np.where(nose.numpy()[:, None], [1., 0, 0], [0, 0, 1.])[None]
+
+    def column(yaw):
+        picture = plots.face_images(toy.mean[None], toy, size=80, yaw_deg=yaw, albedo=colours)[0].astype(int)
+        red = picture[..., 0] > picture[..., 2] + 30
+        return np.nonzero(red)[1].mean()
+
+    assert column(-30) < column(0) < column(30)
+
+
+def test_pictures_of_both_layouts_go_into_a_grid():
+    figure = plots.image_grid(torch.rand(5, 3, 8, 8), columns=3, titles=list("abcde"), title="five")
+    assert len(figure.axes) == 6 and [axis.get_title() for axis in figure.axes] == [*"abcde", ""]
+    assert figure.axes[0].images[0].get_array().shape == (8, 8, 3)
+    same = plots.image_grid(np.zeros((2, 8, 8, 3), np.uint8), columns=2)
+    assert len(same.axes) == 2
+
+
+def test_the_interactive_mesh_has_a_button_a_shape(toy):
+    figure = plots.mesh_view({"neutral": toy.mean.numpy(), "smile": toy.mean.numpy() + 1}, toy.triangles.numpy())
+    assert [trace.visible for trace in figure.data] == [True, False] and len(figure.layout.updatemenus[0].buttons) == 2
+    assert len(figure.data[0].x) == toy.n_vertices and len(figure.data[0].i) == len(toy.triangles)
+
+
+def test_training_curves_show_what_the_logs_hold():
+    log = pd.DataFrame(dict(images=[10, 20, 30], loss=[3., 2, 1], neutral_mm=[np.nan, 4., 3.5], neutral_mean_face_mm=[np.nan, 4.2, 4.2]))
+    figure = plots.training_curves({"fusion, seed 0": log, "control": log[["images", "loss"]]})
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_ylabel() for axis in shown] == ["loss", "neutral shape (mm)"] and labelled(figure)
+    assert [len(axis.lines) for axis in shown] == [2, 2]                                   # two methods; one method and the mean face
+    assert shown[0].lines[0].get_color() == plots.COLOURS["fusion"] and shown[0].lines[1].get_color() == plots.COLOURS["control"]
+    plots.training_curves({})                                                              # before the first step
+
+
+def test_cumulative_curves_reach_their_shares():
+    figure = plots.cumulative_errors({"fusion": np.array([1., 2, 3, 4]), "mean face": np.array([9., 9.])}, limit_mm=8)
+    x, y = figure.axes[0].lines[0].get_data()
+    assert labelled(figure) and (np.diff(y) >= 0).all() and y[np.searchsorted(x, 2.5)] == 50 and y[-1] == 100
+    assert figure.axes[0].lines[1].get_ydata()[-1] == 0
+
+
+def test_bars_are_as_high_as_the_numbers():
+    table = pd.DataFrame([("fusion", "neutral", 3., 2.8, 3.3), ("fusion", "expressive", 4., 3.7, 4.1), ("mean face", "neutral", 5., 4.8, 5.2), ("mean face", "expressive", 6., 5.5, 6.4)],
+                         columns=["method", "metric", "mean", "low", "high"])
+    figure = plots.error_bars(table)
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [3, 4, 5, 6] and figure.axes[0].get_ylabel()
+    assert matplotlib.colors.to_hex(figure.axes[0].patches[0].get_facecolor()).upper() == plots.COLOURS["fusion"]
+
+
+def test_probes_keep_the_order_of_the_layers():
+    table = pd.DataFrame([(target, trunk, f"pool{i}", i / 10, i / 10 - .05, i / 10 + .05) for target in ("identity", "expression") for trunk in ("from scratch", "random") for i in range(1, 6)],
+                         columns=["target", "trunk", "layer", "value", "low", "high"])
+    figure = plots.probe_panels(table)
+    assert [axis.get_title() for axis in figure.axes] == ["identity", "expression"] and figure.axes[0].get_ylabel()
+    assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == [f"pool{i}" for i in range(1, 6)]
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [.1, .2, .3, .4, .5])
+
+
+def test_errors_on_faces_share_one_scale(toy):
+    errors = torch.rand(2, toy.n_vertices) * torch.tensor([[1.], [3.]])
+    figure = plots.value_maps(toy.mean.expand(2, -1, -1), errors, toy, ["a", "b"])
+    assert [axis.get_title() for axis in figure.axes[:2]] == ["a", "b"] and len(figure.axes) == 3          # the third is the colour bar
+
+
+def test_times_are_bars_with_their_spread():
+    table = pd.DataFrame(dict(name=["a", "b"], median=[2., 5.], low=[1.5, 4.], high=[3., 7.]))
+    figure = plots.time_bars(table, "ms a picture")
+    assert labelled(figure) and [bar.get_width() for bar in figure.axes[0].patches] == [2, 5]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
+
+
+def test_throughput_has_a_line_for_each_work_and_number_of_threads():
+    table = pd.DataFrame([(w, t, b, b * t, b * t - .5, b * t + .5) for w in ("forward", "training") for t in (1, 2) for b in (1, 16)], columns=["work", "threads", "batch_size", "median", "low", "high"])
+    figure = plots.throughput(table)
+    axis = figure.axes[0]
+    assert axis.get_xlabel() and axis.get_ylabel() and len(axis.containers) == 4
+    np.testing.assert_allclose(axis.containers[1].lines[0].get_xydata(), [(1, 2), (16, 32)])
+
+
+def test_seeds_are_points_beside_their_mean():
+    table = pd.DataFrame([("frozen", v, e, r) for v in ("control", "fusion") for e in ("neutral", "expression") for r in (.8, .9, 1.)], columns=["phase", "variant", "error", "ratio"])
+    means = table.groupby(["phase", "variant", "error"], sort=False)["ratio"].agg(mean="mean", low="min", high="max").reset_index()
+    figure = plots.seed_points(table, means)
+    assert [axis.get_title() for axis in figure.axes] == ["neutral, frozen", "expression, frozen"] and figure.axes[0].get_ylabel()
+    points = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
+    assert len(points) == 2 and points[1].get_color() == plots.COLOURS["fusion"]
+
+
+def test_occlusion_maps_share_one_scale():
+    maps = {"identity": torch.rand(2, 4, 4), "expression": 3 * torch.rand(2, 4, 4)}
+    figure = plots.occlusion_maps(torch.rand(2, 3, 16, 16), maps, patch=4, stride=4)
+    shown = [image for axis in figure.axes[2:6] for image in axis.images]
+    assert len(shown) == 4 and len({image.get_clim() for image in shown}) == 1

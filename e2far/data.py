@@ -1,30 +1,40 @@
 """Shards of faces on disk, read without holding them in memory.
 
-A split is a folder of `shard-00000.safetensors`, `shard-00001.safetensors`, ...; each holds the same columns for n faces:
+A split is a folder of `000/shard-000000.safetensors` ... `000/shard-000999.safetensors`, `001/shard-001000.safetensors` ..., no folder with more than a thousand of them,
+and of `shards.json`, written last: {"faces": how many in all, "shard_size": how many a shard (the last may hold fewer)}. Each shard holds the same columns for its n faces:
 
     image (n, S, S, 3) uint8      identity (n, K)     expression (n, L)     pose (n, 9)     landmarks (n, 68, 2) px in the crop     person (n,) int64
 """
+import functools
 import hashlib
+import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.utils.data import Dataset
 
 LABELS = ("identity", "expression", "pose", "landmarks", "person")
+INDEX = "shards.json"
+OPEN_SHARDS = 1000          # memory maps a Faces keeps; Linux allows a process 65,530 of all kinds
 AGAIN = "make the shards again with `dvc repro synthesis`"
 
 
 @contextmanager
-def replacing(path):
-    """A path to write to, renamed to `path` when the block ends without an error: a reader never meets half a file."""
+def replacing(path, writer=""):
+    """A path to write to, renamed to `path` when the block ends without an error: a reader never meets half a file.
+
+    writer: what tells this writer's partial file from that of another who may be writing the same `path` at the same time
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}{writer}.partial")
     try:
         yield partial
         partial.replace(path)
@@ -37,10 +47,25 @@ def source_version(*modules):
     return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()[:16]
 
 
+def shard_path(folder, number):
+    """Where shard `number` of the split `folder` lies."""
+    return Path(folder) / f"{number // 1000:03d}" / f"shard-{number:06d}.safetensors"
+
+
 def write_shard(path, columns, metadata=None):
-    """Write the tensors `columns` (image and all of LABELS, equal lengths) as one shard, with str -> str `metadata` in its header."""
-    with replacing(path) as partial:
-        save_file({name: column.contiguous() for name, column in columns.items()}, partial, metadata=metadata)
+    """Write the tensors `columns` (image and all of LABELS, equal lengths) as one shard, with str -> str `metadata` in its header. Raises OSError, e.g. when the disk is full."""
+    # Choice: bytes first, then a plain write, not save_file: the error keeps its errno, the file gets the user's permissions, and it is on the disk before it has its name.
+    content = save({name: column.contiguous() for name, column in columns.items()}, metadata)
+    with replacing(path, f".{uuid4().hex}") as partial, open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_index(folder, faces, shard_size):
+    """Declare the split `folder` finished: `faces` in all, `shard_size` in every shard but perhaps the last."""
+    with replacing(Path(folder) / INDEX) as partial:
+        partial.write_text(json.dumps(dict(faces=faces, shard_size=shard_size)))
 
 
 def to_float(image):
@@ -49,45 +74,65 @@ def to_float(image):
 
 
 class Faces(Dataset):
-    """The faces of one split folder: labels in memory, images memory-mapped.
+    """The faces of one split folder, memory-mapped: a batch opens the shards it needs, and no other.
 
-    `faces.identity` (n, K), `.expression` (n, L), `.pose` (n, 9), `.landmarks` (n, 68, 2) and `.person` (n,) are the columns of the whole split; `faces[i]` is
-    a dict of one face, image (3, S, S) float in [0, 1]; `faces[[3, 1, 4]]` is a batch of them. In a DataLoader pass `collate_fn=lambda batch: batch`.
+    `faces[i]` is a dict of one face, image (3, S, S) float in [0, 1]; `faces[[3, 1, 4]]` is a batch of them. In a DataLoader pass `collate_fn=lambda batch: batch`.
+    `faces.identity` (n, K), `.expression` (n, L), `.pose` (n, 9), `.landmarks` (n, 68, 2) and `.person` (n,) are columns of the whole split, read when first asked for.
 
-    Raises FileNotFoundError, OSError (truncated or unreadable shard) or ValueError (columns that do not fit together), naming the file.
+    Raises FileNotFoundError, OSError (truncated or unreadable shard) or ValueError (columns that do not fit together), naming the file, when it is first opened.
     """
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        paths = sorted(self.folder.glob("shard-*.safetensors"))
-        if not paths:
-            raise FileNotFoundError(f"no shards in {self.folder}: {AGAIN}")
-        shards = [_read(path) for path in paths]
-        for path, shard in zip(paths, shards):
-            for name, column in shard.items():
-                if column.shape[1:] != shards[0][name].shape[1:]:
-                    raise ValueError(f"{path}: {name} is {tuple(column.shape[1:])} a face, but {tuple(shards[0][name].shape[1:])} in {paths[0].name}; {AGAIN}")
-        self.images = [shard["image"] for shard in shards]
-        self.identity, self.expression, self.pose, self.landmarks, self.person = (torch.cat([shard[name] for shard in shards]) for name in LABELS)
-        counts = torch.tensor([len(image) for image in self.images])
-        self.shard = torch.arange(len(shards)).repeat_interleave(counts)                                   # of face i
-        self.row = torch.arange(len(self.shard)) - (counts.cumsum(0) - counts).repeat_interleave(counts)   # of face i within its shard
+        index = self.folder / INDEX
+        try:
+            counts = json.loads(index.read_text())
+            self.count, self.shard_size = counts["faces"], counts["shard_size"]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"no finished data set in {self.folder}, which lacks {INDEX}: {AGAIN}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise OSError(f"{index} is truncated or no index at all: {AGAIN}") from error
+        self.shard = functools.lru_cache(OPEN_SHARDS)(self._shard)
+        self.shapes = {name: column.shape[1:] for name, column in _read(shard_path(self.folder, 0)).items()}        # of a face, in every shard
 
     def __reduce__(self):
         return Faces, (self.folder,)        # workers open the files anew
 
     def __len__(self):
-        return len(self.person)
+        return self.count
+
+    def __getattr__(self, name):
+        if name not in LABELS:
+            raise AttributeError(f"Faces has no {name}")
+        column = torch.from_numpy(np.concatenate([self.shard(number)[name] for number in range(-(-self.count // self.shard_size))]))
+        setattr(self, name, column)
+        return column
 
     @property
     def image_size(self):
-        return self.images[0].shape[1]
+        return self.shapes["image"][0]
+
+    def _shard(self, number):
+        """Columns of shard `number` as views of the mapped file, checked."""
+        path = shard_path(self.folder, number)
+        shard = _read(path)
+        expected = min(self.shard_size, self.count - number * self.shard_size)
+        if len(shard["image"]) != expected:
+            raise ValueError(f"{path} holds {len(shard['image'])} faces, not {expected}; {AGAIN}")
+        for name, shape in self.shapes.items():
+            if shard[name].shape[1:] != shape:
+                raise ValueError(f"{path}: {name} is {shard[name].shape[1:]} a face, but {shape} in the first shard; {AGAIN}")
+        return shard
 
     def gather(self, indices):
         """Batch of the faces `indices` with images still uint8, (B, 3, S, S) in channels-last memory: what a training loop moves to its device."""
-        indices = torch.as_tensor(indices)
-        image = torch.stack([self.images[s][r] for s, r in zip(self.shard[indices].tolist(), self.row[indices].tolist())])
-        return {"image": image.permute(0, 3, 1, 2)} | {name: getattr(self, name)[indices] for name in LABELS}
+        indices = np.asarray(indices)
+        if ((indices < -self.count) | (indices >= self.count)).any():
+            raise IndexError(f"{self.folder} holds {self.count} faces, and was asked for {indices.min()} to {indices.max()}")
+        numbers, rows = np.divmod(indices % self.count, self.shard_size)
+        places = [(self.shard(number), row) for number, row in zip(numbers.tolist(), rows.tolist())]
+        batch = {name: torch.from_numpy(np.array([shard[name][row] for shard, row in places])) for name in ("image", *LABELS)}
+        return batch | {"image": batch["image"].permute(0, 3, 1, 2)}
 
     def __getitems__(self, indices):
         batch = self.gather(indices)
@@ -100,22 +145,24 @@ class Faces(Dataset):
 
 
 def _read(path):
-    """Columns of one shard, the image as a view of the mapped file and the labels in memory."""
+    """Columns of one shard, as numpy views of the mapped file."""
     try:
         with safe_open(path, framework="pt") as file:
             missing = {"image", *LABELS} - set(file.keys())
             if missing:
                 raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; {AGAIN}")
-            shard = {name: file.get_tensor(name) for name in ("image", *LABELS)}
+            shard = {name: file.get_tensor(name).numpy() for name in ("image", *LABELS)}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing; {AGAIN}") from error
     except (SafetensorError, OSError) as error:
         raise OSError(f"{path} is truncated or no shard at all ({error}); {AGAIN}") from error
     lengths = {name: len(column) for name, column in shard.items()}
     if len(set(lengths.values())) > 1 or not lengths["image"]:
         raise ValueError(f"{path} holds columns of different or no length {lengths}; {AGAIN}")
     image = shard["image"]
-    if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3:
-        raise ValueError(f"{path}: image is {tuple(image.shape)} {image.dtype}, not (n, S, S, 3) uint8; {AGAIN}")
-    return {"image": image} | {name: shard[name].clone() for name in LABELS}
+    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3:
+        raise ValueError(f"{path}: image is {image.shape} {image.dtype}, not (n, S, S, 3) uint8; {AGAIN}")
+    return shard
 
 
 def augment(image, strength, seed):

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from e2far import facemodels
+
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "data" / "weights" / "makehuman.npz"
 
@@ -62,8 +64,9 @@ class MorphableModel(nn.Module):
     @property
     def recess(self):
         """How far (N,) mm behind its place a vertex is drawn: teeth, tongue and the mouth's lining must never poke through closed lips."""
-        inner = [self.attributes[k] for k in ("teeth", "tongue", "mouth") if k in self.attributes]
-        return 4. * torch.stack(inner).sum(0) if inner else torch.zeros(self.n_vertices)
+        depths = {"teeth": 4., "mouth": 7., "tongue": 9.}       # the tongue behind the teeth
+        inner = [depth * self.attributes[k] for k, depth in depths.items() if k in self.attributes]
+        return torch.stack(inner).amax(0) if inner else torch.zeros(self.n_vertices)
 
     def forward(self, identity, expression):
         """Vertices (B, N, 3) mm of `identity` (B, K) and `expression` (B, L)."""
@@ -105,11 +108,13 @@ class MorphableModel(nn.Module):
 
 
 def load_face_model(name_or_path="makehuman"):
-    """The MorphableModel called "makehuman" (ours, CC0, shipped) or stored at a path (.npz as written by `MorphableModel.save`).
+    """The MorphableModel called "makehuman" (ours, CC0, shipped) or stored at a path: .npz as written by `MorphableModel.save`, or any format that `facemodels.read` knows.
 
     Raises FileNotFoundError or ValueError with one line that says what to do.
     """
     path = SHIPPED if str(name_or_path) == "makehuman" else Path(name_or_path)
+    if path.suffix.lower() != ".npz" or facemodels.is_flame(path):
+        return facemodels.read(path)
     again = f"build it with `e2far build-face-model {path}`, or name another file"
     if not path.exists():
         raise FileNotFoundError(f"no face model at {path}: {again}")

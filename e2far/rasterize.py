@@ -6,9 +6,15 @@ MIDDLE_MM = 14.         # how far above the head frame's origin a plain view is 
 jit = numba.njit(cache=True, fastmath=True, nogil=True)
 
 
-@jit
 def vertex_normals(vertices, triangles):
     """Unit normals (N, 3) of `vertices` (N, 3), area-weighted over the triangles (F, 3) around each."""
+    normals = vertex_areas(vertices, triangles)
+    return normals / (np.sqrt((normals * normals).sum(1, keepdims=True)) + normals.dtype.type(1e-12))
+
+
+@jit
+def vertex_areas(vertices, triangles):
+    """Sums (N, 3) of the triangles' cross products around each vertex: along its normal, as long as twice the area around it."""
     normals = np.zeros_like(vertices)
     for t in range(len(triangles)):
         a, b, c = triangles[t]
@@ -19,9 +25,6 @@ def vertex_normals(vertices, triangles):
             normals[i, 0] += nx
             normals[i, 1] += ny
             normals[i, 2] += nz
-    for i in range(len(normals)):
-        length = np.sqrt(normals[i, 0] ** 2 + normals[i, 1] ** 2 + normals[i, 2] ** 2) + 1e-12
-        normals[i] /= length
     return normals
 
 
@@ -44,6 +47,7 @@ def fill_zbuffer(points, nearness, triangles, size):
     seen = np.full((size, size), -1, np.int32)
     weights = np.zeros((size, size, 2), np.float32)
     buffer = np.full((size, size), -np.inf, np.float32)
+    half = points.dtype.type(.5)
     for t in range(len(triangles)):
         a, b, c = triangles[t]
         x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
@@ -53,64 +57,169 @@ def fill_zbuffer(points, nearness, triangles, size):
         first_x, last_x = max(0, int(np.ceil(min(x0, x1, x2) - .5))), min(size - 1, int(np.floor(max(x0, x1, x2) - .5)))
         first_y, last_y = max(0, int(np.ceil(min(y0, y1, y2) - .5))), min(size - 1, int(np.floor(max(y0, y1, y2) - .5)))
         inverse = 1 / area
+        step0, step1 = (y1 - y2) * inverse, (y2 - y0) * inverse             # how the weights of a and b change from one pixel to the next
+        na, nb, nc = nearness[a], nearness[b], nearness[c]
         for y in range(first_y, last_y + 1):
+            px, py = first_x + half, y + half
+            row0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * inverse
+            row1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * inverse
             for x in range(first_x, last_x + 1):
-                px, py = x + .5, y + .5
-                w0 = ((x1 - px) * (y2 - py) - (x2 - px) * (y1 - py)) * inverse
-                w1 = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) * inverse
+                w0, w1 = row0 + (x - first_x) * step0, row1 + (x - first_x) * step1
                 w2 = 1 - w0 - w1
-                if w0 < 0 or w1 < 0 or w2 < 0:
-                    continue
-                near = w0 * nearness[a] + w1 * nearness[b] + w2 * nearness[c]
-                if near > buffer[y, x]:
-                    buffer[y, x] = near
-                    seen[y, x] = t
-                    weights[y, x, 0] = w0
-                    weights[y, x, 1] = w1
+                if w0 >= 0 and w1 >= 0 and w2 >= 0:
+                    near = w0 * na + w1 * nb + w2 * nc
+                    if near > buffer[y, x]:
+                        buffer[y, x] = near
+                        seen[y, x] = t
+                        weights[y, x, 0] = w0
+                        weights[y, x, 1] = w1
     return seen, weights
 
 
 @jit
-def shade(seen, weights, triangles, normals, albedo, gloss, eyes, eye_colours, harmonics, halfway, picture, antialias):
-    """Add the shaded mesh to `picture` (S, S, 4): colour times coverage, and coverage, averaged over antialias x antialias samples a pixel.
+def resolve(seen, weights, triangles, radiance, detail, texture, eyes, eye, picture, antialias):
+    """Lay the mesh over `picture` (S, S, 3) in place, averaged over antialias x antialias samples a pixel; returns its coverage (S, S).
 
-    seen, weights: of `zbuffer` at S * antialias px    normals: (N, 3) in the camera's frame    albedo: (N, 3) linear    gloss: (N,)
-    eyes: (N, 3) eyeball, and the sideways and upward parts of the direction from its centre    eye_colours: (3, 3) white, iris, pupil
-    harmonics: (9, 3) irradiance in real spherical harmonics up to degree two, already with the cosine lobe (Ramamoorthi & Hanrahan 2001)
-    halfway: (L, 7) one row a lamp: halfway vector, exponent, and colour of the highlight
+    seen, weights: of `zbuffer` at S * antialias px    radiance: (V, 3) light that leaves each vertex; on an eyeball the light that falls on it
+    detail: (V, 5) place u, v on the `texture` (T, T, 3), and how strongly each of its three layers changes the light; zero strengths: not at all
+    eyes: (V, 3) eyeball, and the sideways and upward parts of the direction from its centre    eye: (21,) one person's eye, see `eye_colour`
     """
-    share = 1. / antialias ** 2
-    for y in range(seen.shape[0]):
-        for x in range(seen.shape[1]):
-            t = seen[y, x]
-            if t < 0:
-                continue
-            a, b, c = triangles[t]
-            wa, wb = weights[y, x, 0], weights[y, x, 1]
-            wc = 1 - wa - wb
-            nx = wa * normals[a, 0] + wb * normals[b, 0] + wc * normals[c, 0]
-            ny = wa * normals[a, 1] + wb * normals[b, 1] + wc * normals[c, 1]
-            nz = wa * normals[a, 2] + wb * normals[b, 2] + wc * normals[c, 2]
-            length = 1 / np.sqrt(nx * nx + ny * ny + nz * nz + 1e-12)
-            nx, ny, nz = nx * length, ny * length, nz * length
-            shine = wa * gloss[a] + wb * gloss[b] + wc * gloss[c]
-            ring = -1
-            if eyes[a, 0] + eyes[b, 0] + eyes[c, 0] > 2.5:
-                ex = wa * eyes[a, 1] + wb * eyes[b, 1] + wc * eyes[c, 1]
-                ey = wa * eyes[a, 2] + wb * eyes[b, 2] + wc * eyes[c, 2]
-                radius = ex * ex + ey * ey
-                ring = 0 if radius > .24 else (1 if radius > .035 else 2)
-            for k in range(3):
-                light = (harmonics[0, k] + harmonics[1, k] * ny + harmonics[2, k] * nz + harmonics[3, k] * nx + harmonics[4, k] * nx * ny
-                         + harmonics[5, k] * ny * nz + harmonics[6, k] * (3 * nz * nz - 1) + harmonics[7, k] * nx * nz + harmonics[8, k] * (nx * nx - ny * ny))
-                colour = eye_colours[ring, k] if ring >= 0 else wa * albedo[a, k] + wb * albedo[b, k] + wc * albedo[c, k]
-                value = colour * max(light, 0.)
-                for lamp in range(len(halfway)):
-                    cosine = nx * halfway[lamp, 0] + ny * halfway[lamp, 1] + nz * halfway[lamp, 2]
-                    if cosine > 0:
-                        value += shine * halfway[lamp, 4 + k] * cosine ** halfway[lamp, 3]
-                picture[y // antialias, x // antialias, k] += value * share
-            picture[y // antialias, x // antialias, 3] += share
+    size, mask = picture.shape[0], texture.shape[0] - 1
+    share = np.float32(1. / antialias ** 2)
+    coverage = np.zeros((size, size), np.float32)
+    colour = np.zeros(3, np.float32)
+    for y in range(size):
+        for x in range(size):
+            r, g, b, count = np.float32(0), np.float32(0), np.float32(0), 0
+            for sub in range(antialias * antialias):
+                sy, sx = y * antialias + sub // antialias, x * antialias + sub % antialias
+                t = seen[sy, sx]
+                if t < 0:
+                    continue
+                i, j, k = triangles[t]
+                wi, wj = weights[sy, sx, 0], weights[sy, sx, 1]
+                wk = 1 - wi - wj
+                for c in range(3):
+                    colour[c] = wi * radiance[i, c] + wj * radiance[j, c] + wk * radiance[k, c]
+                if eyes[i, 0] + eyes[j, 0] + eyes[k, 0] > 2.5:
+                    eye_colour(wi * eyes[i, 1] + wj * eyes[j, 1] + wk * eyes[k, 1], wi * eyes[i, 2] + wj * eyes[j, 2] + wk * eyes[k, 2], eye, colour)
+                elif detail[i, 2] + detail[i, 3] + detail[i, 4] > 0:
+                    u = int(wi * detail[i, 0] + wj * detail[j, 0] + wk * detail[k, 0]) & mask
+                    v = int(wi * detail[i, 1] + wj * detail[j, 1] + wk * detail[k, 1]) & mask
+                    factor = np.float32(1)
+                    for c in range(3):
+                        factor += (wi * detail[i, 2 + c] + wj * detail[j, 2 + c] + wk * detail[k, 2 + c]) * texture[v, u, c]
+                    factor = max(factor, np.float32(.05))
+                    colour *= factor
+                r, g, b, count = r + colour[0], g + colour[1], b + colour[2], count + 1
+            if count:
+                cover = count * share
+                coverage[y, x] = cover
+                picture[y, x, 0] = picture[y, x, 0] * (1 - cover) + r * share
+                picture[y, x, 1] = picture[y, x, 1] * (1 - cover) + g * share
+                picture[y, x, 2] = picture[y, x, 2] * (1 - cover) + b * share
+    return coverage
+
+
+@jit
+def eye_colour(x, y, eye, colour):
+    """Multiply `colour` (3,), the light on an eyeball, by what is at (x, y), the sideways and upward parts of the direction from the ball's centre; add highlights.
+
+    eye: (21,) white (3), iris (3), radii of iris and pupil, shadow of the upper lid, then three highlights of x, y, radius, strength
+    """
+    radius = np.sqrt(x * x + y * y)
+    lid = 1 - eye[8] * min(max((y + .1) * np.float32(2.), 0), 1)
+    if radius > eye[6]:
+        corner = lid * (1 - np.float32(.45) * min(max((radius - .45) * np.float32(2.), 0), 1))
+        edge = 1 - np.float32(.6) * max(0, 1 - (radius - eye[6]) / np.float32(.05))
+        for c in range(3):
+            colour[c] *= eye[c] * corner * edge
+    elif radius > eye[7]:
+        rays = 1 + np.float32(.25) * np.sin(37 * np.arctan2(y, x)) * np.float32(.6)
+        limbus = 1 - np.float32(.7) * min(max((radius / eye[6] - np.float32(.72)) * np.float32(3.5), 0), 1)
+        for c in range(3):
+            colour[c] *= eye[3 + c] * rays * limbus * lid
+    else:
+        for c in range(3):
+            colour[c] *= np.float32(.012)
+    for k in range(3):
+        dx, dy = x - eye[9 + 4 * k], y - eye[10 + 4 * k]
+        glint = eye[12 + 4 * k] * max(0, 1 - (dx * dx + dy * dy) / (eye[11 + 4 * k] * eye[11 + 4 * k] + np.float32(1e-6)))
+        for c in range(3):
+            colour[c] += glint
+
+
+BOX = ("x", "y", "half_width", "half_height", "corner", "angle", "softness", "opacity", "red", "green", "blue", "end_red", "end_green", "end_blue", "grain", "stripes")
+
+
+@jit
+def paint(picture, boxes, texture, coverage):
+    """Lay rounded boxes over `picture` (S, S, 3) in place, one after the other, where `coverage` (S, S) is below one.
+
+    boxes: (K, 16), columns named by `BOX`: centre, half sides and corner radius in px, angle in radians, width of the soft edge in px, opacity, linear colours at the two ends,
+        how strongly the grain of `texture` and its stripes show. A half-plane is a very large box, a disc and a capsule are boxes of large corners.
+    """
+    size, mask = picture.shape[0], texture.shape[0] - 1
+    for k in range(len(boxes)):
+        cx, cy, hx, hy, corner, angle, soft, opacity = boxes[k, :8]
+        if opacity <= 0:
+            continue
+        cosine, sine = np.cos(angle), np.sin(angle)
+        reach = np.sqrt(hx * hx + hy * hy) + soft
+        for y in range(max(0, int(cy - reach)), min(size, int(cy + reach) + 2)):
+            for x in range(max(0, int(cx - reach)), min(size, int(cx + reach) + 2)):
+                if coverage[y, x] >= np.float32(.999):
+                    continue
+                dx, dy = x + np.float32(.5) - cx, y + np.float32(.5) - cy
+                u, v = dx * cosine + dy * sine, dy * cosine - dx * sine
+                qx, qy = abs(u) - hx + corner, abs(v) - hy + corner
+                outside = np.sqrt(max(qx, 0) ** 2 + max(qy, 0) ** 2) + min(max(qx, qy), 0) - corner
+                alpha = min(max(np.float32(.5) - outside / soft, 0), 1) * opacity
+                if alpha <= 0:
+                    continue
+                along = min(max(np.float32(.5) + np.float32(.5) * u / hx, 0), 1)
+                gain = 1 + boxes[k, 14] * texture[int(v) & mask, int(u) & mask, 0] + boxes[k, 15] * texture[int(u) & mask, int(v) & mask, 1]
+                for c in range(3):
+                    picture[y, x, c] += alpha * ((boxes[k, 8 + c] + along * (boxes[k, 11 + c] - boxes[k, 8 + c])) * gain - picture[y, x, c])
+
+
+@jit
+def soften(picture, taps_x, taps_y):
+    """`picture` (S, S, 3) convolved along x and along y with odd, normalised `taps`; edges repeated."""
+    size = picture.shape[0]
+    rx, ry = len(taps_x) // 2, len(taps_y) // 2
+    between, result = np.empty_like(picture), np.zeros_like(picture)
+    for y in range(size):
+        for x in range(size):
+            r, g, b = np.float32(0), np.float32(0), np.float32(0)
+            for k in range(-rx, rx + 1):
+                at = min(max(x + k, 0), size - 1)
+                r += taps_x[k + rx] * picture[y, at, 0]
+                g += taps_x[k + rx] * picture[y, at, 1]
+                b += taps_x[k + rx] * picture[y, at, 2]
+            between[y, x, 0], between[y, x, 1], between[y, x, 2] = r, g, b
+    for k in range(-ry, ry + 1):
+        for y in range(size):
+            at = min(max(y + k, 0), size - 1)
+            for x in range(size):
+                for c in range(3):
+                    result[y, x, c] += taps_y[k + ry] * between[at, x, c]
+    return result
+
+
+@jit
+def add_noise(picture, strength, coarse, number):
+    """Add noise to `picture` (S, S, 3) in [0, 1] in place: of standard deviation `strength`, in squares of `coarse` px; `number` seeds the hash of the place it is drawn from."""
+    size = picture.shape[0]
+    for y in range(size):
+        for x in range(size):
+            for c in range(3):
+                h = ((y // coarse * 8192 + x // coarse) * 3 + c) ^ number
+                h = ((h ^ (h >> 16)) * 0x7feb352d) & 0xffffffff         # a well mixed 32-bit hash , in 64 bits without overflow
+                h = ((h ^ (h >> 15)) * 0x046ca68b) & 0xffffffff
+                h = h ^ (h >> 16)
+                four = (h & 255) + ((h >> 8) & 255) + ((h >> 16) & 255) + (h >> 24)
+                picture[y, x, c] += strength * (np.float32(four) - np.float32(510)) / np.float32(147.8)     # the sum of four bytes, nearly normal
 
 
 def plain_view(turned, triangles, size, albedo=(.74, .70, .68), recess=0., side_mm=255.):
@@ -127,13 +236,15 @@ def render_plain(points, nearness, triangles, normals, size, albedo=(.72, .68, .
     points: (N, 2) px in a picture of `size`    normals: (N, 3) in the camera's frame    albedo: one colour or (N, 3)
     """
     n = len(points)
-    albedo = np.broadcast_to(np.asarray(albedo, np.float32), (n, 3)).copy()
-    harmonics = np.zeros((9, 3), np.float32)
-    harmonics[0], harmonics[1], harmonics[2], harmonics[3] = .42, .22, .46, -.12
+    light = (.42 + normals @ np.array([-.12, .22, .46])).clip(0)
+    radiance = np.broadcast_to(np.asarray(albedo, np.float32), (n, 3)) * light[:, None].astype(np.float32)
     triangles = np.ascontiguousarray(triangles, dtype=np.int32)
     seen, weights = zbuffer(np.ascontiguousarray(points, np.float32) * antialias, np.ascontiguousarray(nearness, np.float32), triangles, size * antialias)
-    picture = np.zeros((size, size, 4), np.float32)
-    shade(seen, weights, triangles, np.ascontiguousarray(normals, np.float32), albedo, np.zeros(n, np.float32), np.zeros((n, 3), np.float32),
-          np.zeros((3, 3), np.float32), harmonics, np.zeros((0, 7), np.float32), picture, antialias)
-    coverage = picture[..., 3:]
-    return (picture[..., :3] + (1 - coverage) * np.asarray(background, np.float32)).clip(0, 1), coverage[..., 0]
+    picture = np.broadcast_to(np.asarray(background, np.float32), (size, size, 3)).copy()
+    coverage = resolve(seen, weights, triangles, radiance, *plain_detail(n), picture, antialias)
+    return picture.clip(0, 1), coverage
+
+
+def plain_detail(n):
+    """What `resolve` takes for `n` vertices without texture and eyes."""
+    return np.zeros((n, 5), np.float32), np.zeros((1, 1, 3), np.float32), np.zeros((n, 3), np.float32), np.zeros(21, np.float32)

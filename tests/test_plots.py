@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from e2far import plots
+from e2far import anthropometry, plots
 from e2far.morphable import toy_model
 
 
@@ -140,3 +140,18 @@ def test_occlusion_maps_share_one_scale():
     figure = plots.occlusion_maps(torch.rand(2, 3, 16, 16), maps, patch=4, stride=4)
     shown = [image for axis in figure.axes[2:6] for image in axis.images]
     assert len(shown) == 4 and len({image.get_clim() for image in shown}) == 1
+
+
+def test_face_measures_stand_beside_the_survey():
+    """Each mark is where its mean is, as a difference from the survey's; the dashed line is the geometric mean."""
+    names = list(anthropometry.NORMS)
+    found = {name: anthropometry.population(name)[0] + torch.tensor([1., 2., 3.]) for name in names}
+    spread = pd.DataFrame([(sd, name, sd * factor) for sd in (.1, .2) for name, factor in (("face height", 2.), ("nasal index", 8.))], columns=["local_sd", "measure", "spread_ratio"])
+    figure = plots.face_measures(found, spread, .2)
+    left, right = figure.axes
+    assert labelled(figure) and len(left.get_yticks()) == len(names) - len(anthropometry.INDICES)
+    marks = [bar.lines[0].get_xydata()[0] for bar in left.containers[:3]]                                   # ours, women, men of the first measure
+    women, men = (anthropometry.NORMS[names[0]][sex][0] for sex in ("female", "male"))
+    np.testing.assert_allclose([x for x, _ in marks], [2, (women - men) / 2, (men - women) / 2], atol=1e-5)
+    dashed = next(line for line in right.lines if line.get_linestyle() == "--")
+    np.testing.assert_allclose(dashed.get_xydata(), [(.1, .4), (.2, .8)])

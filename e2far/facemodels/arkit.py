@@ -4,9 +4,10 @@ import numpy as np
 # Choice: how often a unit is active; all others 0.12. tongueOut moves no face vertex and mouthClose only corrects jawOpen (FACTS 2), so neither is drawn alone.
 OFTEN = {"jawOpen": .38, "mouthSmile": .30, "eyeBlink": .18, "eyeSquint": .18, "browInnerUp": .2, "browOuterUp": .2, "browDown": .2, "mouthPucker": .1,
          "tongueOut": .0, "mouthClose": .0}
-EXCLUDE = [("jawLeft", "jawRight"), ("mouthLeft", "mouthRight"), ("mouthFunnel", "mouthPucker"), ("mouthSmile", "mouthFrown"), ("mouthSmile", "mouthPucker"),
+EXCLUDE = [("jawLeft", "jawRight"), ("mouthLeft", "mouthRight"), ("mouthFunnel", "mouthPucker"), ("mouthSmile", "mouthFrown"), ("mouthSmile", "mouthPucker"), ("mouthSmile", "mouthFunnel"),
            ("eyeBlink", "eyeWide"), ("browDown", "browOuterUp"), ("mouthRollLower", "mouthLowerDown"), ("mouthRollUpper", "mouthUpperUp"), ("jawForward", "jawOpen")]
-TOGETHER = [("mouthSmile", "cheekSquint", .5), ("mouthSmile", "eyeSquint", .3), ("browDown", "noseSneer", .25), ("eyeWide", "browInnerUp", .4), ("jawOpen", "mouthLowerDown", .3)]
+TOGETHER = [("mouthSmile", "cheekSquint", .6), ("mouthSmile", "eyeSquint", .3), ("browDown", "noseSneer", .25), ("eyeWide", "browInnerUp", .4), ("jawOpen", "mouthLowerDown", .3), ("jawOpen", "mouthFunnel", .2),
+            ("mouthFrown", "browDown", .3), ("mouthFrown", "mouthShrugLower", .4), ("mouthUpperUp", "noseSneer", .3), ("browInnerUp", "browOuterUp", .4)]
 ONE_SIDED = ("jawLeft", "jawRight", "mouthLeft", "mouthRight")
 
 
@@ -27,12 +28,12 @@ def draw_units(names, rng, neutral=.1, extreme=.08):
         return strengths
     actions = sorted({action_of(n) for n in names if not n.startswith("eyeLook")})
     level = {a: rng.beta(1.5, 2.) if rng.random() < OFTEN.get(a, .12) else 0. for a in actions}
-    for one, other in EXCLUDE:
-        if level.get(one, 0) and level.get(other, 0):
-            level[one if rng.random() < .5 else other] = 0.
     for cause, effect, probability in TOGETHER:
         if level.get(cause, 0) and effect in level and rng.random() < probability:
             level[effect] = max(level[effect], level[cause] * rng.uniform(.3, 1))
+    for one, other in EXCLUDE:
+        if level.get(one, 0) and level.get(other, 0):
+            level[one if rng.random() < .5 else other] = 0.
     if rng.random() < extreme:
         level = {a: v ** .4 for a, v in level.items()}
     gaze_x, gaze_y = rng.normal(0, .3, 2).clip(-1, 1)

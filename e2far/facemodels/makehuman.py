@@ -29,7 +29,8 @@ LANDMARKS = (870, 868, 5098, 912, 894, 915, 743, 5292, 5296, 11898, 7463, 7617, 
              132, 131, 164, 294, 334, 308, 317, 7072, 7096,                                                                        # nose
              18, 6757, 54, 67, 6772, 6776, 6851, 6838, 13353, 6802, 13372, 13368,                                                  # eyes
              426, 5354, 450, 455, 7210, 11956, 7186, 7130, 7241, 492, 486, 370, 3706, 472, 474, 7228, 10374, 7242, 493, 487)       # lips, outer then inner
-LOCAL_SD, SIDE_SD, ASYMMETRY_SD = .22, .06, .08         # Choice: FACTS 2 found 0.40 implausible and 0.22 plausible
+LOCAL_SD, SIDE_SD, ASYMMETRY_SD, WEIGHT_SD, CONCENTRATION = .22, .06, .08, .22, .5     # Choice: at .22 faces vary about as people's do (notebook 1); .14 is too little, .40 looks implausible
+INTERPUPILLARY_MM = 63.     # Choice: the mean's, an average adult's (Dodgson, Proc. SPIE 5291 (2004) 36-46); the base mesh has 58
 
 
 def data_folder():
@@ -134,30 +135,40 @@ def thirds(x):
     return (1 - 2 * x).clip(0), 1 - abs(2 * x - 1), (2 * x - 1).clip(0)
 
 
-def draw_identities(head, macros, movements, n, rng):
-    """Random neutral heads (n, N, 3) mm, float32."""
-    ethnicity = dict(zip(ETHNICITIES, rng.dirichlet([.5] * 3, n).T))
+def read_targets():
+    """The head, its macro and its local targets: the first three arguments of `draw_identities`."""
+    head = Head(data_folder())
+    return head, read_macros(head), read_locals(head)
+
+
+def draw_identities(head, macros, movements, n, rng, local_sd=LOCAL_SD, side_sd=SIDE_SD, asymmetry_sd=ASYMMETRY_SD, weight_sd=WEIGHT_SD, concentration=CONCENTRATION):
+    """Random neutral heads (n, N, 3) mm, float32, and their traits: shares (n,) of each of ETHNICITIES, `male` and `old`.
+
+    local_sd, side_sd: spread of local targets, of both sides together and of each alone    asymmetry_sd: of those that only skew    weight_sd: of body weight
+    concentration: of the Dirichlet distribution of ancestries, small for people of one, large for even mixtures. A seed gives the same people with another spread of targets.
+    """
+    ethnicity = dict(zip(ETHNICITIES, rng.dirichlet([concentration] * 3, n).T))
     male, age = rng.beta(.3, .3, n), rng.beta(.9, 1.6, n)
     sex, era = dict(male=male, female=1 - male), dict(young=1 - age, old=age)
     muscle = dict(zip(MUSCLE, thirds(rng.random(n))))
-    weight = dict(zip(WEIGHT, thirds(rng.normal(.5, .22, n).clip(0, 1))))
+    weight = dict(zip(WEIGHT, thirds(rng.normal(.5, weight_sd, n).clip(0, 1))))
     shares, fields = [], []
     for key, displacement in macros.items():
         shares.append(ethnicity[key[0]] * sex[key[1]] * era[key[2]] if len(key) == 3 else sex[key[0]] * era[key[1]] * muscle[key[2]] * weight[key[3]])
         fields.append(displacement)
     for (folder, _), sides in movements.items():
-        common = rng.normal(0, LOCAL_SD, n)
+        common = rng.normal(0, local_sd, n)
         for plus, minus in sides:
-            strength = (common + rng.normal(0, SIDE_SD, n) * (len(sides) > 1)).clip(-1, 1)
+            strength = (common + rng.normal(0, side_sd, n) * (len(sides) > 1)).clip(-1, 1)
             if minus is None:       # a shape, not a movement: present in a third of the faces
-                strength = abs(rng.normal(0, ASYMMETRY_SD if folder == "asym" else .25, n)) * (rng.random(n) < .35)
+                strength = abs(rng.normal(0, asymmetry_sd if folder == "asym" else .25, n)) * (rng.random(n) < .35)
             else:
                 shares.append((-strength).clip(0))
                 fields.append(minus)
             shares.append(strength.clip(0))
             fields.append(plus)
     displacement = np.stack(shares, 1).astype(np.float32) @ np.stack(fields).reshape(len(fields), -1).astype(np.float32)
-    return head.base.astype(np.float32) + displacement.reshape(n, -1, 3)
+    return head.base.astype(np.float32) + displacement.reshape(n, -1, 3), dict(ethnicity, male=male, old=age)
 
 
 def align(shapes, reference, region):
@@ -222,20 +233,19 @@ def appearance_attributes(head, mean, landmarks):
                 hairline=hairline, beard=beard)
 
 
-def build(n_identity=80, n_expression=29, people=2000, mixtures=3000, seed=0):
+def build(n_identity=80, n_expression=29, people=2000, mixtures=3000, seed=0, local_sd=LOCAL_SD):
     """The MorphableModel `makehuman` (float32); the same arguments give the same model.
 
-    people, mixtures: how many random faces and expressions the modes are learned from
+    people, mixtures: how many random faces and expressions the modes are learned from    local_sd: spread of the local targets, see `draw_identities`
     """
     rng = np.random.default_rng(seed)
-    head = Head(data_folder())
+    head, macros, movements = read_targets()
     landmarks = head.index[list(LANDMARKS)]
-    movements = read_locals(head)
     files = sorted((head.folder / "faceunits01/targets/faceunits").glob("*.target"))
     names = [f.stem for f in files]
     units = np.stack([head.target(f) for f in files], -1).astype(np.float32)        # (N, 3, J)
 
-    shapes = draw_identities(head, read_macros(head), movements, people, rng)
+    shapes, _ = draw_identities(head, macros, movements, people, rng, local_sd)
     ears = np.flatnonzero(np.max([np.linalg.norm(plus, axis=1) for plus, _ in movements["ears", "ear-wing-incr"]], axis=0) > 1)
     region = face_region(head, shapes.mean(0), landmarks, ears, units[:, :, names.index("jawOpen")])
     mean = shapes[0]
@@ -253,5 +263,7 @@ def build(n_identity=80, n_expression=29, people=2000, mixtures=3000, seed=0):
         return torch.from_numpy(np.ascontiguousarray(x)).float().half().float()      # what the file holds
 
     attributes = {k: tensor(v) for k, v in appearance_attributes(head, mean, landmarks).items()}
-    return MorphableModel(torch.from_numpy(mean), tensor(identity_basis), tensor(expression_basis), torch.from_numpy(head.triangles), torch.from_numpy(landmarks),
-                          torch.from_numpy(region), tensor(units), names, attributes, name="makehuman")
+    right, left = (mean[(head.part == "eye") & (side * mean[:, 0] > 0)].mean(0) for side in (-1, 1))
+    scale = INTERPUPILLARY_MM / np.linalg.norm(left - right)        # after all else, whose limits are in the base mesh's mm
+    return MorphableModel(torch.from_numpy(mean * scale), tensor(identity_basis * scale), tensor(expression_basis * scale), torch.from_numpy(head.triangles), torch.from_numpy(landmarks),
+                          torch.from_numpy(region), tensor(units * scale), names, attributes, name="makehuman")

@@ -51,7 +51,8 @@ def draw_person(rng):
     lab = skin_lab(tone) + rng.normal(0, 1, 3) * SKIN_SPREAD
     dark_haired = rng.random() < tone       # Choice: fair hair is rarer on dark skin
     hair_lab = HAIR_LAB[rng.choice(2) if dark_haired else rng.choice(len(HAIR_LAB), p=HAIR_SHARES)] + rng.normal(0, 1, 3) * [4, 2, 3]
-    hair = lab_to_linear(hair_lab if rng.random() < .95 else [rng.uniform(20, 70), *rng.uniform(-50, 50, 2)])       # one in twenty dyed
+    natural = lab_to_linear(hair_lab)
+    hair = natural if rng.random() < .95 else lab_to_linear([rng.uniform(20, 70), *rng.uniform(-50, 50, 2)])       # one in twenty dyed
     female, old = rng.random() < .5, rng.random() ** 2
     made_up = female and rng.random() < .5
     lips = lab + [rng.uniform(-14, -3), rng.uniform(5, 16), rng.uniform(-5, 2)] * np.array([1, 1 - .5 * tone, 1])
@@ -62,12 +63,12 @@ def draw_person(rng):
     hairline = rng.normal(-7, 6) + (45 if bald else 10 * old * (not female))            # mm behind the model's own
     shell, covered = draw_hair(rng, female, bald, hairline)
     return dict(
-        tone=tone, skin=lab_to_linear(lab), hair=hair, iris=lab_to_linear(IRIS_LAB[0 if dark_haired else rng.choice(len(IRIS_LAB), p=IRIS_SHARES)] + rng.normal(0, 3, 3)),
+        tone=tone, skin=lab_to_linear(lab), hair=hair, whiskers=natural * rng.uniform(.6, 1.1), iris=lab_to_linear(IRIS_LAB[0 if dark_haired else rng.choice(len(IRIS_LAB), p=IRIS_SHARES)] + rng.normal(0, 3, 3)),
         white=lab_to_linear([rng.uniform(66, 82), rng.uniform(0, 5), rng.uniform(0, 7)]), iris_radius=rng.uniform(.44, .54), pupil_radius=rng.uniform(.14, .25), lid_shadow=rng.uniform(.2, .65),
         blotches=rng.normal(0, .028, FIELDS), pores=rng.uniform(.01, .09), freckles=rng.uniform(.15, .8) if tone < .5 and rng.random() < .25 else 0., redness=rng.uniform(-.05, .22), under_eye=rng.uniform(0, .45) + .2 * old,
         lips=lab_to_linear(lipstick if made_up and rng.random() < .6 else lips), lips_strength=rng.uniform(.35, .95), lip_gloss=rng.uniform(0, .5),
         shadow=lab_to_linear([rng.uniform(15, 60), *rng.uniform(-25, 35, 2)]), shadow_strength=rng.uniform(.1, .6) if made_up else 0., lash=rng.uniform(.4, .95) if made_up else rng.uniform(0, .6),
-        brow=hair * rng.uniform(.3, .9) if not (hair_lab[0] > 50 and rng.random() < .5) else lab_to_linear([25, 6, 8]), brow_strength=rng.uniform(.35, 1) if rng.random() < .93 else .08, brow_width=rng.uniform(.6, 1.5),
+        brow=natural * rng.uniform(.3, .9) if not (hair_lab[0] > 50 and rng.random() < .5) else lab_to_linear([25, 6, 8]), brow_strength=rng.uniform(.35, 1) if rng.random() < .93 else .08, brow_width=rng.uniform(.6, 1.5),
         gloss=rng.uniform(0, .32), age_lines=rng.uniform(0, .3) + .6 * old * rng.random(), wrinkles=rng.uniform(.1, .9),
         hairline=hairline, scalp=.35 * (rng.random() < .6) if bald else 1., stubble=rng.uniform(.05, .5) if not female and rng.random() < .6 else 0., beard=styles,
         beard_length=rng.uniform(0, 9) if bearded and rng.random() < .5 else 0., covered=covered, cap=lab_to_linear([rng.uniform(5, 85), *rng.uniform(-35, 45, 2)]), **shell, **draw_clothes(rng, lab_to_linear(lab)), **draw_glasses(rng))
@@ -158,7 +159,7 @@ def smooth_fields(points):
 def draw_light(rng):
     """A sky, as nine spherical harmonics (9, 3) of irradiance, and LAMPS lamps (LAMPS, 8): direction in the camera's frame, colour, sharpness of shadows, exponent of highlights."""
     harmonics, lamps = np.zeros((9, 3)), np.zeros((LAMPS, 8))
-    sky = rng.uniform(.1, .6) * (1 + rng.normal(0, .07, 3))
+    sky = rng.uniform(.16, .6) * (1 + rng.normal(0, .07, 3))
     harmonics[0] += sky
     harmonics[1] += sky * rng.uniform(-.1, .5)
     for _ in range(rng.integers(0, 4)):                                     # windows and walls: light without sharp shadows
@@ -217,7 +218,7 @@ def head_shadows(mean, triangles, inside, size=192):
         seen_from = total / count
     cosine = (normals @ directions.T).clip(0)
     sky = (cosine * seen_from).sum(1) / cosine.sum(1).clip(1e-6)
-    seen_from[inside], sky[inside] = .6, .45
+    seen_from[inside], sky[inside] = .4, .3
     return seen_from.astype(np.float32), sky.astype(np.float32)
 
 
@@ -270,7 +271,7 @@ def draw_obstacles(size, skin, rng):
         for k in range(rng.integers(1, BEFORE)):
             boxes[k] = [*rng.uniform(.15, .85, 2) * size, rng.uniform(.15, .5) * size, rng.uniform(.003, .012) * size, 0, rng.normal(1.4, .35), 1., rng.uniform(.5, 1), *colour, *colour * 1.6, 0, .3]
     elif kind < .20:                                                        # glare
-        boxes[0] = [*rng.uniform(0, 1, 2) * size, *rng.uniform(.1, .6, 2) * size, 0, rng.uniform(0, 3.14), .5 * size, rng.uniform(.15, .5), *np.full(6, rng.uniform(.6, 1.2)), 0, 0]
+        boxes[0] = [*rng.uniform(0, 1, 2) * size, *rng.uniform(.1, .6, 2) * size, 0, rng.uniform(0, 3.14), 0.5 * size, rng.uniform(.1, .35), *np.full(6, rng.uniform(.6, 1.2)), 0, 0]
     return boxes
 
 

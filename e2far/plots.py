@@ -281,8 +281,9 @@ def face_measures(found, spread, used):
     for row, name in enumerate(names):
         middle, values = anthropometry.population(name)[0], np.asarray(found[name])
         left.plot(values - middle, row + jitter, ".", ms=3, color="#999999", alpha=.5, mec="none", label="our people, each one" if row == 0 else None)
-        for place, label, colour, marker, mean, sd in ((0, "our people", "#000000", "o", values.mean(), values.std(ddof=1)), (-.27, "women, survey", "#D55E00", "^", *anthropometry.NORMS[name]["female"]),
-                                                       (.27, "men, survey", "#0072B2", "s", *anthropometry.NORMS[name]["male"])):
+        women, men = (anthropometry.NORMS[name][sex] for sex in ("female", "male"))
+        for place, label, colour, marker, (mean, sd) in ((0, "our people", "#000000", "o", (values.mean(), values.std(ddof=1))), (-.27, "women, survey", "#D55E00", "^", women),
+                                                         (.27, "men, survey", "#0072B2", "s", men)):
             left.errorbar(mean - middle, row + place, xerr=sd, fmt=marker, ms=4, capsize=2, lw=1.3, color=colour, label=label if row == 0 else None)
     left.axvline(0, color="#666666", lw=.8)
     left.set_yticks(range(len(names)), [f"{name}\n{anthropometry.population(name)[0]:.0f} mm" for name in names], fontsize=8)
@@ -290,7 +291,8 @@ def face_measures(found, spread, used):
     left.grid(axis="x", alpha=.3)
     colours = dict(zip(anthropometry.INDICES, ("#0072B2", "#E69F00", "#009E73", "#CC79A7")))
     for name, rows in spread.groupby("measure", sort=False):
-        right.plot(rows["local_sd"], rows["spread_ratio"], marker="o" if name in colours else None, ms=4, lw=1.5 if name in colours else .8, color=colours.get(name, "#BBBBBB"), label=name if name in colours else None)
+        style = dict(color=colours[name], label=name, marker="o", ms=4) if name in colours else dict(color="#BBBBBB", lw=.8)
+        right.plot(rows["local_sd"], rows["spread_ratio"], **style)
     typical = spread.assign(log=np.log(spread["spread_ratio"])).groupby("local_sd")["log"].mean()
     right.plot([], [], lw=.8, color="#BBBBBB", label="measures in mm")
     right.plot(typical.index, np.exp(typical), "k--", lw=2, label="geometric mean of all")

@@ -1,131 +1,158 @@
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import gaussian_filter
+from skimage.color import rgb2lab
 
-from e2far import appearance
+from e2far import appearance, rasterize
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-class Middle:
-    """Draws the middle of every distribution, so that the outcome is known by hand."""
-
-    def random(self, shape=None):
-        return .5
-
-    def uniform(self, low=0., high=1., size=None):
-        return (low + high) / 2
-
-    def normal(self, mean=0., sd=1., size=None):
-        return mean if size is None else np.full(size, float(mean))
-
-    def integers(self, low, high):
-        return low
+def numbers(looks):
+    return {k: v for k, v in looks.items() if not isinstance(v, dict)}
 
 
-@pytest.fixture(scope="module")
-def head(face_model):
-    return {k: v.numpy() for k, v in face_model.attributes.items()}, face_model.mean.numpy()
-
-
-@pytest.mark.parametrize("draw", [lambda r: appearance.draw_background(24, r), appearance.draw_light, lambda r: appearance.develop(np.full((24, 24, 3), .2, np.float32), r)])
+@pytest.mark.parametrize("draw", [lambda r: appearance.draw_background(24, r), lambda r: appearance.draw_light(r)[0], lambda r: appearance.draw_person(r)["blotches"],
+                                  lambda r: np.array([appearance.draw_camera(24, r)["exposure"]])])
 def test_the_seed_decides(draw):
-    same, again, other = draw(rng(3)), draw(rng(3)), draw(rng(4))
-    for a, b in zip(same, again):
-        assert np.array_equal(a, b)
-    assert not all(np.array_equal(a, b) for a, b in zip(same, other))
+    assert np.array_equal(draw(rng(3)), draw(rng(3))) and not np.array_equal(draw(rng(3)), draw(rng(4)))
 
 
-def test_people_are_varied_and_their_colours_are_light():
-    people = [appearance.draw_person(rng(i)) for i in range(300)]
-    for colour in ("skin", "hair", "iris"):
-        values = np.array([p[colour] for p in people])
-        assert values.shape == (300, 3) and values.min() > 0 and values.max() < 1.3
-    skin = np.array([p["skin"].mean() for p in people])
+def test_lab_is_turned_into_linear_light():
+    lab = rng().uniform([20, -15, -15], [90, 15, 15], (50, 3))
+    linear = appearance.lab_to_linear(lab)
+    encoded = np.where(linear > .0031308, 1.055 * linear ** (1 / 2.4) - .055, 12.92 * linear)
+    np.testing.assert_allclose(rgb2lab(encoded), lab, atol=.15)
+    np.testing.assert_allclose(appearance.lab_to_linear([100, 0, 0]), 1, atol=2e-3)
+
+
+def test_people_are_varied_and_of_fixed_shapes():
+    people = [appearance.draw_person(rng(i)) for i in range(400)]
+    shapes = {k: np.shape(v) for k, v in numbers(people[0]).items()}
+    assert all({k: np.shape(v) for k, v in numbers(p).items()} == shapes for p in people)       # so that they make a batch
+    assert all(np.isfinite(v).all() for p in people for v in numbers(p).values())
+    lightness = np.array([rgb2lab(np.clip(p["skin"], 0, 1) ** (1 / 2.2))[0] for p in people])
     tone = np.array([p["tone"] for p in people])
-    assert np.corrcoef(tone, skin)[0, 1] < -.95 and skin.max() > 8 * skin.min()       # from fair to dark, uniformly along the path
-    assert abs(np.mean(tone) - .5) < .06
-    for share, expected in ((np.mean([p["bald"] for p in people]), .12), (np.mean([p["beard"] > 0 for p in people]), .28)):
-        assert abs(share - expected) < .08
-    assert all(p["hair_thickness"] == p["long"] == 0 for p in people if p["bald"])
+    assert np.corrcoef(tone, lightness)[0, 1] < -.95 and lightness.min() < 35 < 72 < lightness.max() and abs(tone.mean() - .5) < .06
+    skin = np.array([p["skin"] for p in people])
+    assert (skin[:, 0] > skin[:, 1]).all() and (skin[:, 1] > skin[:, 2]).all()                   # skin is reddish yellow, whatever its tone
+    for name, low, high in (("glasses", .14, .27), ("covered", .04, .13), ("shell", .7, .95)):
+        assert low < np.mean([p[name] > 0 for p in people]) < high, name
+    assert .12 < np.mean([p["beard"].any() for p in people]) < .35
 
 
-def test_albedo_is_a_colour_and_lips_change_only_lips(head):
-    attributes, template = head
-    person = appearance.draw_person(rng(5))
-    colour, gloss = appearance.vertex_albedo(person, attributes, template, rng(1))
-    assert colour.shape == template.shape and colour.dtype == np.float32 and .005 <= colour.min() and colour.max() <= 1
-    assert gloss.shape == (len(template),) and gloss.min() >= 0
-    made_up, _ = appearance.vertex_albedo(person | dict(lips=0.), attributes, template, rng(1))
-    changed = (colour != made_up).any(1)
-    assert changed.any() and not changed[attributes["lips"] == 0].any()
+def test_face_maps_lie_where_they_should(face_model):
+    mean, landmarks = face_model.mean.numpy(), face_model.landmarks.numpy()
+    maps = appearance.face_maps(mean, landmarks, {k: v.numpy() for k, v in face_model.attributes.items()})
+    assert all(m.shape == (len(mean),) and m.min() >= 0 and m.max() <= 1.01 for m in maps.values())
+    middle = lambda name: (maps[name][:, None] * mean).sum(0) / maps[name].sum()
+    points = mean[landmarks]
+    assert points[8, 1] < middle("chin")[1] < points[57, 1] < middle("moustache")[1] < points[33, 1] < middle("cheek")[1] + 12 < points[36, 1] < middle("lid")[1] + 3
+    assert all(abs(middle(name)[0]) < 3 for name in ("chin", "moustache", "nose", "cheek", "lid", "lash"))
+    bare = appearance.face_maps(mean, landmarks, {})
+    assert not bare["lips"].any() and bare["cheek"].any()                                        # a model that knows nothing but its landmarks
 
 
-def test_a_model_without_attributes_is_all_skin(face_model):
-    person = appearance.draw_person(rng(5)) | dict(grain=0., redness=0., waves=np.zeros((10, 3)))
-    colour, _ = appearance.vertex_albedo(person, {}, face_model.mean.numpy(), rng())
-    np.testing.assert_allclose(colour, np.broadcast_to(person["skin"], colour.shape), rtol=1e-5)
-    assert appearance.hair_volume(person, {}) is None
+def test_the_detail_texture_repeats_and_is_normalised():
+    texture = appearance.make_texture()
+    assert texture.shape == (appearance.TEXTURE, appearance.TEXTURE, 3) and texture.dtype == np.float32
+    np.testing.assert_allclose(texture[..., :2].std((0, 1)), 1, atol=.01)
+    np.testing.assert_allclose(texture[..., :2].mean((0, 1)), 0, atol=.05)
+    assert texture[..., 2].min() >= -1 and texture[..., 2].max() == 0 and .01 < (texture[..., 2] < -.3).mean() < .15
+    step = abs(np.diff(texture, axis=0, append=texture[:1]))
+    assert step[-1, :, 1].mean() < 1.3 * step[:-1, :, 1].mean()                                  # no seam
+    assert step[..., 1].mean() < .3 * abs(np.diff(texture, axis=1))[..., 1].mean()               # strands run along v
 
 
-def test_hair_stands_off_the_scalp_alone(head):
-    attributes, template = head
-    person = appearance.draw_person(rng(5)) | dict(bald=False, hairline=0., hair_thickness=20., ears_covered=False)
-    volume = appearance.hair_volume(person, attributes)
-    assert volume.min() == 0 and volume.max() == 20 and not volume[attributes["hairline"] < 0].any()
-    assert not appearance.hair_volume(person | dict(hair_thickness=0.), attributes).any()
+def test_head_shadows_know_the_sides_of_a_head(face_model):
+    mean, points = face_model.mean.numpy(), face_model.mean[face_model.landmarks].numpy()
+    inside = np.zeros(len(mean), bool)
+    free, sky = appearance.head_shadows(mean, face_model.triangles.numpy(), inside)
+    assert free.shape == (len(mean), appearance.DIRECTIONS) and 0 <= free.min() and free.max() <= 1 and 0 <= sky.min() and sky.max() <= 1.001
+    directions, landmarks = appearance.sphere_directions(), face_model.landmarks.numpy()
+    left, front = directions[:, 0] > .8, directions[:, 2] > .8
+    cheek_left, cheek_right = landmarks[14], landmarks[2]
+    assert free[cheek_left][left].mean() > .8 and free[cheek_right][left].mean() < .05
+    assert free[landmarks[30]][front].mean() > .95
+    assert sky[landmarks[30]] > .9 > sky[landmarks[39]]                                          # the nose's tip sees more sky than the eye's inner corner
+    assert points[14, 0] > 0 > points[2, 0]
 
 
-def test_one_lamp_lights_as_the_clamped_cosine_does():
-    """One lamp and a sky, evaluated as `rasterize.shade` does: within a tenth of max(0, cosine), the error of any expansion to degree two."""
-    harmonics, lamps = appearance.draw_light(Middle())
-    sky, colour, direction = .335, .625, np.array([0, .35, .575]) / np.hypot(.35, .575)
+def test_directions_cover_the_sphere_evenly():
+    directions = appearance.sphere_directions(200)
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
+    np.testing.assert_allclose(directions.mean(0), 0, atol=.01)
+    np.testing.assert_allclose(directions.T @ directions / 200, np.eye(3) / 3, atol=.01)
+
+
+def test_a_lobe_is_the_clamped_cosine_to_degree_two():
+    harmonics, direction = np.zeros((9, 3)), np.array([.6, .0, .8])
+    appearance.add_lobe(harmonics, direction, np.array([1., 2., .5]))
     normals = rng().standard_normal((500, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     x, y, z = normals.T
-    light = np.stack([np.ones(500), y, z, x, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y], 1) @ harmonics[:, 0]
+    light = np.stack([np.ones(500), y, z, x, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y], 1) @ harmonics
     cosine = normals @ direction
-    light = (light - sky - .25 * sky * y) / colour
-    np.testing.assert_allclose(light, .25 + .5 * cosine + 15 / 32 * (cosine ** 2 - 1 / 3), atol=1e-5)
-    assert abs(light - cosine.clip(0)).max() < .1
-    half = direction + [0, 0, 1]
-    np.testing.assert_allclose(lamps[0, :3], half / np.linalg.norm(half), atol=1e-6)
+    np.testing.assert_allclose(light[:, 0], .25 + .5 * cosine + 15 / 32 * (cosine ** 2 - 1 / 3), atol=1e-6)
+    assert abs(light[:, 0] - cosine.clip(0)).max() < .1
+    np.testing.assert_allclose(light[:, 1:], light[:, :1] * [2, .5])
 
 
-def test_light_is_finite_and_lamps_shine_from_the_front():
-    for seed in range(50):
+def test_no_scene_is_without_light():
+    for seed in range(80):
         harmonics, lamps = appearance.draw_light(rng(seed))
-        assert harmonics.shape == (9, 3) and np.isfinite(harmonics).all() and 1 <= len(lamps) <= 3
-        np.testing.assert_allclose(np.linalg.norm(lamps[:, :3], axis=1), 1, atol=1e-5)
-        assert (lamps[:, 2] > 0).all()
+        assert harmonics.shape == (9, 3) and lamps.shape == (appearance.LAMPS, 8) and np.isfinite(harmonics).all()
+        lit = lamps[lamps.any(1)]
+        np.testing.assert_allclose(np.linalg.norm(lit[:, :3], axis=1), 1, atol=1e-6)
+        assert harmonics[0].mean() + lamps[:, 3:6].sum() > .2
 
 
-def test_background_is_linear_light():
+def test_backgrounds_fill_the_picture_and_obstacles_are_rare():
+    texture = appearance.make_texture()
     for seed in range(20):
-        picture = appearance.draw_background(17, rng(seed))
-        assert picture.shape == (17, 17, 3) and picture.dtype == np.float32 and 0 <= picture.min() and picture.max() <= 1
+        picture = np.full((17, 17, 3), np.nan, np.float32)
+        rasterize.paint(np.nan_to_num(picture), appearance.draw_background(17, rng(seed)).astype(np.float32), texture, np.zeros((17, 17), np.float32))
+        boxes = appearance.draw_background(17, rng(seed))
+        assert boxes.shape == (appearance.PANELS, 16) and boxes[0, 2] >= 17 and boxes[0, 7] == 1
+    shares = np.mean([appearance.draw_obstacles(40, np.full(3, .5), rng(seed)).any() for seed in range(400)])
+    assert .12 < shares < .3
 
 
-@pytest.mark.parametrize("sigma", [.6, 1., 2.3])
-def test_blur_is_a_gaussian_filter(sigma):
+def test_taps_are_a_gaussian():
     picture = rng().random((20, 20, 3)).astype(np.float32)
-    np.testing.assert_allclose(appearance.blur(picture, sigma), gaussian_filter(picture, (sigma, sigma, 0), mode="nearest", truncate=2.5), atol=1e-5)
-
-
-def test_an_ellipse_has_its_area_and_colour():
-    picture = np.zeros((60, 60, 3), np.float32)
-    appearance.paint_ellipse(picture, (30, 25), (20, 10), (1, .5, .25), angle=.7)
-    assert abs(picture[..., 0].sum() / (np.pi * 200) - 1) < .02
-    assert np.allclose(picture[25, 30], (1, .5, .25)) and not picture[0].any()
-    y, x = np.mgrid[:60, :60] + .5
-    assert abs((picture[..., 0] * x).sum() / picture[..., 0].sum() - 30) < .1 and abs((picture[..., 0] * y).sum() / picture[..., 0].sum() - 25) < .1
+    for sigma in (.6, 1., 2.3):
+        weights = appearance.taps(sigma)
+        np.testing.assert_allclose(weights.sum(), 1, atol=1e-6)
+        both = rasterize.soften(picture, weights, weights)
+        np.testing.assert_allclose(both, gaussian_filter(picture, (sigma, sigma, 0), mode="nearest", radius=len(weights) // 2), atol=2e-5)
+    along_x = rasterize.soften(picture, appearance.taps(1.5), appearance.taps(.01))
+    np.testing.assert_allclose(along_x, gaussian_filter(picture, (0, 1.5, 0), mode="nearest", radius=4), atol=2e-5)
 
 
 def test_a_developed_picture_is_neither_black_nor_white():
     scene = rng().random((40, 40, 3)).astype(np.float32)
     for brightness in (.03, .3, 3.):
-        means = [appearance.develop(scene * brightness, rng(seed)).mean() for seed in range(20)]
-        assert appearance.develop(scene * brightness, rng()).dtype == np.uint8
-        assert 40 < np.mean(means) < 215
+        photos = [appearance.develop(scene * brightness, appearance.draw_camera(40, rng(seed))) for seed in range(20)]
+        assert all(p.dtype == np.uint8 and p.shape == (40, 40, 3) for p in photos)
+        assert 40 < np.mean(photos) < 215
+
+
+def test_the_camera_does_what_its_numbers_say():
+    plain = dict(exposure=.2, automatic=1., balance=np.ones(3), blur=np.full(2, .01), gamma=2.2, contrast=1., saturation=1., noise=0., coarse=1, hash=7, quality=0)
+    scene = np.full((32, 32, 3), [.2, .1, .3], np.float32)
+    photo = appearance.develop(scene, plain)
+    np.testing.assert_allclose(photo[5, 5], 255 * (np.array([.2, .1, .3]) * .2 / .22) ** (1 / 2.2), atol=1)
+    grey = appearance.develop(scene, plain | dict(saturation=0.))
+    assert np.ptp(grey[5, 5].astype(int)) <= 1
+    noisy = appearance.develop(scene, plain | dict(noise=.03)).astype(float) - photo
+    assert abs(noisy.std() / 255 - .03) < .004 and abs(noisy.mean()) < 1
+    assert np.array_equal(appearance.develop(scene, plain | dict(noise=.03)), appearance.develop(scene, plain | dict(noise=.03)))
+    assert not np.array_equal(appearance.develop(scene, plain | dict(noise=.03)), appearance.develop(scene, plain | dict(noise=.03, hash=8)))
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "JPEG", quality=40)
+    assert np.array_equal(appearance.develop(scene, plain | dict(quality=40)), np.asarray(Image.open(file)))

@@ -5,9 +5,10 @@ Our shapes are aligned by similarity, so they hold no absolute size: their means
 import torch
 
 # Source: NIOSH head-and-face survey of US respirator users, 2003, callipers, 2,543 men and 1,454 women (Zhuang & Bradtmiller, J Occup Environ Hyg 2 (2005) 567-576; data: CDC RD-10130-2020-0,
-# public domain). Means and standard deviations by sex, and by sex and the survey's groups; mm, indices without unit. "Other" are mainly Asian Americans (NIOSHTIC-2 20027338). Minorities were
-# sought out and nothing is reweighted here, so the figures differ a little from the article's and are no estimate for the US. Read in a summary of that data (github.com/EricSpencer00/faciometry,
-# niosh2003.json), with which 179 rows of the data itself agree. Choice: nose protrusion, and the correlations (.19 and -.14) behind the spread of facial and nasal index, are of these 179 people alone.
+# public domain). Means and standard deviations by sex, and by sex and the survey's groups; mm, indices without unit. "Other" are mainly Asian Americans (NIOSHTIC-2 20027338). Minorities
+# were sought out and nothing is reweighted here, so the figures differ a little from the article's and are no estimate for the US. Read in a summary of that data
+# (github.com/EricSpencer00/faciometry, niosh2003.json), with which 179 rows of the data itself agree.
+# Choice: nose protrusion, and the correlations (.19 and -.14) behind the spread of facial and nasal index, are of these 179 people alone.
 NORMS = {
     "interpupillary distance": dict(male=(65.07, 3.80), female=(63.14, 3.98)),
     "face height": dict(male=(123.19, 7.16), female=(114.23, 6.47)),

@@ -123,6 +123,8 @@ def face_maps(mean, landmarks, attributes):
         return np.exp(-(np.linalg.norm(mean[:, None] - dense, axis=2).min(1) / width) ** 2)
 
     maps = {name: attributes.get(name, zero) for name in ("lips", "eye", "ear", "teeth", "tongue", "mouth", "beard")}
+    sideburn = smoothstep((abs(mean[:, 0]) - .8 * points[16, 0]) / 8)
+    maps["beard"] = maps["beard"] * np.maximum(smoothstep((points[33, 1] - 3 - mean[:, 1]) / 7), sideburn)        # below the nose, but for sideburns
     skin = 1 - np.max([maps[k] for k in ("eye", "teeth", "tongue", "mouth")], axis=0)
     eye = points[36:42].mean(0)
     upper_lip = (points[33] + points[51]) / 2

@@ -207,16 +207,19 @@ def live(handle, logs, column):
     plt.close(figure)
 
 
-def value_maps(vertices, values, model, titles, label="mm", limit=None, size=260, yaw_deg=0.):
-    """Faces coloured by a number at every vertex, on one scale with a colour bar. vertices: (B, N, 3) mm    values: (B, N)"""
+def value_maps(vertices, values, model, titles, label="mm", limit=None, size=260, yaw_deg=0., columns=None, inch=2.6):
+    """Faces coloured by a number at every vertex, on one scale with a colour bar. vertices: (B, N, 3) mm    values: (B, N)    columns: a row; None: all"""
     limit = float(np.asarray(values).max()) if limit is None else limit
     colours = plt.get_cmap("viridis")(np.asarray(values) / max(limit, 1e-9))[..., :3]
     pictures = face_images(vertices, model, size, yaw_deg, albedo=colours)
-    figure, axes = plt.subplots(1, len(pictures), figsize=(2.6 * len(pictures) + .6, 2.8), squeeze=False, layout="constrained")
+    columns = columns or len(pictures)
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(inch * columns + .6, (inch + .2) * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
     for axis, picture, title in zip(axes.flat, pictures, titles):
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)
-        axis.axis("off")
     figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, limit), "viridis"), ax=axes, label=label, shrink=.85)
     return figure
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from e2far import appearance, camera, data, rasterize, synthesis
+from e2far import appearance, camera, data, morphable, painting, rasterize, styling, synthesis
 from e2far.facemodels import arkit
 from e2far.morphable import load_face_model
 
@@ -35,10 +35,12 @@ def write_split(model, folder, split, people, pictures, *, size, seed, shard_siz
     """
     if split not in synthesis.SPLITS:
         raise ValueError(f"split {split!r}: choose one of {', '.join(synthesis.SPLITS)}")
-    folder, total = (Path(folder) / split).resolve(), people * pictures
+    folder, total, model = (Path(folder) / split).resolve(), people * pictures, load_face_model(model)
     count = -(-total // shard_size)
+    (folder / data.INDEX).unlink(missing_ok=True)                   # unfinished from here on
+    sweep(folder, count)
     # Choice: the face model travels through the shared folder, neither with each task nor through the cluster's memory, which forgets when a worker dies.
-    load_face_model(model).save(folder / MODEL)
+    model.save(folder / MODEL)
     settings = dict(model=fingerprint(load_face_model(folder / MODEL)), code=code_version(), seed=seed, split=split, pictures=pictures, size=size, studio=studio)
 
     def job(number):
@@ -46,8 +48,6 @@ def write_split(model, folder, split, people, pictures, *, size, seed, shard_siz
         first = number * shard_size
         return data.shard_path(folder, number), settings | dict(first=first, count=min(shard_size, total - first))
 
-    (folder / data.INDEX).unlink(missing_ok=True)                   # unfinished from here on
-    sweep(folder, count)
     missing = [number for number in range(count) if not finished(*job(number))]
     made = on_cluster(job, missing, scheduler) if scheduler else here(job, missing, n_jobs)
     made = list(progress(made, len(missing)))
@@ -166,4 +166,5 @@ def fingerprint(model):
 
 
 def code_version():
-    return data.source_version(synthesis, appearance, arkit, camera, rasterize)
+    """`data.source_version` of all that draws a picture."""
+    return data.source_version(synthesis, appearance, arkit, camera, morphable, painting, rasterize, styling)

@@ -4,12 +4,18 @@ import torch
 
 def vertex_normals(vertices, triangles):
     """Unit normals (B, N, 3) of `vertices` (B, N, 3), area-weighted over the triangles (F, 3) around each."""
+    normals = vertex_areas(vertices, triangles)
+    return normals / (normals.norm(dim=-1, keepdim=True) + 1e-12)
+
+
+def vertex_areas(vertices, triangles):
+    """Sums (B, N, 3) of the cross products of the triangles (F, 3) around each of `vertices` (B, N, 3): along its normal, as long as twice the area around it."""
     a, b, c = (vertices[:, corner] for corner in triangles.T)
     faces = torch.linalg.cross(b - a, c - a)
     normals = torch.zeros_like(vertices)
     for corner in triangles.T:
         normals = normals.index_add(1, corner, faces)
-    return normals / (normals.norm(dim=-1, keepdim=True) + 1e-12)
+    return normals
 
 
 def sides(x, y):

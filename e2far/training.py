@@ -273,7 +273,7 @@ def landmarks_mm(model, identity, expression):
 def check_sizes(network, model, faces):
     """Network, face model and shards must count the same coefficients."""
     for kind in ("identity", "expression"):
-        counts = getattr(network, f"n_{kind}"), getattr(model, f"n_{kind}"), getattr(faces, kind).shape[1]
+        counts = getattr(network, f"n_{kind}"), getattr(model, f"n_{kind}"), faces.shapes[kind][0]
         if len(set(counts)) > 1:
             raise ValueError(f"{kind} coefficients disagree: the network predicts {counts[0]}, the face model has {counts[1]}, {faces.folder} holds {counts[2]}; "
                              f"make the network and the shards from this face model")

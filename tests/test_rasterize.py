@@ -160,3 +160,91 @@ def test_what_is_recessed_hides_behind_what_is_not():
     view = rasterize.plain_view(vertices, both, 20, colours, recess=np.repeat([0., 4.], 4))
     assert view.dtype == np.uint8 and view[10, 10, 0] > 100 and view[10, 10, 2] == 0
     assert rasterize.plain_view(vertices, both, 20, colours)[10, 10, 2] > 100
+
+
+# Light, boxes, noise -------------------------------------------------------------------------------------------------------------------------------
+
+def resolve(radiance, detail=None, texture=None, eyes=None, eye=None, size=8, corners=(0, 0, 8, 8), antialias=1):
+    points, triangles = square(*corners)
+    seen, weights = rasterize.zbuffer(points * antialias, np.ones(4, np.float32), triangles, size * antialias)
+    plain = rasterize.plain_detail(4)
+    picture = np.zeros((size, size, 3), np.float32)
+    given = [np.asarray(mine if mine is not None else other, np.float32) for mine, other in zip((detail, texture, eyes, eye), plain)]
+    coverage = rasterize.resolve(seen, weights, triangles, np.asarray(radiance, np.float32), *given, picture, antialias)
+    return picture, coverage
+
+
+def test_light_is_interpolated_between_vertices():
+    radiance = np.array([(0, 0, 0), (0, 1, 0), (2, 1, 0), (2, 0, 0)])                   # red grows with x, green with y
+    picture, coverage = resolve(radiance)
+    place = (np.arange(8) + .5) / 8
+    np.testing.assert_allclose(picture[..., 0], np.broadcast_to(2 * place, (8, 8)), atol=1e-5)
+    np.testing.assert_allclose(picture[..., 1], np.broadcast_to(place[:, None], (8, 8)), atol=1e-5)
+    assert (coverage == 1).all() and not picture[..., 2].any()
+
+
+def test_detail_multiplies_the_light_where_it_is_strong():
+    texture = np.zeros((4, 4, 3))
+    texture[1, 2] = [.5, 0, 0]
+    at = lambda strength: resolve(np.ones((4, 3)), detail=np.tile([2.3, 1.2, *strength], (4, 1)), texture=texture)[0]
+    np.testing.assert_allclose(at([.4, 0, 0]), 1.2, atol=1e-5)
+    np.testing.assert_allclose(at([0, .4, 0]), 1., atol=1e-5)
+    np.testing.assert_allclose(at([0, 0, 0]), 1., atol=1e-5)
+    wrapped = resolve(np.ones((4, 3)), detail=np.tile([2.3 + 4 * 7, 1.2 + 4 * 3, .4, 0, 0], (4, 1)), texture=texture)[0]
+    np.testing.assert_allclose(wrapped, 1.2, atol=1e-5)
+
+
+def test_an_eye_has_white_iris_and_pupil():
+    eyes = np.array([(1, -1, 1), (1, -1, -1), (1, 1, -1), (1, 1, 1)])
+    eye = np.zeros(21)
+    eye[:9] = [.8, .8, .8, .1, .3, .6, .5, .2, 0]
+    picture, _ = resolve(np.ones((4, 3)), eyes=eyes, eye=eye, size=41, corners=(0, 0, 41, 41))
+    middle, iris, white = picture[20, 20], picture[20, 20 + 7], picture[20, 20 + 15]
+    assert middle.max() < .05 and iris[2] > 1.5 * iris[0] and white.min() > .4
+    eye[9:13] = [.3, 0, .2, 2.]
+    glint = resolve(np.ones((4, 3)), eyes=eyes, eye=eye, size=41, corners=(0, 0, 41, 41))[0]
+    assert glint[20, 26].min() > 1.5 and np.array_equal(glint[20, 20], middle)
+
+
+def box(x, y, half_width, half_height, corner=0., angle=0., soft=1., opacity=1., start=(1, .5, .25), end=(1, .5, .25)):
+    return np.array([[x, y, half_width, half_height, corner, angle, soft, opacity, *start, *end, 0, 0]], np.float32)
+
+
+def paint(boxes, size=60, picture=None, coverage=None):
+    picture = np.zeros((size, size, 3), np.float32) if picture is None else picture
+    rasterize.paint(picture, boxes, np.zeros((4, 4, 3), np.float32), np.zeros((size, size), np.float32) if coverage is None else coverage)
+    return picture
+
+
+@pytest.mark.parametrize("corner, area", [(0, 4 * 20 * 10), (10, 4 * 20 * 10 - (4 - np.pi) * 100)])
+@pytest.mark.parametrize("angle", [0., .7])
+def test_a_box_has_its_area_place_and_colour(corner, area, angle):
+    picture = paint(box(30, 25, 20, 10, corner, angle))
+    assert abs(picture[..., 0].sum() / area - 1) < .03
+    np.testing.assert_allclose(picture[25, 30], (1, .5, .25), atol=1e-6)
+    y, x = np.mgrid[:60, :60] + .5
+    assert abs((picture[..., 0] * x).sum() / picture[..., 0].sum() - 30) < .1 and abs((picture[..., 0] * y).sum() / picture[..., 0].sum() - 25) < .1
+
+
+def test_boxes_blend_shade_and_spare_what_is_covered():
+    half = paint(box(30, 30, 99, 99, opacity=.5), picture=np.ones((60, 60, 3), np.float32))
+    np.testing.assert_allclose(half, np.broadcast_to([1, .75, .625], half.shape), atol=1e-6)
+    ramp = paint(box(30, 30, 30, 99, start=(0, 0, 0), end=(1, 1, 1)))
+    np.testing.assert_allclose(ramp[30, :, 0], (np.arange(60) + .5) / 60, atol=1e-5)
+    covered = np.zeros((60, 60), np.float32)
+    covered[:30] = 1
+    assert not paint(box(30, 30, 99, 99), coverage=covered)[:30].any()
+    assert not paint(box(30, 30, 99, 99, opacity=0.)).any()
+
+
+def test_noise_is_normal_white_and_repeats():
+    def noise(number, coarse=1):
+        picture = np.zeros((96, 96, 3), np.float32)
+        rasterize.add_noise(picture, np.float32(.05), coarse, number)
+        return picture
+
+    one = noise(12345)
+    assert abs(one.std() - .05) < .002 and abs(one.mean()) < .002 and np.array_equal(one, noise(12345)) and abs((one > .1).mean() - .0228) < .006
+    assert abs(np.corrcoef(one[:, 1:].ravel(), one[:, :-1].ravel())[0, 1]) < .03 and abs(np.corrcoef(one[..., 0].ravel(), one[..., 1].ravel())[0, 1]) < .03
+    assert abs(np.corrcoef(one.ravel(), noise(12346).ravel())[0, 1]) < .03
+    assert np.array_equal(noise(7, 2)[::2, ::2], noise(7, 2)[1::2, 1::2])

@@ -36,7 +36,7 @@ def test_hair_lies_on_the_scalp_and_leaves_the_face_free(wardrobe, head):
     place, bind, along = wardrobe.hair(STYLE)
     assert place.shape == (COLUMNS * ROWS, 3) and np.isfinite(place).all() and (np.diff(along.reshape(ROWS, COLUMNS), axis=0) > 0).all()
     distance = np.linalg.norm(place[:, None] - head[0][::3], axis=2).min(1)
-    assert 1 < np.median(distance) < 20 and distance.max() < 35
+    assert 1 < np.median(distance) < 20 and distance.max() < 45
     face = head[0][head[1]]
     front = place[place[:, 2] > face[:, 2].mean()]
     assert (front[:, 1] > face[17:27, 1].max() + 10).all()              # nothing hangs over the brows

@@ -1,11 +1,8 @@
-import hashlib
-
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from e2far import camera, data, morphable, synthesis
+from e2far import camera, morphable, rasterize, synthesis
 
 SIZE = 48
 
@@ -18,16 +15,6 @@ def studio(face_model):
 @pytest.fixture(scope="module")
 def rows(studio):
     return [studio.photograph(0, "train", person, picture) for person in range(12) for picture in range(2)]
-
-
-def write(folder, split="train", people=4, pictures=3, seed=0, shard_size=5, n_jobs=1, size=SIZE, model=morphable.SHIPPED, **settings):
-    return synthesis.write_split(model, folder, split, people, pictures, size=size, seed=seed, shard_size=shard_size, n_jobs=n_jobs, **settings)
-
-
-def digest(folder):
-    """One number for all that a split holds, whatever its shards."""
-    shards = [load_file(path) for path in sorted(folder.glob("shard-*.safetensors"))]
-    return hashlib.sha256(b"".join(torch.cat([shard[name] for shard in shards]).numpy().tobytes() for name in ("image", *data.LABELS))).hexdigest()
 
 
 def test_a_picture_is_a_function_of_seed_split_person_and_number(studio):
@@ -49,7 +36,7 @@ def test_the_draws_are_what_they_were(rows, studio):
     np.testing.assert_allclose(first["identity"][:3], [.10296768, -.98052716, -.8174783], atol=1e-5)
     assert studio.draw_person(0, "train", 0)[1]["tone"] == pytest.approx(.142679142)
     angles = torch.rad2deg(camera.matrix_to_euler(camera.sixd_to_matrix(torch.from_numpy(first["pose"][:6]))))
-    np.testing.assert_allclose(angles, [1.5595, 12.8605, 4.9791], atol=1e-3)
+    np.testing.assert_allclose(angles, [1.01107, 10.06315, 5.82829], atol=1e-3)
     np.testing.assert_allclose(first["image"].mean((0, 1)), [182.3, 160.1, 136.2], atol=1.5)                # to what other processors and JPEG libraries round
 
 
@@ -64,29 +51,34 @@ def test_labels_fit_the_picture(rows, face_model):
 
 def test_poses_and_crops_keep_to_their_ranges(rows):
     angles = torch.rad2deg(camera.matrix_to_euler(camera.sixd_to_matrix(torch.from_numpy(np.stack([r["pose"][:6] for r in rows])))))
-    assert (angles.abs() <= torch.tensor([45.01, 20.01, 10.01])).all() and angles[:, 0].min() < -15 and angles[:, 0].max() > 15
+    assert (angles.abs() <= torch.tensor([80.01, 25.01, 20.01])).all() and angles[:, 0].min() < -45 and angles[:, 0].max() > 45
     box = camera.crop_box(torch.from_numpy(np.stack([r["landmarks"] for r in rows])))
     side, centre = box[:, 2] - box[:, 0], (box[:, :2] + box[:, 2:]) / 2
-    assert (side > SIZE / 1.121).all() and (side < SIZE / .899).all()
+    assert (side > SIZE / 1.151).all() and (side < SIZE / .879).all()
     assert ((centre / SIZE - .5).abs() <= .101).all()
 
 
-def test_the_face_is_where_its_landmarks_are(studio, face_model):
-    """A white face before a black background: light at every landmark, none in the corners."""
-    turned = face_model.mean.numpy()
-    points = turned[:, :2] * [1, -1] * SIZE / 300 + SIZE / 2
-    normals = np.tile(np.array([0, 0, 1], np.float32), (len(turned), 1))
-    looks = studio.draw_person(0, "train", 0)[1] | dict(hair_thickness=0.)
-    picture = studio.shade(turned, points, 600., normals, looks, np.zeros((SIZE, SIZE, 3), np.float32), np.random.default_rng(0))
-    x, y = points[face_model.landmarks[17:]].astype(int).T
-    assert (picture[y, x].sum(-1) > .01).all() and not picture[[0, 0, -1], [0, -1, -1]].any()
+def test_the_face_is_where_its_landmarks_are(studio):
+    """Before a green wall, without hair and obstacles: no green at the inner landmarks of faces seen from the front, and green in some corner."""
+    found = []
+    for person in range(8):
+        identity, looks = studio.draw_person(0, "train", person)
+        recipe = studio.draw_scene(studio.dress(identity, looks | dict(shell=0., glasses=0.)), np.zeros(29, np.float32), np.zeros(3), np.random.default_rng(person))
+        wall = 0 * recipe["background"]
+        wall[0] = [SIZE / 2, SIZE / 2, 99, 99, 0, 0, 1, 1, 0, 1, 0, 0, 1, 0, 0, 0]
+        plain = dict(exposure=.2, automatic=1., balance=np.ones(3), blur=np.full(2, .01), gamma=2.2, contrast=1., saturation=1., noise=0., coarse=1, hash=0, quality=0)
+        row = studio.expose(recipe | dict(background=wall, obstacles=0 * recipe["obstacles"], shot=plain))
+        green = row["image"][..., 1].astype(int) - row["image"][..., 0]
+        x, y = row["landmarks"][17:].astype(int).T
+        found.append((green[y, x] < 25).all() and green[[0, 0, -1, -1], [0, -1, 0, -1]].max() > 60)
+    assert all(found)
 
 
 def test_yaw_shows_in_the_picture(studio):
     """Turned towards the subject's left, the nose tip lies to the right of the middle between the ears."""
     identity, looks = studio.draw_person(0, "train", 1)
     for yaw in (-.6, .6):
-        row = studio.render(identity * 0, np.zeros(29, np.float32), np.array([yaw, 0., 0.]), looks, np.random.default_rng(0))
+        row = studio.render(studio.dress(identity * 0, looks), np.zeros(29, np.float32), np.array([yaw, 0., 0.]), np.random.default_rng(0))
         nose, ears = row["landmarks"][30, 0], row["landmarks"][[0, 16], 0].mean()
         assert np.sign(nose - ears) == np.sign(yaw)
 
@@ -94,7 +86,7 @@ def test_yaw_shows_in_the_picture(studio):
 def test_a_person_looks_the_same_in_every_picture_and_unlike_others(studio):
     identity, looks = studio.draw_person(0, "train", 7)
     again, same = studio.draw_person(0, "train", 7)
-    assert np.array_equal(identity, again) and all(np.array_equal(looks[k], same[k]) for k in looks)
+    assert np.array_equal(identity, again) and all(np.array_equal(looks[k], same[k]) for k in looks if not isinstance(looks[k], dict))
     everyone = np.stack([studio.draw_person(0, split, person)[0] for split in synthesis.SPLITS for person in range(40)])
     distance = torch.cdist(torch.from_numpy(everyone), torch.from_numpy(everyone)).fill_diagonal_(np.inf)
     assert distance.min() > 5                                                   # no split knows a person of another
@@ -127,52 +119,66 @@ def test_steps_end_with_the_photo(studio):
     assert all(not np.array_equal(a, b) for a, b in zip(pictures, pictures[1:]))
 
 
-def test_shard_size_and_workers_change_no_picture(tmp_path):
-    write(tmp_path / "a", shard_size=5)
-    write(tmp_path / "b", shard_size=100)
-    write(tmp_path / "c", shard_size=4, n_jobs=2)
-    assert [len(list((tmp_path / run / "train").iterdir())) for run in "abc"] == [3, 1, 3]
-    assert digest(tmp_path / "a/train") == digest(tmp_path / "b/train") == digest(tmp_path / "c/train")
-    faces = data.Faces(tmp_path / "a/train")
-    assert faces.person.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3] and faces.image_size == SIZE
-    assert not list(tmp_path.rglob("*.partial"))
+def test_a_recipe_gives_its_picture_again(studio):
+    recipe = studio.draw_scene(studio.person(0, "train", 2), np.zeros(29, np.float32), np.array([.3, 0., 0.]), np.random.default_rng(5))
+    one, two = studio.expose(recipe), studio.expose(recipe)
+    assert all(np.array_equal(one[k], two[k]) for k in one)
 
 
-def test_finished_shards_are_kept_and_broken_ones_replaced(tmp_path):
-    paths = write(tmp_path)
-    before, times = digest(tmp_path / "train"), [path.stat().st_mtime_ns for path in paths]
-    paths[1].write_bytes(paths[1].read_bytes()[:-1000])
-    paths[2].unlink()
-    (tmp_path / "train" / "shard-00000.safetensors.partial").write_bytes(b"left by an interrupted run")
-    assert write(tmp_path) == paths
-    after = [path.stat().st_mtime_ns for path in paths]
-    assert digest(tmp_path / "train") == before and after[0] == times[0] and after[1] != times[1]
-    assert not list(tmp_path.rglob("*.partial"))
+def test_order_and_memory_of_people_change_no_picture(face_model, studio):
+    """Neither what a studio made before nor which studio it is shows in a picture: what shards, workers and reruns rely on."""
+    numbers = [(0, 0), (5, 1), (0, 1), (3, 0), (5, 0)]
+    other = synthesis.Studio(face_model, SIZE)
+    there = {number: studio.photograph(1, "test", *number) for number in numbers}
+    back = {number: other.photograph(1, "test", *number) for number in numbers[::-1]}
+    assert all(np.array_equal(there[n][k], back[n][k]) for n in numbers for k in there[n])
 
 
-@pytest.mark.parametrize("change", [dict(seed=1), dict(size=40), dict(yaw_deg=5.), dict(antialias=1)])
-def test_other_settings_write_anew(tmp_path, change):
-    write(tmp_path, people=2)
-    before = digest(tmp_path / "train")
-    write(tmp_path, people=2, **change)
-    changed = digest(tmp_path / "train")
-    write(tmp_path / "fresh", people=2, **change)
-    assert before != changed == digest(tmp_path / "fresh/train")
+def green_share(studio, part, person, recipe):
+    """Share of the picture that sees the worn part."""
+    start = len(studio.template) + studio.wardrobe.parts[part].start
+    stop = len(studio.template) + studio.wardrobe.parts[part].stop
+    points, nearness, *_ = studio.scene(recipe | dict(person=person))
+    seen, _ = rasterize.zbuffer(points, nearness, studio.triangles, SIZE)
+    corner = studio.triangles[seen[seen >= 0]][:, 0]
+    return ((corner >= start) & (corner < stop)).sum() / seen.size
 
 
-def test_fewer_people_leave_no_stale_shard(tmp_path):
-    write(tmp_path, people=6)
-    write(tmp_path, people=2)
-    assert data.Faces(tmp_path / "train").person.tolist() == [0, 0, 0, 1, 1, 1]
+@pytest.mark.parametrize("part, worn, bare", [("hair", dict(shell=1.), dict(shell=0.)), ("glasses", dict(glasses=1., lens_dark=1.), dict(glasses=0.))])
+def test_what_is_worn_is_seen_and_what_is_not_is_not(studio, part, worn, bare):
+    identity, looks = studio.draw_person(0, "train", 1)
+    recipe = studio.draw_scene(studio.dress(identity, looks), np.zeros(29, np.float32), np.zeros(3), np.random.default_rng(1))
+    assert green_share(studio, part, studio.dress(identity, looks | worn), recipe) > .02
+    assert green_share(studio, part, studio.dress(identity, looks | bare), recipe) == 0
 
 
-def test_progress_counts_the_shards(tmp_path):
-    seen = []
+def test_labels_do_not_depend_on_looks(face_model, rows):
+    """Every variation can be left out; shape and expression stay, and for all but poses the camera too."""
+    for name in synthesis.VARIATIONS:
+        row = synthesis.Studio(face_model, SIZE, without=(name,)).photograph(0, "train", 0, 0)
+        same = [k for k in ("identity", "expression", "pose", "landmarks") if np.array_equal(row[k], rows[0][k])]
+        assert same == ["identity", "expression"] if name == "poses" else same == ["identity", "expression", "pose", "landmarks"]
+    with pytest.raises(ValueError, match="hat"):
+        synthesis.Studio(face_model, SIZE, without=("hat",))
 
-    def progress(jobs, total):
-        for job in jobs:
-            seen.append((job.name, total))
-            yield job
 
-    write(tmp_path, progress=progress)
-    assert seen == [(f"shard-{i:05d}.safetensors", 3) for i in range(3)]
+def test_teeth_and_tongue_stay_behind_closed_lips(studio, face_model):
+    """From five sides, faces at rest show neither teeth nor tongue but for a few samples."""
+    n = len(studio.template)
+    inner = np.zeros(len(studio.eyes), bool)
+    inner[:n] = np.max([face_model.attributes[k].numpy() for k in ("teeth", "tongue")], axis=0) > .5
+    shown = total = 0
+    for person in range(6):
+        dressed = studio.person(3, "train", person)
+        for yaw in (-70, -35, 0, 35, 70):
+            points, nearness, *_ = studio.scene(studio.draw_scene(dressed, np.zeros(29, np.float32), np.deg2rad([yaw, 0., 0.]), np.random.default_rng(person)))
+            seen, _ = rasterize.zbuffer(points * np.float32(2), nearness, studio.triangles, 2 * SIZE)
+            shown, total = shown + inner[studio.triangles[seen[seen >= 0]]].all(1).sum(), total + (seen >= 0).sum()
+    assert shown / total < 2e-4
+
+
+def test_any_face_model_can_sit(rows):
+    """A model that knows only triangles and landmarks: no hair, no eyes, and still a picture with brows, glasses and clothes."""
+    toy = morphable.toy_model(dtype=torch.float32)
+    row = synthesis.Studio(toy, SIZE).photograph(0, "train", 0, 0)
+    assert row["image"].shape == (SIZE, SIZE, 3) and row["image"].std() > 5

@@ -23,8 +23,9 @@ def write_split(folder, model, n, seed, size=48, people=None):
     image = torch.nn.functional.interpolate(cells, size=size).mul(255).byte().permute(0, 2, 3, 1)
     person = torch.arange(n) if people is None else torch.arange(n) % people
     for number, rows in enumerate(torch.arange(n).split(20)):
-        data.write_shard(folder / f"shard-{number:05d}.safetensors", {k: v[rows] for k, v in dict(
+        data.write_shard(data.shard_path(folder, number), {k: v[rows] for k, v in dict(
             image=image, identity=identity, expression=expression, pose=pose, landmarks=landmarks, person=person).items()})
+    data.write_index(folder, n, 20)
     return data.Faces(folder)
 
 

@@ -41,6 +41,12 @@ def read_mat(path, n_identity=None, n_expression=None, landmarks=None):
                         landmarks=given if landmarks is None else landmarks, n_expression=n_expression)
 
 
+def deviations(variances):
+    if not (variances >= 0).all():
+        raise ValueError("its variances must not be negative")
+    return np.sqrt(variances)
+
+
 def read_h5(path, n_identity=None, n_expression=None, landmarks=None):
     """The MorphableModel of a 2017 or 2019 .h5: mm; pcaVariance are variances of orthonormal modes; the points that it names replace those carried over.
 
@@ -53,14 +59,14 @@ def read_h5(path, n_identity=None, n_expression=None, landmarks=None):
             raise ImportError(f"{path}: reading .h5 files needs h5py: pip install h5py") from None
         with h5py.File(path, "r") as file:
             mean = as_vertices(file["shape/model/mean"][()])
-            modes = lambda part, count: as_modes(file[f"{part}/model/pcaBasis"][()], len(mean), np.sqrt(file[f"{part}/model/pcaVariance"][()]), f"{part}/model/pcaBasis", count)
+            modes = lambda part, count: as_modes(file[f"{part}/model/pcaBasis"][()], len(mean), deviations(file[f"{part}/model/pcaVariance"][()]), f"{part}/model/pcaBasis", count)
             identity, expression = modes("shape", n_identity), None
             if "expression" in file:
                 expression = modes("expression", n_expression)
                 offset = as_vertices(file["expression/model/mean"][()], "the mean expression")
             triangles = np.asarray(file["shape/representer/cells"][()]).astype(np.int64)
             reference = as_vertices(np.asarray(file["shape/representer/points"][()]).T, "shape/representer/points") if "shape/representer/points" in file else mean
-            text = np.asarray(file["metadata/landmarks/json"][()]).ravel() if "metadata/landmarks/json" in file else []
+            text = np.asarray(file["metadata/landmarks/json"][()] if "metadata/landmarks/json" in file else []).ravel()
         triangles = triangles.T if triangles.shape[0] == 3 < triangles.shape[1] else triangles
         points = json.loads(text[0] if text.dtype.kind in "OSU" else text.tobytes()) if len(text) else []
         points = {p["id"]: p["coordinates"] for p in points} if isinstance(points, list) else points

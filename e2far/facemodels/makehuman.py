@@ -29,6 +29,7 @@ LANDMARKS = (870, 868, 5098, 912, 894, 915, 743, 5292, 5296, 11898, 7463, 7617, 
              132, 131, 164, 294, 334, 308, 317, 7072, 7096,                                                                        # nose
              18, 6757, 54, 67, 6772, 6776, 6851, 6838, 13353, 6802, 13372, 13368,                                                  # eyes
              426, 5354, 450, 455, 7210, 11956, 7186, 7130, 7241, 492, 486, 370, 3706, 472, 474, 7228, 10374, 7242, 493, 487)       # lips, outer then inner
+UPPER_TEETH_DROP_MM = 5.        # Choice: MakeHuman's end 4 mm above the edge of the upper lip, so that no smile shows them; people's end a little below it
 LOCAL_SD, SIDE_SD, ASYMMETRY_SD, WEIGHT_SD, CONCENTRATION = .22, .06, .08, .22, .5     # Choice: at .22 faces vary about as people's do (notebook 1); .14 is too little, .40 looks implausible
 INTERPUPILLARY_MM = 63.     # Choice: the mean's, an average adult's (Dodgson, Proc. SPIE 5291 (2004) 36-46); the base mesh has 58
 
@@ -74,12 +75,15 @@ class Head:
             part[(groups == "body") & (at == colours[label]).all(-1)] = name
         for group, name in HELPERS.items():
             part[groups == group] = name
-        quads, corners, part = quads[part != ""], corners[part != ""], part[part != ""]
+        cut = part != ""
+        quads, corners, part = quads[cut], corners[cut], part[cut]
         self.vertex = np.unique(quads)                              # of base.obj
         self.index = np.full(len(vertices), -1)
         self.index[self.vertex] = np.arange(len(self.vertex))
+        upper_teeth = self.index[np.unique(quads[groups[cut] == "helper-upper-teeth"])]
         quads = self.index[quads]
         self.base = vertices[self.vertex] * DECIMETRE
+        self.base[upper_teeth, 1] -= UPPER_TEETH_DROP_MM
         self.triangles = np.concatenate((quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]))
         self.part = np.full(len(self.vertex), "", "U8")
         for name in ("mouth", "skin", "eye", "teeth", "tongue"):    # the rim of the mouth is skin

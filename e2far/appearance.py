@@ -10,6 +10,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from e2far import rasterize
+from e2far.styling import CLOTHES, COLUMNS
 
 # Choice: skin lies on a path of five tones in CIELAB (lightness, redness, yellowness), as colorimetric surveys of skin find it, from the fairest to the darkest; uniform along the path, with a spread around it.
 SKIN_LAB = np.array([(77, 8.5, 14.), (69, 12.5, 17.5), (57, 15, 22.5), (44, 15, 21), (31, 11, 13.5)])
@@ -79,7 +80,7 @@ def draw_hair(rng, female, bald, hairline):
     worn = rng.random()
     covered = float(worn < .08)                                             # a cap, or a scarf that hides all hair
     style = dict(thickness=rng.uniform(1, 26), lift=rng.uniform(-.2, .9), recede=hairline, fringe=0., side=0., opening=rng.uniform(.85, 1.7), parting=rng.uniform(-.9, .9), flare=rng.uniform(-.12, .3),
-                 waves=gaussian_filter1d(rng.normal(0, 1, 36), rng.uniform(.4, 2.5), mode="wrap"))
+                 waves=gaussian_filter1d(rng.normal(0, 1, COLUMNS), rng.uniform(.4, 2.5), mode="wrap"))
     kind = rng.random()
     if covered:
         style |= dict(thickness=rng.uniform(3, 14), lift=rng.uniform(-.3, .6), fringe=rng.uniform(8, 38), waves=style["waves"] * .1)
@@ -98,7 +99,7 @@ def draw_clothes(rng, skin):
     """Colours and shape of shoulders and collar (see styling.Wardrobe.clothes)."""
     cloth = random_colour(rng)
     collar = [cloth, skin, cloth * .5, np.full(3, .75)][rng.choice(4, p=[.45, .3, .1, .15])]
-    u, v = np.meshgrid(np.arange(24) * 20., np.arange(6) * 40.)
+    u, v = np.meshgrid(np.arange(CLOTHES[0]) * 20., np.arange(CLOTHES[1]) * 40.)
     return dict(cloth=cloth, collar=collar, cloth_stripes=rng.uniform(.1, .6) * (rng.random() < .3), cloth_u=u.ravel(), cloth_v=v.ravel(),
                 body=dict(width=rng.uniform(165, 245), slope=rng.uniform(0, 35), collar=rng.uniform(-2, 26) if rng.random() < .5 else -4., depth=rng.uniform(75, 115)))
 
@@ -226,28 +227,28 @@ def head_shadows(mean, triangles, inside, size=192):
 
 # What is behind and before the head ---------------------------------------------------------------------------------------------------------------------
 
-def random_colour(rng):
-    return lab_to_linear([rng.uniform(3, 95), *(rng.normal(0, 1, 2) * rng.choice([5, 18, 45], p=[.45, .4, .15]))])
+def random_colour(rng, shape=()):
+    """Linear colours (*shape, 3) of any lightness, half of them nearly grey."""
+    vivid = rng.choice([5, 18, 45], shape, p=[.45, .4, .15])
+    return lab_to_linear(np.concatenate((rng.uniform(3, 95, (*shape, 1)), rng.normal(0, 1, (*shape, 2)) * vivid[..., None] if shape else rng.normal(0, 1, 2) * vivid), -1))
 
 
 def draw_background(size, rng):
     """Rounded boxes (PANELS, 16) in px that make a wall, a street, a landscape, a studio; see rasterize.BOX."""
-    boxes = np.zeros((PANELS, 16))
-    blur = rng.choice([.5, 2., 8.], p=[.4, .3, .3]) * size / 80 * rng.uniform(.7, 1.5)
-    main = random_colour(rng) * rng.uniform(.4, 1.2)
-    drop = lambda colour: colour * rng.uniform(.4, 1.5)
-    boxes[0] = [size / 2, size / 2, 2 * size, 2 * size, 0, rng.uniform(0, 6.28), 1, 1, *main, *(drop(main) if rng.random() < .6 else random_colour(rng)), rng.uniform(0, .12), rng.uniform(0, .15) * (rng.random() < .3)]
-    outdoors, scene = rng.random() < .35, rng.random()
-    for k in range(1, 1 + (0 if scene < .12 else rng.integers(1, PANELS))):
-        colour = random_colour(rng) * rng.uniform(.4, 1.3) if rng.random() < .6 else drop(main)
-        angle = rng.choice([0, np.pi / 2]) + rng.normal(0, .05) if rng.random() < .7 else rng.uniform(0, 3.14)
-        width, height = np.exp(rng.uniform(np.log(.02), np.log(1.), 2)) * size
-        corner = min(width, height) * (rng.random() < .35)
-        if outdoors and k == 1:                                             # a horizon
-            width, height, angle = 3 * size, size, rng.normal(0, .06)
-        boxes[k] = [*rng.uniform(-.1, 1.1, 2) * size, width, height, corner, angle, blur, rng.uniform(.35, 1), *colour, *drop(colour), rng.uniform(0, .2), rng.uniform(0, .4) * (rng.random() < .2)]
-    if outdoors:
-        boxes[1, 1] = size * rng.uniform(1., 1.9)
+    boxes, one, two = np.zeros((PANELS, 16)), rng.random((PANELS, 16)), rng.normal(0, 1, (PANELS, 2))         # all draws at once: a draw costs more than a number
+    sides = np.exp(np.log(.02) * one[:, :2]) * size
+    main, scene = random_colour(rng) * rng.uniform(.4, 1.2), rng.random(3)
+    blur = rng.choice([.5, 2., 8.], p=[.4, .3, .3]) * size / 80 * (.7 + .8 * scene[0])
+    count, outdoors = 0 if scene[1] < .12 else rng.integers(1, PANELS), scene[2] < .35
+    start = np.where(one[:, 2:3] < .6, random_colour(rng, (PANELS,)) * (.4 + .9 * one[:, 3:4]), main * (.4 + 1.1 * one[:, 3:4]))
+    angle = np.where(one[:, 4] < .7, (one[:, 5] < .5) * np.pi / 2 + .05 * two[:, 0], one[:, 5] * np.pi)
+    boxes[:, :2], boxes[:, 2:4], boxes[:, 4] = (1.2 * one[:, 6:8] - .1) * size, sides, sides.min(1) * (one[:, 8] < .35)
+    boxes[:, 5], boxes[:, 6], boxes[:, 7], boxes[:, 8:11], boxes[:, 11:14] = angle, blur, .35 + .65 * one[:, 9], start, start * (.4 + 1.1 * one[:, 10:11])
+    boxes[:, 14], boxes[:, 15] = .2 * one[:, 11], .4 * one[:, 12] * (one[:, 13] < .2)
+    if outdoors:                                                            # a horizon
+        boxes[1, :6] = [size / 2, size * (1 + .9 * one[1, 6]), 3 * size, size, 0, .06 * two[1, 1]]
+    boxes[0] = [size / 2, size / 2, 2 * size, 2 * size, 0, 6.28 * one[0, 0], 1, 1, *main, *(main * (.4 + 1.1 * one[0, 1]) if one[0, 2] < .6 else start[0]), .12 * one[0, 3], .15 * one[0, 4] * (one[0, 5] < .3)]
+    boxes[1 + count:] = 0
     return boxes
 
 

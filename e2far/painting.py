@@ -8,7 +8,7 @@ from torch import nn
 
 from e2far import appearance
 from e2far.appearance import smoothstep
-from e2far.styling import BROW_STEPS, RIM
+from e2far.styling import BROW_STEPS, CLOTHES, RIM
 
 SKIN_WRAP = (.22, .09, .05)     # light that passes through skin softens its shadows, red most
 MOUTH, TEETH, TONGUE = (.10, .025, .022), (.85, .79, .66), (.32, .10, .09)
@@ -34,7 +34,7 @@ class Painter(nn.Module):
         worn_sky, worn_shadows = np.full(w, .8), np.ones((w, shadows.shape[1]))
         worn_sky[brows], worn_shadows[brows] = on_skin(sky), on_skin(shadows)
         clothes = self.parts["clothes"]
-        worn_sky[clothes] = np.repeat([.35, .5, .65, .8, .85, .85], (clothes.stop - clothes.start) // 6)
+        worn_sky[clothes] = np.repeat([.35, .5, .65, .8, .85, .85], CLOTHES[0])
         edge = np.array([.35, 1.3, .4])[:, None] * np.interp(np.arange(BROW_STEPS + 1), [0, 2, BROW_STEPS - 1, BROW_STEPS], [.25, 1, .9, .3])
         azimuth = np.arctan2(mean[:, 0], mean[:, 2] - mean[:, 2].mean())
         place = np.stack((azimuth * 88 / appearance.TEXEL_MM, -mean[:, 1] / appearance.TEXEL_MM), 1) + appearance.TEXTURE * 8
@@ -58,7 +58,8 @@ class Painter(nn.Module):
 
         def blend(mask, goal):
             nonlocal colour
-            colour = torch.lerp(colour, goal.expand_as(colour), mask.clamp(0, 1)[..., None])
+            if mask.device.type != "cpu" or mask.any():                     # most faces wear little; on a GPU asking costs more than doing
+                colour = torch.lerp(colour, goal.expand_as(colour), mask.clamp(0, 1)[..., None])
 
         blend(mark["lid"] * r["shadow_strength"][:, None], col("shadow"))
         blend(mark["lash"] * r["lash"][:, None], colour.new_full((1, 1, 3), .012))
@@ -85,8 +86,7 @@ class Painter(nn.Module):
         size = lambda part: self.parts[part].stop - self.parts[part].start
         spread = lambda colour, part: colour[:, None].expand(count, size(part), 3)
         hair = torch.lerp(r["hair"], r["cap"], r["covered"][:, None])
-        rows = size("clothes") // 6
-        clothes = torch.cat((r["collar"][:, None].expand(-1, 2 * rows, 3), r["cloth"][:, None].expand(-1, 4 * rows, 3)), 1)
+        clothes = torch.cat((r["collar"][:, None].expand(-1, 2 * CLOTHES[0], 3), r["cloth"][:, None].expand(-1, (CLOTHES[1] - 2) * CLOTHES[0], 3)), 1)
         lenses = torch.cat((r["frame"][:, None].expand(-1, 4 * RIM, 3), r["lens"][:, None].expand(-1, 2 * RIM + 2, 3), r["frame"][:, None].expand(-1, size("glasses") - 6 * RIM - 2, 3)), 1)
         brows = torch.lerp(spread(r["skin"], "brows"), spread(r["brow"], "brows"), (self.brow_alpha * r["brow_strength"][:, None])[..., None].clamp(0, 1))
         colour = torch.cat((spread(hair, "hair"), clothes, lenses, brows), 1)

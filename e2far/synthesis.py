@@ -11,11 +11,10 @@ import torch
 from e2far import appearance, camera, rasterize
 from e2far.facemodels import arkit
 from e2far.painting import Painter
-from e2far.styling import Wardrobe
+from e2far.styling import COLUMNS, RIM, ROWS, Wardrobe
 
 SPLITS = ("people", "train", "validation", "test")      # each draws its own persons: the split's number is part of every seed
 VARIATIONS = ("poses", "hair", "glasses", "obstacles", "beards", "make-up", "clothes", "shadows", "texture", "wrinkles", "backgrounds")
-FLAT = ("hair_u", "hair_v", "cloth_u", "cloth_v")
 
 
 class Studio:
@@ -31,8 +30,8 @@ class Studio:
         self.model, self.size, self.antialias, self.without = model, size, antialias, frozenset(without)
         self.range = np.deg2rad([min(yaw_deg, 45.) if "poses" in self.without else yaw_deg, pitch_deg, roll_deg])
         self.template, self.landmarks = model.mean.numpy(), model.landmarks.numpy()
-        self.identity_basis = model.identity_basis.numpy().reshape(-1, model.n_identity)
-        self.expression_basis = model.expression_basis.numpy().reshape(-1, model.n_expression)
+        self.identity_basis = model.identity_basis.numpy().reshape(3 * model.n_vertices, model.n_identity)
+        self.expression_basis = model.expression_basis.numpy().reshape(3 * model.n_vertices, model.n_expression)
         self.units_to_modes = model.units_to_modes.numpy() if len(model.unit_names) else None
         attributes = {k: v.numpy() for k, v in model.attributes.items()}
         self.head = np.ascontiguousarray(model.triangles.numpy(), dtype=np.int32)
@@ -76,10 +75,14 @@ class Studio:
 
     def photograph(self, seed, split, person, picture):
         """Picture number `picture` of `person`: a dict of image uint8 (S, S, 3), identity (K,), expression (L,), pose (9,), landmarks (68, 2) px, person."""
+        return self.expose(self.recipe(seed, split, person, picture)) | dict(person=person)
+
+    def recipe(self, seed, split, person, picture):
+        """All numbers of picture number `picture` of `person` (see `draw_scene`)."""
         rng = np.random.default_rng([seed, SPLITS.index(split), person, picture + 1])
         worn = self.person(seed, split, person)
         expression, angles = self.draw_expression(rng), self.draw_angles(rng)
-        return self.render(worn, expression, angles, rng) | dict(person=person)
+        return self.draw_scene(worn, expression, angles, rng)
 
     def _person(self, seed, split, person):
         return self.dress(*self.draw_person(seed, split, person))
@@ -95,14 +98,14 @@ class Studio:
         if looks["shell"] and wardrobe.has_hair:
             at, bind, along = wardrobe.hair(looks["style"])
             place[hair] = at + neutral[bind] - self.template[bind]
-            looks["hair_u"], looks["hair_v"] = np.tile(np.arange(36) * 14., 14), along / appearance.TEXEL_MM
+            looks["hair_u"], looks["hair_v"] = np.tile(np.arange(COLUMNS) * 14., ROWS), along / appearance.TEXEL_MM
         if "clothes" not in self.without:
             place[clothes] = wardrobe.clothes(**looks["body"]) + (neutral[self.landmarks[8]] - self.template[self.landmarks[8]]) * [0, .7, 0]
         if looks["glasses"]:
             at = np.array([neutral[vertices].mean(0) for vertices in wardrobe.glasses_anchors])
             place[glasses] = wardrobe.glasses(at, **looks["rims"])
             if not looks["lens_dark"]:
-                place[glasses][4 * 18: 6 * 18 + 2] = 0
+                place[glasses][4 * RIM: 6 * RIM + 2] = 0                          # clear lenses are not drawn
         areas = np.linalg.norm(rasterize.vertex_areas(neutral.astype(np.float32), self.head), axis=1)
         numbers = {k: np.asarray(v, np.float32) for k, v in looks.items() if not isinstance(v, dict)}
         return dict(identity=identity, looks=numbers, neutral=neutral, worn=place, areas=areas)
@@ -116,7 +119,8 @@ class Studio:
     def draw_scene(self, person, expression, angles, rng):
         """All other numbers of one picture: a recipe, from which `expose` makes the same picture every time."""
         size = self.size
-        rotation = camera.euler_to_matrix(torch.from_numpy(angles)).numpy()
+        body_angles = angles * rng.uniform(0, 1.1, 3) * [1, .4, .4] + rng.normal(0, [.15, .05, .05])
+        rotation, body = camera.euler_to_matrix(torch.from_numpy(np.stack((angles, body_angles)))).numpy()
         vertices = person["neutral"] + (self.expression_basis @ expression).reshape(-1, 3)
         points = vertices[self.landmarks]
         turned = points @ rotation.T
@@ -128,13 +132,12 @@ class Studio:
         landmarks = ((seen - centre) / side + .5) * size
         scale, translation = camera.fit_weak_perspective(*(torch.from_numpy(np.asarray(x, float)) for x in (points, landmarks, rotation)))
         harmonics, lamps = appearance.draw_light(rng)
-        body_angles = angles * rng.uniform(0, 1.1, 3) * [1, .4, .4] + rng.normal(0, [.15, .05, .05])
         background, obstacles, shot = appearance.draw_background(size, rng), appearance.draw_obstacles(size, person["looks"]["skin"], rng), appearance.draw_camera(size, rng)
         if "backgrounds" in self.without:
             background[1:] = 0
         if "obstacles" in self.without:
             obstacles[:] = 0
-        return dict(person=person, expression=expression, vertices=vertices, rotation=rotation, body=camera.euler_to_matrix(torch.from_numpy(body_angles)).numpy(), distance=distance, centre=centre, side=side,
+        return dict(person=person, expression=expression, vertices=vertices, rotation=rotation, body=body, distance=distance, centre=centre, side=side,
                     harmonics=harmonics, lamps=lamps, shade=0. if "shadows" in self.without else rng.uniform(.5, 1), background=background, obstacles=obstacles, shot=shot,
                     pose=camera.encode_pose(torch.from_numpy(rotation), scale, translation, size).numpy(), landmarks=landmarks)
 
@@ -186,7 +189,7 @@ class Studio:
         person = self.dress(identity, looks)
         recipe = self.draw_scene(person, expression, angles, np.random.default_rng(seed))
         still = recipe | dict(obstacles=0 * recipe["obstacles"], shot=recipe["shot"] | dict(blur=np.full(2, .1), noise=0, quality=0, exposure=.3, automatic=1., gamma=2.2, contrast=1., saturation=1., balance=np.ones(3)))
-        grey = np.zeros((8 * 2, 16))
+        grey = np.zeros_like(recipe["background"])
         grey[0] = [self.size / 2, self.size / 2, 2 * self.size, 2 * self.size, 0, 0, 1, 1, *[.8] * 6, 0, 0]
         flat = np.zeros((9, 3))
         flat[0] = 1.

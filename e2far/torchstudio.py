@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from e2far import appearance, torchraster
-from e2far.synthesis import SPLITS
 
 LABELS = ("identity", "expression", "pose", "landmarks")
 SCENE = (*LABELS, "rotation", "body", "distance", "centre", "side", "harmonics", "lamps", "shade", "background", "obstacles")
@@ -25,7 +24,7 @@ JPEG_STEPS = torch.tensor([[16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 
 class TorchStudio(nn.Module):
     """A synthesis.Studio whose pictures are made in batches on the device that this module is on.
 
-    chunk: how many samples are looked at together, about 200 bytes each; the rest takes about 100 bytes a pixel and sample of the batch
+    chunk: how many samples are looked at together, about 200 bytes each; besides these a batch takes about 100 bytes for each of its samples
     """
 
     def __init__(self, studio, chunk=1 << 22):
@@ -43,14 +42,8 @@ class TorchStudio(nn.Module):
 
     def photograph(self, seed, split, persons, pictures):
         """The pictures numbered `pictures` (B,) of `persons` (B,) as one batch: what `Studio.photograph` returns of each, and data.Faces.gather of stored ones."""
-        batch = self(self.collate([self.draw(seed, split, int(person), int(picture)) for person, picture in zip(persons, pictures)]))
+        batch = self(self.collate([self.studio.recipe(seed, split, int(person), int(picture)) for person, picture in zip(persons, pictures)]))
         return batch | dict(person=torch.as_tensor(persons, device=self.template.device))
-
-    def draw(self, seed, split, person, picture):
-        """The recipe of a picture of `Studio.photograph`."""
-        studio, rng = self.studio, np.random.default_rng([seed, SPLITS.index(split), person, picture + 1])
-        worn = studio.person(seed, split, person)
-        return studio.draw_scene(worn, studio.draw_expression(rng), studio.draw_angles(rng), rng)
 
     @staticmethod
     def collate(recipes):
@@ -87,7 +80,7 @@ class TorchStudio(nn.Module):
         worn = r["worn"].clone()
         worn[:, self.brows] = (middle + r["brow_width"].view(-1, 1, 1, 1, 1) * (ribbon - middle)).flatten(1, 3)
         turned = torch.cat((vertices, worn), 1) @ r["rotation"].mT
-        turned[:, n:][:, self.clothes] = ((cloth - self.neck) @ r["body"].mT + (self.neck @ r["rotation"].mT)[:, None]) * (cloth != 0).flatten(1).any(1)[:, None, None]
+        turned[:, n:][:, self.clothes] = (cloth - self.neck) @ r["body"].mT + (self.neck @ r["rotation"].mT)[:, None]           # clothes not worn are a point, wherever it is
         areas = torchraster.vertex_areas(turned, self.surface)
         size = areas.norm(dim=-1)
         normals = areas / (size[..., None] + 1e-9)
@@ -195,7 +188,10 @@ def noise(size, coarse, number):
 
 
 def jpeg(image, quality):
-    """`image` uint8 (B, S, S, 3) written as a JPEG file of `quality` (B,) 1 to 100 and read again: libjpeg's 4:2:0 with its integer arithmetic (but for the cosine transform) and its smooth upsampling of colour."""
+    """`image` uint8 (B, S, S, 3) written as JPEG files of `quality` (B,) 1 to 100 and read again.
+
+    As libjpeg does it, colour at half the size (4:2:0) and smoothly enlarged, in its integer arithmetic but for the cosine transform.
+    """
     size = image.shape[1]
     half, whole = (size + 1) // 2, size + -size % 16
     index = torch.arange(whole, device=image.device)

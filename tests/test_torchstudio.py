@@ -30,12 +30,15 @@ def recipes(studio):
     """Twelve that have everything between them: glasses dark and clear, beards that stand out, bald heads and hair, caps, stripes, freckles, each kind of thing in the way."""
     full = np.ones(3)
     looks = [dict(glasses=1., lens_dark=1.), dict(glasses=1., lens_dark=0.), dict(beard=full, beard_length=9.), dict(shell=0., scalp=0.), dict(shell=1., covered=0.), dict(shell=1., covered=1.),
-             dict(freckles=.8, pores=.09), dict(cloth_stripes=.5, stubble=.5), dict(wrinkles=.9, age_lines=.9), dict(shadow_strength=.6, lash=.9, lips_strength=.9), dict(brow_strength=1., brow_width=1.5), {}]
+             dict(freckles=.8, pores=.09), dict(cloth_stripes=.5, stubble=.5), dict(wrinkles=.9, age_lines=.9),
+             dict(shadow_strength=.6, lash=.9, lips_strength=.9), dict(brow_strength=1., brow_width=1.5), {}]
     made = [recipe(studio, k, **change) for k, change in enumerate(looks)]
     obstacles = [appearance.draw_obstacles(SIZE, full * .3, np.random.default_rng(seed)) for seed in range(60)]
     obstacles = sorted((boxes for boxes in obstacles if boxes.any()), key=lambda boxes: (boxes[:, 7] > 0).sum())
     for r, boxes in zip(made, obstacles[:3] + obstacles[-3:]):
         r["obstacles"] = boxes
+    made[6]["background"][:, 15] = 2.                                                            # stripes so strong that they would be darker than black
+    made[7]["person"]["worn"][studio.wardrobe.parts["clothes"]] = 0
     return made
 
 
@@ -69,13 +72,12 @@ def test_one_sample_a_pixel_and_a_model_without_hair_or_eyes():
 
 
 def test_vertices_are_where_the_studio_has_them(studio, other, recipes):
-    points, nearness, light, detail, eye = other.scene(other.collate(recipes))
-    for k, r in enumerate(recipes):
+    dressed = [r for r in recipes if r["person"]["worn"][studio.wardrobe.parts["clothes"]].any()]           # where clothes that are not worn lie is left open
+    points, nearness, light, detail, eye = other.scene(other.collate(dressed))
+    for k, r in enumerate(dressed):
         expected = [torch.from_numpy(np.asarray(x, np.float32)) for x in studio.scene(r)]
-        assert_close(points[k], expected[0], atol=2e-3, rtol=0)
-        assert_close(nearness[k], expected[1], atol=0, rtol=1e-5)
-        for found, wanted in ((light[k], expected[2]), (detail[k], expected[3]), (eye[k], expected[4])):
-            assert_close(found, wanted, atol=2e-3, rtol=1e-3)
+        for found, wanted, atol, rtol in zip((points[k], nearness[k], light[k], detail[k], eye[k]), expected, (2e-3, 0, 1e-3, 2e-4, 1e-5), (0, 1e-5, 1e-3, 1e-6, 1e-5)):
+            assert_close(found, wanted, atol=atol, rtol=rtol)
 
 
 def test_photograph_is_the_studios(studio, other):
@@ -104,6 +106,24 @@ def test_the_studio_stays_as_it_was(studio, other):
     """What moves to a device, or to another precision, are copies."""
     moved = torchstudio.TorchStudio(studio).to("meta")
     assert moved.painter.shadows.device.type == moved.identity_basis.device.type == "meta" and studio.painter.shadows.device.type == "cpu"
+
+
+def test_samples_are_lit_by_their_triangles(studio, other):
+    """Random triangles of the mesh, with random light, detail and eyes, some without detail."""
+    generator = np.random.default_rng(0)
+    draw = lambda *shape: generator.random(shape, np.float32)
+    n, side = len(studio.eyes), 2 * SIZE
+    seen = generator.choice([-1, *range(0, len(studio.triangles), 7), *np.flatnonzero(other.is_eye.numpy())], (2, side, side)).astype(np.int32)
+    weights = generator.dirichlet(np.ones(3), (2, side, side)).astype(np.float32)[..., :2]
+    light, detail, eye = draw(2, n, 3), draw(2, n, 5) * [900, 900, .4, .4, .4] * (generator.random((2, n, 1)) < [1, 1, .5, .5, .5]), draw(2, 21)
+    detail = detail.astype(np.float32)
+    picture, coverage = other.resolve(*map(torch.from_numpy, (seen, weights, light, detail, eye)))
+    for k in range(2):
+        expected = np.zeros((SIZE, SIZE, 3), np.float32)
+        cover = rasterize.resolve(seen[k], weights[k], studio.triangles, light[k], detail[k], studio.texture, studio.eyes, eye[k], expected, 2)
+        assert_close(coverage[k], torch.from_numpy(cover))
+        apart = (picture[k] - torch.from_numpy(expected)).abs()
+        assert apart.mean() < 1e-3 and (apart < 1e-3).double().mean() > .999
 
 
 def test_eyes(studio):

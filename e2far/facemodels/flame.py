@@ -94,7 +94,10 @@ def plain(value):
 
 
 def read(path, n_identity=None, n_expression=None, landmarks=None):
-    """The MorphableModel of a FLAME file: metres, head frame; modes are in standard deviations already, 300 of identity, then those of expression (PCA, no named units). Jaw, neck and eyes stay at rest."""
+    """The MorphableModel of a FLAME file: metres, head frame; modes are in standard deviations already, 300 of identity, then those of expression (PCA, no named units).
+
+    Jaw, neck and eyes stay at rest: their rotations are not linear.
+    """
     with reading(path, WHAT):
         if str(path).endswith(".npz"):
             with np.load(path, allow_pickle=False) as file:
@@ -106,5 +109,5 @@ def read(path, n_identity=None, n_expression=None, landmarks=None):
                 raise ValueError(f"it holds a {type(stored).__name__}, not a dict")
         mean = as_vertices(plain(stored["v_template"]), "v_template") * METRE
         modes = as_modes(plain(stored["shapedirs"]), len(mean), None, "shapedirs") * METRE
-        return assemble("flame", mean, modes[:, :, :N_IDENTITY][:, :, :n_identity], plain(stored["f"]), modes[:, :, N_IDENTITY:][:, :, :n_expression] if modes.shape[2] > N_IDENTITY else None,
-                        landmarks=landmarks, n_expression=n_expression)
+        expression = modes[:, :, N_IDENTITY:][:, :, :n_expression] if modes.shape[2] > N_IDENTITY else None
+        return assemble("flame", mean, modes[:, :, :N_IDENTITY][:, :, :n_identity], plain(stored["f"]), expression, landmarks=landmarks, n_expression=n_expression)

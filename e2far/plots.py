@@ -1,10 +1,12 @@
 """Every figure. Matplotlib functions return a Figure; one colour per method, the same camera for faces being compared, errors on a common scale."""
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.ticker import NullFormatter
+from PIL import Image
 
 from e2far import anthropometry, camera, metrics, rasterize
 
@@ -205,6 +207,13 @@ def live(handle, logs, column):
         axes[0].legend(fontsize=8)
     handle.update(figure)
     plt.close(figure)
+
+
+def png(picture):
+    """A uint8 picture (H, W, 3) as the bytes of a PNG file, for widgets."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
 
 
 def value_maps(vertices, values, model, titles, label="mm", limit=None, size=260, yaw_deg=0., columns=None, inch=2.6):

@@ -1,3 +1,5 @@
+import io
+
 import matplotlib.colors
 import matplotlib.pyplot as plt
 import numpy as np
@@ -155,3 +157,14 @@ def test_face_measures_stand_beside_the_survey():
     np.testing.assert_allclose([x for x, _ in marks], [2, (women - men) / 2, (men - women) / 2], atol=1e-5)
     dashed = next(line for line in right.lines if line.get_linestyle() == "--")
     np.testing.assert_allclose(dashed.get_xydata(), [(.1, .4), (.2, .8)])
+
+
+def test_png_holds_the_picture():
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(plots.png(picture)))), picture)
+
+
+def test_value_maps_wrap_into_rows(face_model):
+    figure = plots.value_maps(face_model.mean[None].repeat(5, 1, 1), np.zeros((5, face_model.n_vertices)), face_model, list("abcde"), columns=3, size=32)
+    shown = [axis for axis in figure.axes if axis.images]
+    assert len(shown) == 5 and [axis.get_title() for axis in shown] == list("abcde")

@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.utils.data import Dataset
@@ -163,36 +162,3 @@ def _read(path):
     if image.dtype != np.uint8 or image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3:
         raise ValueError(f"{path}: image is {image.shape} {image.dtype}, not (n, S, S, 3) uint8; {AGAIN}")
     return shard
-
-
-def augment(image, strength, seed):
-    """Change how pictures look, not where anything is: blur, grey, tone curve, contrast, gain and colour, a covered rectangle.
-
-    image: (B, 3, S, S) float in [0, 1], overwritten    strength: 0 (nothing) to 1    seed: an int or several; the same seed, the same changes
-    """
-    if strength <= 0:
-        return image
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    count, _, side, _ = image.shape
-
-    def uniform(low, high, *shape):
-        return (low + (high - low) * torch.rand(count, *shape, generator=generator)).to(image.device)
-
-    # Blur a quarter of them (the batch is in random order already): down to as little as a third of the size, and up again.
-    size = round(side * (1 - .67 * strength * float(torch.rand((), generator=generator))))
-    blurred = slice(0, -(-count // 4))
-    image[blurred] = F.interpolate(F.interpolate(image[blurred], size=size, mode="bilinear"), size=side, mode="bilinear")
-
-    # Saturation, none for a tenth of them; x + c x (1 - x) as a cheap gamma; gain and offset, a little different for each colour.
-    fade = (strength * uniform(-.2, .4, 1, 1, 1)).clamp(0).maximum(strength * (uniform(0, 1, 1, 1, 1) < .1))
-    image = image.lerp_(image.mean(1, keepdim=True), fade)
-    image = image.addcmul_(image * (1 - image), strength * uniform(-.6, .6, 1, 1, 1))
-    gain = 1 + strength * (uniform(-.3, .3, 1, 1, 1) + uniform(-.1, .1, 3, 1, 1))
-    offset = .5 + strength * uniform(-.15, .15, 1, 1, 1) - .5 * gain
-    image = torch.addcmul(offset, image, gain).clamp_(0, 1)
-
-    # Cover a rectangle of up to 40 % of the side in a third of them.
-    place = torch.arange(side, device=image.device)
-    centre, half = uniform(0, side, 2, 1), .2 * side * strength * uniform(.2, 1, 2, 1) * (uniform(0, 1, 1, 1) < .33)
-    rows, columns = ((place - centre).abs() < half).unbind(1)
-    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], uniform(0, 1, 3, 1, 1), image)

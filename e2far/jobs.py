@@ -2,44 +2,91 @@
 import json
 import multiprocessing
 import multiprocessing.connection
+import os
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import load_file
 
-from e2far import camera, data, losses, morphable, training as trainer
-from e2far.network import E2FAR, Recognizer, load_trunk, save_network, save_trunk
+from e2far import augmentation, camera, data, live as live_faces, losses, morphable, shards, training as trainer, vggface
+from e2far.live import LiveFaces
+from e2far.network import E2FAR, Recognizer, load_network, load_trunk, save_network, save_trunk
 
 
-def train_job(*, folder, faces, model, network, training, seed, trunk=None, pretraining=None, test="test"):
-    """Build, train and measure one E2FAR; a job for `run_many`. Returns the `summary` on the split `test`.
+def settings(p, faces):
+    """What the blocks `training` of params.yaml (`params.load`) say, as arguments: dicts `network` of E2FAR, `training` of `fit`, `recognition` of `pretrain`. faces: data.Faces, for the size of pictures"""
+    common = {name: getattr(p, name) for name in ("batch_size", "optimizer", "weight_decay", "clip", "precision", "log_every", "validate_every", "checkpoint_every")} | dict(augment=p.augmentation)
+    return SimpleNamespace(network=dict(image_size=faces.image_size, width=p.width, batch_norm=p.batch_norm, fused=p.fused),
+                           training=common | dict(ema=p.ema, expression_weight=p.expression_weight, pose_weight=p.pose_weight),
+                           recognition=common | dict(steps=p.pretrain["steps"], learning_rate=p.pretrain["rate"], warmup=p.pretrain["warmup"]))
+
+
+def live_settings(p, synthesis):
+    """Arguments of `live.LiveFaces` for the blocks `training` and `synthesis` of params.yaml."""
+    return dict(seed=p.seed, **{name: getattr(synthesis, name) for name in ("yaw_deg", "pitch_deg", "roll_deg")}, **(p.live or {}))
+
+
+def train_job(*, folder, faces, model, network, training, seed, trunk=None, start=None, live=None, accelerator="cpu", devices=1, progress=False, test="test"):
+    """Build, train and measure one E2FAR; a job for `run_many`. Returns the `summary` on the split `test` (None in all processes but the first).
 
     folder: gets network.safetensors, log.csv and evaluation.npz (arrays of `evaluate`)    faces: folder of the splits    model: name or path of a face model
-    network: arguments of E2FAR but for the numbers of coefficients    training: arguments of `fit`    trunk: file of `save_trunk` to start from
-    pretraining: None, or arguments of `pretrain`: a recogniser is then trained first, in folder/recogniser, and its trunk is the start
+    network: arguments of E2FAR but for the numbers of coefficients    training: arguments of `fit`    seed: of weights and of the order of pictures
+    trunk: file of `save_trunk`, or of VGG-16 (`vggface`), to start from    start: file of `save_network` to start from, all of it    live: None, or arguments of `live.LiveFaces`, which then takes the place of the split "train"
+    accelerator, devices: of lightning_fabric.Fabric; "auto" takes what there is    progress: show a bar
     """
-    if pretraining:
-        trunk = Path(folder) / "recogniser" / "trunk.safetensors"
-        if not trunk.exists():
-            plain = {key: value for key, value in network.items() if key != "fused"}
-            pretrain_job(folder=trunk.parent, faces=faces, network=plain, training=pretraining, seed=seed)
     folder, faces, model = Path(folder), Path(faces), morphable.load_face_model(model)
+    fabric = open_fabric(accelerator, devices, training.get("precision", "32-true"))
     torch.manual_seed(seed)
     net = E2FAR(model.n_identity, model.n_expression, **network)
-    if trunk:
-        load_trunk(net, trunk)
-    checkpoint = folder / "checkpoint.pt"
-    trainer.fit(net, model, data.Faces(faces / "train"), data.Faces(faces / "validation"), seed=seed, log=folder / "log.csv", checkpoint=checkpoint, progress=False, **training)
+    if start:
+        net.load_state_dict(begin(start, net).state_dict())
+    elif trunk:
+        fill_trunk(net, trunk)
+    checkpoint, options = folder / "checkpoint.pt", {key: value for key, value in training.items() if key != "precision"}
+    pictures = LiveFaces(model, network["image_size"], device=str(fabric.device) if fabric.device.type == "cuda" else None, **live) if live else data.Faces(faces / "train")
+    with pictures if live else nullcontext():
+        trainer.fit(net, model, pictures, data.Faces(faces / "validation"), seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, progress=progress, **options)
+    if not fabric.is_global_zero:
+        return None
     errors = trainer.evaluate(net, model, data.Faces(faces / test))
     save_network(net, folder / "network.safetensors", face_model=model.name, seed=seed)
     with data.replacing(folder / "evaluation.npz") as partial, open(partial, "wb") as file:
         np.savez(file, **errors)
     checkpoint.unlink(missing_ok=True)
     return trainer.summary(errors)
+
+
+def fill_trunk(net, trunk):
+    """Fill the trunk of `net` from a file of `save_trunk`, or of VGG-16 (`vggface`)."""
+    (vggface.load if Path(trunk).suffix in (".mat", ".pth", ".pt") else load_trunk)(net, trunk)
+
+
+def begin(start, net):
+    """The network of the file `start`, which must be built as `net` is; ValueError otherwise."""
+    found = load_network(start)
+    if found.config != net.config:
+        different = [key for key in net.config if found.config.get(key) != net.config[key]]
+        raise ValueError(f"{start} is a network of other {', '.join(different)}: train one from nothing, or choose the same settings")
+    return found
+
+
+def open_fabric(accelerator, devices, precision):
+    """A launched Fabric on `devices` of this machine ("auto": all GPUs, or one process on a CPU), or in the processes that torchrun or SLURM has started; they share each batch (DDP)."""
+    kind = "cuda" if accelerator in ("cuda", "gpu") or accelerator == "auto" and torch.cuda.is_available() else "cpu"
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", 1)))
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or (int(devices) if devices != "auto" else torch.cuda.device_count() if kind == "cuda" else 1)
+    # Choice: a frozen trunk takes no part in a step, which DDP has to be told.
+    fabric = Fabric(accelerator=kind, devices=count, num_nodes=nodes, precision=trainer.auto_precision(precision, kind), strategy=DDPStrategy(find_unused_parameters=True) if count * nodes > 1 else "auto")
+    fabric.launch()
+    return fabric
 
 
 def variant_job(*, folder, faces, model, network, trunk, frozen, tuned, training, seed, features=None, test="test"):
@@ -50,7 +97,7 @@ def variant_job(*, folder, faces, model, network, trunk, frozen, tuned, training
     folder, faces, model = Path(folder), Path(faces), morphable.load_face_model(model)
     torch.manual_seed(seed)
     net, found = E2FAR(model.n_identity, model.n_expression, **network), {}
-    load_trunk(net, trunk)
+    fill_trunk(net, trunk)
     for name, phase, stored in (("frozen", frozen, load_file(features) if features else None), ("tuned", tuned, None)):
         trainer.fit(net, model, data.Faces(faces / "train"), data.Faces(faces / "validation"), phases=[phase], features=stored, seed=seed, log=folder / "log.csv", progress=False, **training)
         found[name] = trainer.summary(trainer.evaluate(net, model, data.Faces(faces / test)))
@@ -58,17 +105,20 @@ def variant_job(*, folder, faces, model, network, trunk, frozen, tuned, training
     return found
 
 
-def pretrain_job(*, folder, faces, network, training, seed):
+def pretrain_job(*, folder, faces, network, training, seed, people="people", accelerator="cpu", devices=1, progress=False):
     """Train a Recognizer on the split `people`; a job for `run_many`. Writes trunk.safetensors and log.csv to `folder`; returns the last row of the log.
 
-    network: arguments of Recognizer but for the number of people    training: arguments of `pretrain`
+    network: arguments of Recognizer but for the number of people    training: arguments of `pretrain`    others as for `train_job`
     """
-    folder, people = Path(folder), data.Faces(Path(faces) / "people")
+    folder, people = Path(folder), data.Faces(Path(faces) / people)
     folder.mkdir(parents=True, exist_ok=True)
+    fabric = open_fabric(accelerator, devices, training.get("precision", "32-true"))
     torch.manual_seed(seed)
     recognizer = Recognizer(len(people.person.unique()), **network)
-    checkpoint = folder / "checkpoint.pt"
-    log = trainer.pretrain(recognizer, people, seed=seed, log=folder / "log.csv", checkpoint=checkpoint, progress=False, **training)
+    checkpoint, options = folder / "checkpoint.pt", {key: value for key, value in training.items() if key != "precision"}
+    log = trainer.pretrain(recognizer, people, seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, progress=progress, **options)
+    if not fabric.is_global_zero:
+        return None
     save_trunk(recognizer, folder / "trunk.safetensors")
     checkpoint.unlink(missing_ok=True)
     return log.iloc[-1].to_dict()
@@ -99,7 +149,8 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
             while waiting and len(running) < n_jobs:
                 name = waiting.pop(0)
                 _prepare(jobs[name], resume)
-                running[name] = context.Process(target=_run_job, args=(function, jobs[name]), daemon=True)
+                # One that makes its faces as it goes has workers, which a daemon may not have.
+                running[name] = context.Process(target=_run_job, args=(function, jobs[name]), daemon=not jobs[name].get("live"))
                 running[name].start()
             multiprocessing.connection.wait([process.sentinel for process in running.values()], timeout=10)
             report()
@@ -118,8 +169,8 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
 
 def _as_json(config):
     """What a job is known by: its config and the code that runs it."""
-    code = data.source_version(sys.modules[__name__], camera, data, losses, morphable, trainer, sys.modules[E2FAR.__module__])
-    return json.loads(json.dumps(config | dict(code=code), default=str))
+    code = data.source_version(sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, trainer, vggface, sys.modules[E2FAR.__module__])
+    return json.loads(json.dumps(config | dict(code=code) | (dict(pictures=shards.code_version()) if config.get("live") else {}), default=str))
 
 
 def _result(config):
@@ -134,7 +185,7 @@ def _prepare(config, resume):
     folder = Path(config["folder"])
     path = folder / "job.json"
     same = resume and path.exists() and json.loads(path.read_text())["config"] == _as_json(config)
-    for name in ("error.txt",) if same else ("error.txt", "checkpoint.pt", "log.csv", "recogniser/checkpoint.pt", "recogniser/log.csv", "recogniser/trunk.safetensors"):
+    for name in ("error.txt",) if same else ("error.txt", "checkpoint.pt", "log.csv"):
         (folder / name).unlink(missing_ok=True)
     with data.replacing(path) as partial:
         partial.write_text(json.dumps(dict(config=_as_json(config))))

@@ -248,6 +248,33 @@ def bootstrap_ratio(numerator, denominator, clusters=None, samples=2000, level=0
     return float(numerator.sum() / denominator.sum()), float(low), float(high)
 
 
+def identity_consistency(shapes, person, samples=2000, level=0.95, seed=0):
+    r"""How close the neutral shapes predicted from pictures of one person lie, beside those of different people: 0 where a person always gets the same face, 1 where the face does not depend on the person.
+
+    shapes: (n, N, 3) mm    person: (n,) labels, equally often each; a person's k-th row is their picture k
+
+    The distance of two shapes is the mean over vertices. `within_mm` is its mean over all pairs of pictures of one person, `between_mm` over all pairs of people in their pictures of the same number.
+    Returns these, `ratio` = within / between, which no common scale of the shapes changes, and its percentile bootstrap interval `low`, `high` over people (who, drawn twice, are no pair).
+    """
+    shapes, (people, index) = torch.as_tensor(shapes), np.unique(np.asarray(person), return_inverse=True)
+    pictures = len(index) // len(people)
+    if shapes.shape[0] != len(index) or len(people) < 2 or pictures < 2 or (np.bincount(index) != pictures).any():
+        raise ValueError(f"expected two or more people with the same number of pictures, two or more: got {len(shapes)} shapes of {len(people)} people in {np.unique(np.bincount(index))} pictures")
+    by_vertex = shapes[torch.from_numpy(np.argsort(index, kind="stable"))].unflatten(0, (len(people), pictures)).permute(2, 0, 1, 3).contiguous()        # (N, people, pictures, 3)
+    one, two = 0., 0.
+    for points in by_vertex:        # Choice: vertex by vertex, and only pictures of the same number, so that memory is people² x pictures whatever the mesh
+        distance = lambda x: torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+        one = one + distance(points).sum((1, 2)).double()
+        two = two + distance(points.transpose(0, 1)).mean(0).double()
+    within, between = one.numpy() / (len(by_vertex) * pictures * (pictures - 1)), two.numpy() / len(by_vertex)                # (people,) and (people, people), whose diagonal is 0
+    drawn = np.random.default_rng(seed).multinomial(len(people), np.full(len(people), 1 / len(people)), size=samples)         # how often each person
+    drawn = drawn[(drawn > 0).sum(1) > 1]                       # one person alone is no pair
+    ratio = lambda times: (times @ within / times.sum(-1)) / (((times @ between) * times).sum(-1) / (times.sum(-1) ** 2 - (times ** 2).sum(-1)))
+    low, high = np.quantile(ratio(drawn), [(1 - level) / 2, (1 + level) / 2])
+    everyone = np.ones(len(people))
+    return dict(ratio=float(ratio(everyone)), low=float(low), high=float(high), within_mm=float(within.mean()), between_mm=float(between.sum() / (len(people) * (len(people) - 1))))
+
+
 def summarise(errors, thresholds=np.linspace(0, 8, 161)):
     """Pooled errors (any shape, mm) as on NoW: median, mean, std and the share at or below each threshold (mm)."""
     errors = np.sort(np.asarray(errors, np.float64).ravel())

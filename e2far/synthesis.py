@@ -13,7 +13,8 @@ from e2far.facemodels import arkit
 from e2far.painting import Painter
 from e2far.styling import COLUMNS, RIM, ROWS, Wardrobe
 
-SPLITS = ("people", "train", "validation", "test")      # each draws its own persons: the split's number is part of every seed
+SPLITS = ("people", "train", "validation", "test", "restyled", "repeated")      # each draws its own persons: the split's number is part of every seed
+RESTYLED = ("restyled",)        # a person of these looks new in every picture: skin, hair, beard, make-up, clothes; only the shape of the face tells who it is
 VARIATIONS = ("poses", "hair", "glasses", "obstacles", "beards", "make-up", "clothes", "shadows", "texture", "wrinkles", "backgrounds")
 
 
@@ -49,10 +50,12 @@ class Studio:
 
     # The numbers ----------------------------------------------------------------------------------------------------------------------------------------
 
-    def draw_person(self, seed, split, person):
-        """Identity coefficients (K,) and looks of one person of one split."""
+    def draw_person(self, seed, split, person, picture=0):
+        """Identity coefficients (K,) and looks of one person of one split; the looks are the same in all pictures but in RESTYLED splits."""
         rng = np.random.default_rng([seed, SPLITS.index(split), person])
         identity = rng.standard_normal(self.model.n_identity).clip(-3, 3).astype(np.float32)
+        if split in RESTYLED:
+            rng = np.random.default_rng([seed, SPLITS.index(split), person, picture + 1, 1])
         looks, out = appearance.draw_person(rng), self.without
         looks |= {"shell": 0.} if "hair" in out else {}
         looks |= {"glasses": 0.} if "glasses" in out else {}
@@ -80,12 +83,12 @@ class Studio:
     def recipe(self, seed, split, person, picture):
         """All numbers of picture number `picture` of `person` (see `draw_scene`)."""
         rng = np.random.default_rng([seed, SPLITS.index(split), person, picture + 1])
-        worn = self.person(seed, split, person)
+        worn = self.person(seed, split, person, picture if split in RESTYLED else 0)
         expression, angles = self.draw_expression(rng), self.draw_angles(rng)
         return self.draw_scene(worn, expression, angles, rng)
 
-    def _person(self, seed, split, person):
-        return self.dress(*self.draw_person(seed, split, person))
+    def _person(self, seed, split, person, picture=0):
+        return self.dress(*self.draw_person(seed, split, person, picture))
 
     def dress(self, identity, looks):
         """A person ready for pictures: looks, neutral head (N, 3) mm, and places (W, 3) mm of what they wear in the head's frame; what they do not wear is drawn to a point."""

@@ -7,7 +7,10 @@ import functools
 import logging
 import math
 import pickle
+import platform
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,10 +22,13 @@ from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from e2far import camera, data, losses
+import e2far
+from e2far import augmentation, camera, data, losses
+from e2far.live import LiveFaces
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)        # it would announce its precision at every training
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+VERSIONS = dict(e2far=e2far.__version__, torch=str(torch.__version__), numpy=np.__version__, python=platform.python_version())
 
 
 @dataclass
@@ -55,12 +61,13 @@ class Phase:
 def loop(run, phases, batch_at, objective, clip=None, ema=None):
     """Train `run.module` through `phases`, from the step that `run` has reached.
 
-    batch_at: step -> batch, a pure function, so that a resumed run sees what an uninterrupted one sees
+    batch_at: step -> batch, a pure function, so that a resumed run sees what an uninterrupted one sees; each process of several gets its part
     objective: (network, batch) -> dict of scalars; "loss" is minimised, all are logged
     clip: largest norm of the gradient (of energies in mm², usually 40 to 140)
     ema: decay of the running average of the weights, which is what is validated and kept
     """
     module, network, optimizer = run.module, run.network, run.optimizer
+    pairs = paired(run.average, module)
     for step in run.steps():
         phase, rates = rates_at(phases, step)
         for group, rate in zip(optimizer.param_groups, rates):      # heads, trunk
@@ -78,7 +85,7 @@ def loop(run, phases, batch_at, objective, clip=None, ema=None):
                              "lower the learning rate, or clip")
         optimizer.step()
         if ema:
-            blend(run.average, module, min(ema, (step + 1) / (step + 10)))
+            blend(pairs, min(ema, (step + 1) / (step + 10)))
         run.record(step, phase, rates, parts, len(batch["person"]))
     module.load_state_dict(run.average.state_dict())
     module.requires_grad_(True).eval()
@@ -107,16 +114,17 @@ def pretrain(recognizer, faces, *, steps, batch_size, learning_rate, seed, weigh
     return _train(recognizer, faces, kept, phases, objective, validate, batch_size=batch_size, seed=seed, weight_decay=weight_decay, **options)
 
 
-def fit(network, model, train, validation, *, phases, batch_size, expression_weight, pose_weight, weight_decay, seed, features=None, **options):
+def fit(network, model, train, validation, *, phases, batch_size, expression_weight, pose_weight, weight_decay, seed, identity_weight=1., features=None, **options):
     r"""Train an E2FAR to regress the coefficients of `model`, in place; returns the log, a DataFrame. The paper's loss, with our pose term:
 
     $\frac1N \lVert U(\hat\alpha - \alpha) \rVert^2 + \lambda_e \frac1N \lVert W(\hat\beta - \beta) \rVert^2 + \lambda_p E_{pose}$, over the model's region
 
-    train, validation: data.Faces    phases: Phases, or dicts of their fields; the paper's are one with trunk_rate 0 and one without
+    identity_weight: of the first term; 0 leaves expression (and pose) as the only task
+    train: data.Faces, or live.LiveFaces that are made as training goes    validation: data.Faces    phases: Phases, or dicts of their fields; the paper's are one with trunk_rate 0 and one without
     features: None, or what the frozen trunk answers for all of `train` (`store_features`): heads then learn from these, many times faster than from pictures
-    precision: "32-true" or "bf16-mixed"    fabric: a lightning Fabric, which then decides device and precision; None is one CPU process
+    precision: "32-true" or "bf16-mixed"    fabric: a lightning Fabric, which then decides devices and precision; None is one CPU process
     optimizer: "adamw" or "adam" (with weight decay as an L2 term)    clip, ema: see `loop`
-    augment: strength of data.augment at the end of training, reached linearly (False or 0: none, True or 1: full)
+    augment: strength of augmentation.augment at the end of training, reached linearly (False or 0: none, True or 1: full)
     log: CSV file, a row each `log_every` steps    validate_every: steps between validations (None: only at the end)
     checkpoint: file written each `checkpoint_every` steps; if it exists, training goes on from it exactly as if it had not stopped
     progress: show a bar with the time left
@@ -133,29 +141,32 @@ def fit(network, model, train, validation, *, phases, batch_size, expression_wei
         identity = losses.vertex_energy(pred["identity"], batch["identity"], identity_factor).mean()
         expression = losses.vertex_energy(pred["expression"], batch["expression"], expression_factor).mean()
         pose = losses.pose_energy(pred["pose"], batch["pose"], landmarks_mm(model, batch["identity"], batch["expression"])).mean()
-        return dict(loss=identity + expression_weight * expression + pose_weight * pose, identity_mm2=identity, expression_mm2=expression, pose_percent2=pose)
+        return dict(loss=identity_weight * identity + expression_weight * expression + pose_weight * pose, identity_mm2=identity, expression_mm2=expression, pose_percent2=pose)
 
     def validate(network):
         return summary(evaluate(network, model, validation))
 
-    return _train(network, train, torch.arange(len(train)), phases, objective, validate, batch_size=batch_size, seed=seed, weight_decay=weight_decay, features=features,
-                  **options)
+    weights = dict(identity_weight=identity_weight, expression_weight=expression_weight, pose_weight=pose_weight)
+    return _train(network, train, None, phases, objective, validate, batch_size=batch_size, seed=seed, weight_decay=weight_decay, features=features, weights=weights, **options)
 
 
-def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed, weight_decay, features=None, precision="32-true", fabric=None, optimizer="adamw",
+def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed, weight_decay, features=None, weights=None, precision="32-true", fabric=None, optimizer="adamw",
            clip=None, ema=None, augment=0., log=None, log_every=50, validate_every=None, checkpoint=None, checkpoint_every=None, progress=True):
-    """Set `loop` up on the faces `rows` of `faces`; what `pretrain` and `fit` share."""
+    """Set `loop` up on the faces `rows` (None: all) of `faces`; what `pretrain` and `fit` share."""
     if faces.image_size != module.image_size:
         raise ValueError(f"{faces.folder} holds images of {faces.image_size} px, but the network takes {module.image_size} px: make one of them anew")
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer {optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
-    fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=precision)
+    fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=auto_precision(precision))
+    if batch_size % fabric.world_size:
+        raise ValueError(f"batch_size {batch_size} does not divide among {fabric.world_size} processes: choose a multiple of it")
     phases = [phase if isinstance(phase, Phase) else Phase(**phase) for phase in phases]
     if features and (augment or any(phase.trunk_rate for phase in phases)):
         raise ValueError("stored features train heads alone: give every phase trunk_rate 0, and augment 0")
-    total = sum(phase.steps for phase in phases)
+    total, live = sum(phase.steps for phase in phases), isinstance(faces, LiveFaces)
+    rows = rows if live or rows is not None else torch.arange(len(faces))
     settings = dict(phases=[asdict(phase) for phase in phases], batch_size=batch_size, seed=seed, weight_decay=weight_decay, optimizer=optimizer, clip=clip, ema=ema,
-                    augment=float(augment), faces=len(rows))
+                    augment=float(augment), faces=faces.settings if live else len(rows), network=module.config, weights=weights)
     module.to(memory_format=torch.channels_last)
     heads = [p for name, p in module.named_parameters() if not name.startswith("trunk.")]
     optimizer = OPTIMIZERS[optimizer]([dict(params=heads), dict(params=list(module.trunk.parameters()))], lr=0., weight_decay=weight_decay, fused=True)
@@ -165,15 +176,40 @@ def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed
         run.network.mark_forward_method("heads")
 
     def batch_at(step):
-        at = rows[batch_indices(len(rows), batch_size, step, seed)]
-        if features:
-            return fabric.to_device({name: getattr(faces, name)[at] for name in data.LABELS} | {layer: values[at].float() for layer, values in features.items()})
-        batch = fabric.to_device(faces.gather(at))
-        batch["image"] = data.augment(data.to_float(batch["image"]), augment * step / total, seed=(seed, step))
-        return batch
+        if live:
+            batch = faces.batch(step, batch_size)
+        else:
+            at = rows[batch_indices(len(rows), batch_size, step, seed)]
+            if features:
+                return fabric.to_device({name: getattr(faces, name)[at] for name in data.LABELS} | {layer: values[at].float() for layer, values in features.items()})
+            batch = faces.gather(at)
+        # Choice: pictures are changed before the batch is shared out among processes, so that their number changes nothing.
+        batch["image"] = augmentation.augment(batch["image"], augment * step / total, (seed, step))
+        return fabric.to_device({name: values[fabric.global_rank::fabric.world_size] for name, values in batch.items()})
 
-    loop(run, phases, batch_at, objective, clip, ema)
+    loop(run, phases, ahead(batch_at, run) if fabric.device.type == "cuda" else batch_at, objective, clip, ema)
     return pd.DataFrame(run.rows)
+
+
+def auto_precision(precision, device="cpu"):
+    """"32-true" or "bf16-mixed" for `precision` "auto": the latter where the device computes in bfloat16 (most GPUs; CPUs with AVX512-BF16 or AMX), elsewhere the former."""
+    if precision != "auto":
+        return precision
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def ahead(batch_at, run):
+    """`batch_at` that prepares the next batch in a thread while a device is busy with this one."""
+    pool, waiting = ThreadPoolExecutor(1), {}
+
+    def batch(step):
+        found = waiting.pop(step, None) or pool.submit(batch_at, step)
+        if step + 1 < run.total:
+            waiting[step + 1] = pool.submit(batch_at, step + 1)
+        return found.result()
+
+    return batch
 
 
 class Run:
@@ -193,43 +229,52 @@ class Run:
         """The steps still to be made, with a progress bar."""
         self.began, self.first = time.perf_counter(), self.step
         self.mark = self.began, self.images
-        return tqdm(range(self.step, self.total), initial=self.step, total=self.total, unit="step", disable=not self.progress)
+        self.bar = tqdm(range(self.step, self.total), initial=self.step, total=self.total, unit="step", disable=not (self.progress and self.fabric.is_global_zero))
+        return self.bar
 
     def record(self, step, phase, rates, parts, count):
         """Take note of a step; now and then add a row to the log, validate, write a checkpoint."""
-        self.step, self.images = step + 1, self.images + count
+        self.step, self.images = step + 1, self.images + count * self.fabric.world_size
         for name, value in parts.items():
             self.sums[name] = self.sums.get(name, 0.) + value.detach()
         self.sums["steps"] = self.sums.get("steps", 0) + 1
         validating = self.validate and (self.step % self.validate_every == 0 or self.step == self.total)
         if validating or self.step % self.log_every == 0 or self.step == self.total:
+            n, means = self.sums.pop("steps"), {}
+            for name, value in self.sums.items():
+                means[name] = float(self.fabric.all_reduce(value) if self.fabric.world_size > 1 else value) / n
             now, (then, images) = time.perf_counter(), self.mark
             self.seconds += now - then
-            n = self.sums.pop("steps")
-            row = dict(step=self.step, images=self.images, phase=phase, heads_rate=rates[0], trunk_rate=rates[1]) | {k: float(v) / n for k, v in self.sums.items()}
-            row |= dict(images_per_s=(self.images - images) / (now - then), seconds=self.seconds) | (self.validate(self.average.eval()) if validating else {})
+            rate = (self.images - images) / (now - then)
+            row = dict(step=self.step, images=self.images, phase=phase, heads_rate=rates[0], trunk_rate=rates[1]) | means | dict(images_per_s=rate, seconds=self.seconds)
+            # The first process alone validates and writes; the others wait for it at their next step.
+            if validating and self.fabric.is_global_zero:
+                row |= self.validate(self.average.eval())
             self.sums, self.mark = {}, (time.perf_counter(), self.images)
             self.rows.append(row | dict(remaining_s=(self.mark[0] - self.began) / (self.step - self.first) * (self.total - self.step)))
-            if self.log:
+            self.bar.set_postfix({k.replace("_mm2", "_mm"): f"{v ** .5:.2f}" for k, v in means.items() if k.endswith("_mm2")} | dict(images_per_s=f"{rate:.0f}"))
+            if self.log and self.fabric.is_global_zero:
                 with data.replacing(self.log) as partial:
                     pd.DataFrame(self.rows).to_csv(partial, index=False)
-        if self.checkpoint and self.step % self.checkpoint_every == 0:
+        if self.checkpoint and self.step % self.checkpoint_every == 0 and self.fabric.is_global_zero:
             self.save()
 
     def save(self):
         with data.replacing(self.checkpoint) as partial:
-            torch.save(dict(module=self.module.state_dict(), average=self.average.state_dict(), optimizer=self.optimizer.state_dict(), settings=self.settings,
+            torch.save(dict(module=self.module.state_dict(), average=self.average.state_dict(), optimizer=self.optimizer.state_dict(), settings=self.settings, versions=VERSIONS,
                             **{name: getattr(self, name) for name in ("step", "images", "seconds", "rows", "sums")}), partial)
 
     def resume(self):
         try:
             state = torch.load(self.checkpoint, map_location=self.fabric.device, weights_only=True)
-            settings = state.pop("settings")
+            settings, versions = state.pop("settings"), state.pop("versions")
         except (RuntimeError, EOFError, OSError, KeyError, AttributeError, pickle.UnpicklingError) as error:
             raise OSError(f"{self.checkpoint} is truncated or no checkpoint ({str(error)[:100]}): delete it to train from the start") from error
         if settings != self.settings:
             changed = [name for name in self.settings if settings.get(name) != self.settings[name]]
             raise ValueError(f"{self.checkpoint} belongs to a training with other {', '.join(changed)}: delete it to train from the start")
+        if versions != VERSIONS:
+            logging.getLogger(__name__).warning("%s was written with %s; going on with %s, which may round differently", self.checkpoint, versions, VERSIONS)
         for name in ("module", "average", "optimizer"):
             getattr(self, name).load_state_dict(state.pop(name))
         for name, value in state.items():
@@ -258,10 +303,18 @@ def _permutation(n, seed, epoch):
 
 
 @torch.no_grad()
-def blend(average, module, decay):
-    """Move `average`, weights and BatchNorm's statistics, towards `module`: a <- decay a + (1 - decay) m."""
-    for a, m in zip(average.state_dict().values(), module.state_dict().values()):
-        a.lerp_(m, 1 - decay) if a.is_floating_point() else a.copy_(m)
+def blend(pairs, decay):
+    """Move an average, weights and BatchNorm's statistics, towards a module: a <- decay a + (1 - decay) m. pairs: of `paired`"""
+    floats, others = pairs
+    torch._foreach_lerp_(*floats, 1 - decay)
+    for a, m in others:
+        a.copy_(m)
+
+
+def paired(average, module):
+    """Tensors of both modules that are numbers, as two lists, and the pairs of those that count; found once, since that takes longer than blending them."""
+    pairs = list(zip(average.state_dict().values(), module.state_dict().values()))
+    return [list(part) for part in zip(*((a, m) for a, m in pairs if a.is_floating_point()))], [(a, m) for a, m in pairs if not a.is_floating_point()]
 
 
 def landmarks_mm(model, identity, expression):
@@ -352,3 +405,8 @@ def store_features(network, faces, path, layers=("pool4", "pool5"), batch_size=2
             found[layer][rows] = features[layer].half().cpu()
     with data.replacing(path) as partial:
         save_file(found, partial)
+
+
+if __name__ == "__main__":                  # torchrun --nproc_per_node=8 -m e2far.training --profile paper
+    from e2far.cli import app
+    app(["train", *sys.argv[1:]])

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import e2far
 from e2far import morphable
 from e2far.cli import app
-from e2far.network import E2FAR, save_network
+from e2far.network import E2FAR, load_network, save_network
+from test_training import model, root      # noqa: F401 (fixtures)
 
 BOX = "150,70,280,200"
 
@@ -135,3 +136,20 @@ def test_public_names():
     assert e2far.Reconstructor.__module__ == "e2far.photo" and e2far.load_face_model is morphable.load_face_model and e2far.MorphableModel is morphable.MorphableModel
     with pytest.raises(AttributeError, match="nothing"):
         e2far.nothing
+
+
+def test_train_makes_a_network_from_a_profile(root, tmp_path):
+    given = ["train", "--profile", "smoke", "--faces", str(root), "--face-model", str(root / "toy.npz"), "--out", str(tmp_path / "out"), "--accelerator", "cpu", "--steps", "2"]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    network, result = load_network(tmp_path / "out" / "network.safetensors"), json.loads((tmp_path / "out" / "result.json").read_text())
+    assert network.config["width"] == .125 and f"neutral {result['neutral_ratio']:.3f}" in done.output
+    further = CliRunner().invoke(app, [*given, "--start", str(tmp_path / "out" / "network.safetensors")])
+    assert further.exit_code == 0, further.output
+
+
+def test_train_says_what_is_missing(root, tmp_path):
+    for options, message in ((["--faces", str(tmp_path / "none")], "dvc repro synthesis"), (["--faces", str(root), "--profile", "huge"], "no profile 'huge'"),
+                             (["--faces", str(root), "--trunk", str(tmp_path / "vgg_face.mat")], "requested from the Visual Geometry Group")):
+        done = CliRunner().invoke(app, ["train", "--profile", "smoke", "--face-model", str(root / "toy.npz"), "--out", str(tmp_path), "--accelerator", "cpu", *options])
+        assert done.exit_code == 1 and message in done.output and "Traceback" not in done.output, done.output

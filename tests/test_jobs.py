@@ -1,8 +1,13 @@
+import os
+import subprocess
+import sys
 import time
 
+import pandas as pd
 import pytest
+import torch
 
-from e2far import data, jobs, network, plots, training
+from e2far import data, jobs, network, plots, shards, training
 from e2far.morphable import load_face_model
 from test_training import QUICK, build, model, root, same, splits      # noqa: F401 (fixtures)
 
@@ -52,3 +57,57 @@ def test_a_variant_is_measured_after_each_phase(model, root, tmp_path):
     net = network.load_network(tmp_path / "network.safetensors")
     assert net.fused == ("pool4",) and not same(net.trunk, build().trunk)
     assert training.summary(training.evaluate(net, model, data.Faces(root / "test"))) == pytest.approx(found["tuned"], rel=1e-4)
+
+
+JOB = """
+import sys, torch
+from e2far import jobs
+torch.set_num_threads(1)
+root, out, devices = sys.argv[1:]
+training = dict(batch_size=8, expression_weight=1., pose_weight=.1, weight_decay=1e-3, clip=5., augment=.5, log_every=2, checkpoint_every=3, phases=[dict(steps=2, heads_rate=1e-3), dict(steps=3, heads_rate=1e-3, trunk_rate=1e-3)])
+jobs.train_job(folder=out, faces=root, model=root + "/toy.npz", network=dict(image_size=48, width=1 / 16, batch_norm=False), training=training, seed=0, devices=devices)
+"""
+
+
+def test_two_processes_train_as_one_does(root, tmp_path):
+    """Frozen and tuned phase without BatchNorm: each process takes its half of the same batch, so only the order of sums differs."""
+    (tmp_path / "job.py").write_text(JOB)
+    for devices, launch in (("1", [sys.executable]), ("2", [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29571"])):
+        done = subprocess.run([*launch, str(tmp_path / "job.py"), str(root), str(tmp_path / devices), devices], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS="1"), timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (network.load_network(tmp_path / devices / "network.safetensors") for devices in "12")
+    for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    logs = [pd.read_csv(tmp_path / devices / "log.csv") for devices in "12"]
+    assert list(logs[0].images) == list(logs[1].images) and list(logs[1].loss) == pytest.approx(list(logs[0].loss), rel=1e-4)
+
+
+def test_a_network_goes_on_from_another_of_the_same_build_only(model, root, tmp_path):
+    network.save_network(build(), tmp_path / "start.safetensors")
+    quick = {k: v for k, v in QUICK.items() if k not in ("seed", "progress")} | dict(phases=[dict(steps=1, heads_rate=0.)])
+    job = dict(faces=root, model=root / "toy.npz", training=quick, seed=3, start=tmp_path / "start.safetensors")
+    jobs.train_job(folder=tmp_path / "same", network=dict(image_size=48, width=1 / 16, batch_norm=True), **job)
+    assert same(network.load_network(tmp_path / "same" / "network.safetensors").trunk, build().trunk)
+    with pytest.raises(ValueError, match="a network of other width"):
+        jobs.train_job(folder=tmp_path / "other", network=dict(image_size=48, width=1 / 8, batch_norm=True), **job)
+
+
+def test_faces_can_be_made_as_training_goes(root, tmp_path):
+    """A job that makes its own faces, interrupted by nothing, and the same one again, which is read and not run."""
+    folder = tmp_path / "faces"
+    shards.write_split("makehuman", folder, "validation", 2, 2, size=48, seed=0, n_jobs=1)
+    quick = {k: v for k, v in QUICK.items() if k not in ("seed", "progress")} | dict(phases=[dict(steps=3, heads_rate=1e-3)], log_every=1)
+    job = dict(folder=tmp_path / "job", faces=folder, model="makehuman", network=dict(image_size=48, width=1 / 16, batch_norm=True), training=quick, seed=0, test="validation",
+               live=dict(seed=0, block=8, window=2, n_jobs=1))
+    found = jobs.run_many(dict(job=job))["job"]
+    assert pd.read_csv(tmp_path / "job" / "log.csv").images.tolist() == [8, 16, 24] and found["neutral_mm"] > 0
+    assert jobs.run_many(dict(job=job), resume=True)["job"] == found
+
+
+def test_a_recogniser_is_trained_on_the_people_asked_for(root, tmp_path):
+    quick = dict(batch_size=8, steps=3, learning_rate=1e-3, weight_decay=0.)
+    row = jobs.pretrain_job(folder=tmp_path, faces=root, network=dict(image_size=48, width=1 / 16, batch_norm=True), training=quick, seed=0)
+    assert row["step"] == 3 and 0 <= row["top1"] <= 1
+    network.load_trunk(build(), tmp_path / "trunk.safetensors")
+    with pytest.raises(FileNotFoundError, match="nobody"):
+        jobs.pretrain_job(folder=tmp_path, faces=root, network={}, training=quick, seed=0, people="nobody")

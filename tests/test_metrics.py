@@ -216,3 +216,48 @@ def test_summary_and_curve():
     result = metrics.summarise([[1, 2], [3, 10]], thresholds=np.array([0, 1, 2.5, 8, 10]))
     assert (result["median"], result["mean"]) == (2.5, 4)
     assert result["curve"].tolist() == [0, .25, .5, .75, 1]
+
+
+# ---- the same person again and again ---------------------------------------------------------------------------
+
+def test_identity_consistency_by_hand():
+    """One vertex on a line, two people, two pictures; rows in any order of people."""
+    x = torch.tensor([10., 0., 1., 13.])
+    result = metrics.identity_consistency(torch.stack((x, 0 * x, 0 * x), -1)[:, None], ["b", "a", "a", "b"])
+    assert (result["within_mm"], result["between_mm"]) == pytest.approx(((1 + 3) / 2, (10 + 12) / 2)) and result["ratio"] == pytest.approx(2 / 11)
+
+
+def test_identity_consistency_of_answers_that_depend_on_the_person_alone_or_not_at_all():
+    person, shapes = np.repeat(np.arange(30), 4), faces(30).float()
+    sure = metrics.identity_consistency(shapes[person] + 1000, person)
+    assert sure["ratio"] == sure["low"] == sure["high"] == 0 and sure["between_mm"] > 50
+    nearly = shapes[person] + 1000 + torch.tensor([0., .125, 0., .125]).repeat(30)[:, None, None] * torch.tensor([1., 0., 0.])      # a metre away, in single precision
+    assert metrics.identity_consistency(nearly, person)["within_mm"] == pytest.approx(.125 * 4 / 6, rel=1e-2)
+    blind = metrics.identity_consistency(faces(120, seed=1, points=2), person)
+    assert blind["low"] < 1 < blind["high"] and blind["ratio"] == pytest.approx(1, abs=.05)
+    assert metrics.identity_consistency(1e-2 * faces(120, seed=1, points=2), person)["ratio"] == pytest.approx(blind["ratio"])
+
+
+def test_identity_consistency_is_that_of_a_loop_over_pairs():
+    person, shapes = np.tile(np.arange(5), 3), faces(15)
+    pairs = [(i, j, float((shapes[i] - shapes[j]).norm(dim=-1).mean())) for i in range(15) for j in range(i)]
+    result = metrics.identity_consistency(shapes, person)
+    assert result["within_mm"] == pytest.approx(np.mean([d for i, j, d in pairs if person[i] == person[j]]))
+    assert result["between_mm"] == pytest.approx(np.mean([d for i, j, d in pairs if person[i] != person[j] and i // 5 == j // 5]))      # rows of five are pictures 0, 1, 2
+
+
+def test_identity_consistency_interval_covers_the_truth_as_often_as_it_says():
+    """On one vertex in three dimensions with normal noise, distances go as standard deviations: sqrt(1 / (1 + 4))."""
+    rng, person, hits = np.random.default_rng(0), np.repeat(np.arange(25), 4), 0
+    for i in range(100):
+        shapes = torch.from_numpy(rng.normal(0, 2, (25, 1, 3))[person] + rng.normal(0, 1, (100, 1, 3)))
+        result = metrics.identity_consistency(shapes, person, samples=300, seed=i)
+        hits += result["low"] <= 1 / np.sqrt(5) <= result["high"]
+    assert .86 <= hits / 100 <= 1
+    assert metrics.identity_consistency(shapes, person) == metrics.identity_consistency(shapes, person)
+
+
+def test_identity_consistency_says_what_is_wrong():
+    for person in ([0, 0, 0, 1, 1], [0, 0, 0, 0, 0], [0, 1, 2, 3, 4], [0, 0, 1, 1]):
+        with pytest.raises(ValueError, match="same number of pictures"):
+            metrics.identity_consistency(faces(5), person)

@@ -233,6 +233,15 @@ def test_the_front_page_prints_the_table_that_the_default_profile_made():
         assert (ROOT / "reports/metrics/benchmark.md").read_text() in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.parametrize("table", ["benchmark", "groups"])
+def test_the_model_card_prints_the_shipped_networks_numbers(table):
+    if PARAMS["profile"] == "default":          # the other profiles' numbers are not for the card
+        printed = re.search(rf"(?s)<!-- {table} -->\n(.*?)<!-- /{table} -->", (ROOT / "data/weights/MODEL_CARD.md").read_text())[1]
+        lines = (ROOT / f"reports/metrics/{table}.md").read_text().splitlines(keepends=True)
+        wanted = lines if table == "groups" else [*lines[:2], *(line for line in lines[2:] if line.startswith(("| mean face |", "| our network, shipped weights |")))]
+        assert len(wanted) >= 4 and printed == "".join(wanted)
+
+
 def test_every_committed_figure_belongs_to_a_stage():
     for path in (ROOT / "reports").rglob("*"):
         if path.is_file() and path.name != ".gitignore":

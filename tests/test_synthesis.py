@@ -87,6 +87,9 @@ def test_a_person_looks_the_same_in_every_picture_and_unlike_others(studio):
     identity, looks = studio.draw_person(0, "train", 7)
     again, same = studio.draw_person(0, "train", 7)
     assert np.array_equal(identity, again) and all(np.array_equal(looks[k], same[k]) for k in looks if not isinstance(looks[k], dict))
+    (one, first), (other, second) = (studio.draw_person(0, "restyled", 7, picture) for picture in (0, 1))
+    assert np.array_equal(one, other) and first["tone"] != second["tone"] and not np.array_equal(first["hair"], second["hair"])           # but there
+    assert np.array_equal(studio.recipe(0, "restyled", 7, 1)["person"]["looks"]["tone"], np.float32(second["tone"]))
     everyone = np.stack([studio.draw_person(0, split, person)[0] for split in synthesis.SPLITS for person in range(40)])
     distance = torch.cdist(torch.from_numpy(everyone), torch.from_numpy(everyone)).fill_diagonal_(np.inf)
     assert distance.min() > 5                                                   # no split knows a person of another

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
@@ -216,3 +218,43 @@ def test_heads_learn_from_stored_features_what_they_learn_from_pictures(model, s
     for changes in (dict(augment=1.), dict(phases=[Phase(4, 1e-2, 1e-3)])):
         with pytest.raises(ValueError, match="heads alone"):
             training.fit(build(), model, *splits, features=stored, **settings | changes)
+
+
+def test_precision_is_chosen_by_what_the_device_computes_in(monkeypatch):
+    for known in ("32-true", "bf16-mixed", "16-mixed"):
+        assert training.auto_precision(known) == known
+    for amx, avx, expected in ((False, False, "32-true"), (True, False, "bf16-mixed"), (False, True, "bf16-mixed")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+        assert training.auto_precision("auto") == expected
+
+
+def test_batches_made_ahead_are_the_same_ones():
+    asked = []
+
+    def batch_at(step):
+        asked.append(step)
+        if step == 7:
+            raise ValueError("no such batch")
+        return step * step
+
+    batch = training.ahead(batch_at, SimpleNamespace(total=9))
+    assert [batch(step) for step in (3, 4, 5, 6)] == [9, 16, 25, 36]
+    with pytest.raises(ValueError, match="no such batch"):
+        batch(7)
+    assert [batch(8), sorted(asked)] == [64, [3, 4, 5, 6, 7, 8]]
+
+
+def test_a_checkpoint_of_other_versions_is_used_with_a_warning(model, splits, tmp_path, monkeypatch, caplog):
+    settings = QUICK | dict(phases=[Phase(2, 1e-3)], checkpoint=tmp_path / "c.pt", checkpoint_every=1)
+    training.fit(build(), model, *splits, **settings)
+    monkeypatch.setitem(training.VERSIONS, "torch", "1.0")
+    training.fit(build(), model, *splits, **settings)
+    assert "which may round differently" in caplog.text
+
+
+def test_identity_can_be_left_out_of_the_loss(model, splits):
+    net, before = build(), build()
+    log = training.fit(net, model, *splits, phases=[dict(steps=2, heads_rate=1e-3)], identity_weight=0., log_every=1, **QUICK)
+    assert same(net.identity_head, before.identity_head) and not same(net.expression_head, before.expression_head)
+    assert log.loss.to_numpy() == pytest.approx((log.expression_mm2 + .1 * log.pose_percent2).to_numpy(), rel=1e-5)

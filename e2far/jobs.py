@@ -105,7 +105,7 @@ def variant_job(*, folder, faces, model, network, trunk, frozen, tuned, training
     return found
 
 
-def pretrain_job(*, folder, faces, network, training, seed, people="people", accelerator="cpu", devices=1, progress=False):
+def pretrain_job(*, folder, faces, network, training, seed, people="people", trunk=None, accelerator="cpu", devices=1, progress=False):
     """Train a Recognizer on the split `people`; a job for `run_many`. Writes trunk.safetensors and log.csv to `folder`; returns the last row of the log.
 
     network: arguments of Recognizer but for the number of people    training: arguments of `pretrain`    others as for `train_job`
@@ -115,6 +115,8 @@ def pretrain_job(*, folder, faces, network, training, seed, people="people", acc
     fabric = open_fabric(accelerator, devices, training.get("precision", "32-true"))
     torch.manual_seed(seed)
     recognizer = Recognizer(len(people.person.unique()), **network)
+    if trunk:
+        fill_trunk(recognizer, trunk)
     checkpoint, options = folder / "checkpoint.pt", {key: value for key, value in training.items() if key != "precision"}
     log = trainer.pretrain(recognizer, people, seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, progress=progress, **options)
     if not fabric.is_global_zero:

@@ -35,12 +35,15 @@ def convolution(n_in, n_out, kernel, stride=1, padding=0, batch_norm=False):
     return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=not batch_norm), *norm, nn.ReLU(inplace=True))
 
 
-def fully_connected(*sizes):
-    """Linear layers through `sizes` on flattened features, ReLU between them and none at the end."""
+def fully_connected(*sizes, batch_norm=False):
+    """Linear layers through `sizes` on flattened features; after all but the last an optional BatchNorm (ours) and a ReLU.
+
+    Without the BatchNorm most units of a head that is trained from scratch die: they answer no picture and learn nothing any more (notebook 2 counts them).
+    """
     layers = [nn.Flatten()]
-    for n_in, n_out in zip(sizes, sizes[1:]):
-        layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
+    for n_in, n_out in zip(sizes, sizes[1:-1]):
+        layers += [nn.Linear(n_in, n_out, bias=not batch_norm), *([nn.BatchNorm1d(n_out)] if batch_norm else []), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
 
 
 def initialise(module):
@@ -112,7 +115,7 @@ class E2FAR(nn.Module):
 
     fused: layers that feed the expression head. ("pool4", "pool5") is the paper's; None gives one shared head on pool5 for identity and expression, ("pool5",) two
         heads on pool5 without a fusion-CNN, ("pool5", "pool5") a control with the fusion's parameters but no other layer than pool5.
-    width: share of the full network's channels; batch_norm: after every convolution (ours, for small networks trained from scratch)
+    width: share of the full network's channels; batch_norm: after every convolution and hidden layer of the heads (ours, for small networks trained from scratch)
     Raises ValueError for an unknown layer, or an image size at which pool4 and pool5 do not meet as they do in the paper.
     """
 
@@ -128,12 +131,12 @@ class E2FAR(nn.Module):
         self.trunk = Trunk(width, batch_norm)
         cells, hidden = (image_size // 32) ** 2, (scaled(4096, width), scaled(1024, width))
         pool5, conv8 = self.trunk.channels["pool5"] * cells, scaled(512, width) * cells
-        self.identity_head = fully_connected(pool5, *hidden, n_identity + (n_expression if fused is None else 0))
-        self.pose_head = fully_connected(pool5, scaled(256, max(width, .25)), 9)
+        self.identity_head = fully_connected(pool5, *hidden, n_identity + (n_expression if fused is None else 0), batch_norm=batch_norm)
+        self.pose_head = fully_connected(pool5, scaled(256, max(width, .25)), 9, batch_norm=batch_norm)
         self.fusion = self.expression_head = None
         if fused is not None:
             self.fusion = Fusion(fused, self.trunk.channels, width, batch_norm) if fused != ("pool5",) else None
-            self.expression_head = fully_connected(pool5 if self.fusion is None else conv8, *hidden, n_expression)
+            self.expression_head = fully_connected(pool5 if self.fusion is None else conv8, *hidden, n_expression, batch_norm=batch_norm)
         initialise(self)
         for head in (self.identity_head, self.expression_head):
             if head is not None:
@@ -170,7 +173,7 @@ class Recognizer(nn.Module):
         self.config = dict(n_people=n_people, image_size=image_size, width=width, batch_norm=batch_norm)
         self.n_people, self.image_size = n_people, image_size
         self.trunk = Trunk(width, batch_norm)
-        self.classifier = fully_connected(self.trunk.channels["pool5"] * (image_size // 32) ** 2, scaled(4096, width), n_people)
+        self.classifier = fully_connected(self.trunk.channels["pool5"] * (image_size // 32) ** 2, scaled(4096, width), n_people, batch_norm=batch_norm)
         initialise(self)
         damp(self.classifier)
 

@@ -152,7 +152,7 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
     folders = {name: Path(config["folder"]) for name, config in jobs.items()}
     if len(set(folders.values())) < len(jobs):
         raise ValueError("two jobs have the same folder: give each its own")
-    waiting = [name for name in jobs if not (resume and _result(jobs[name]) is not None)]
+    waiting = [name for name in jobs if not (resume and finished(jobs[name]))]
     running = {}
 
     def report():
@@ -186,6 +186,11 @@ def _as_json(config):
     """What a job is known by: its config and the code that runs it."""
     code = data.source_version(sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, trainer, vggface, sys.modules[E2FAR.__module__])
     return json.loads(json.dumps(config | dict(code=code) | (dict(pictures=shards.code_version()) if config.get("live") else {}), default=str))
+
+
+def finished(config):
+    """Whether a job of this config, and of today's code, has been done: `run_many` with `resume` would read it and not run it."""
+    return _result(config) is not None
 
 
 def _result(config):

@@ -78,6 +78,7 @@ class Trunk(nn.Module):
 
     def __init__(self, width=1.0, batch_norm=False):
         super().__init__()
+        self.batch_norm = batch_norm
         self.channels = {layer: scaled(n, width) for layer, (n, _) in zip(LAYERS, BLOCKS)}
         self.blocks, n_in = nn.ModuleList(), 3
         for (_, count), n_out in zip(BLOCKS, self.channels.values()):
@@ -125,20 +126,22 @@ class E2FAR(nn.Module):
 
     fused: layers that feed the expression head. ("pool4", "pool5") is the paper's; None gives one shared head on pool5 for identity and expression, ("pool5",) two
         heads on pool5 without a fusion-CNN, ("pool5", "pool5") a control with the fusion's parameters but no other layer than pool5.
-    width: share of the full network's channels; batch_norm: after every convolution and every hidden layer of the heads (ours, for small networks trained from scratch); "convolutions" leaves the heads out
+    width: share of the full network's channels; batch_norm: after every convolution and every hidden layer of the heads (ours, for small networks trained from scratch); "convolutions" leaves the heads' hidden layers out, "heads" the trunk
     Raises ValueError for an unknown layer, or an image size at which pool4 and pool5 do not meet as they do in the paper.
     """
 
     def __init__(self, n_identity=199, n_expression=29, image_size=180, width=1.0, fused=("pool4", "pool5"), batch_norm=False):
         super().__init__()
         check_image_size(image_size)
+        if batch_norm not in (True, False, "convolutions", "heads"):
+            raise ValueError(f"batch_norm={batch_norm!r}: choose true, false, convolutions or heads")
         fused = None if fused is None else tuple(fused)
         if fused is not None and (not fused or set(fused) - set(LAYERS)):
             raise ValueError(f"fused={fused}: name one or more of {', '.join(LAYERS)}, or None for one shared head")
         self.config = dict(n_identity=n_identity, n_expression=n_expression, image_size=image_size, width=width, fused=fused, batch_norm=batch_norm)
         self.n_identity, self.n_expression, self.image_size, self.fused = n_identity, n_expression, image_size, fused
         self.metadata = {}
-        self.trunk, normed = Trunk(width, bool(batch_norm)), batch_norm is True
+        self.trunk, normed = Trunk(width, batch_norm in (True, "convolutions")), batch_norm in (True, "heads")
         cells, hidden = (image_size // 32) ** 2, (scaled(4096, width), scaled(1024, width))
         pool5, conv8 = self.trunk.channels["pool5"] * cells, scaled(512, width) * cells
         self.identity_head = fully_connected(pool5, *hidden, n_identity + (n_expression if fused is None else 0), batch_norm=normed)
@@ -254,7 +257,7 @@ def load_trunk(module, path):
 
 
 def _trunk_config(module):
-    return dict(width=module.config["width"], batch_norm=bool(module.config["batch_norm"]))
+    return dict(width=module.config["width"], batch_norm=module.trunk.batch_norm)
 
 
 def _save(state, path, half, header):

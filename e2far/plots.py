@@ -132,7 +132,7 @@ def depth_panels(table, label, columns=3):
     for axis, target in zip(axes.flat, targets):
         for trunk, rows in table[table["target"] == target].groupby("trunk", sort=False):
             rows, (line, marker) = rows.set_index("layer").reindex(layers), STYLES[trunks.index(trunk) % len(STYLES)]
-            axis.plot(layers, rows["value"], line, marker=marker, ms=4, color=COLOURS.get(trunk), label=trunk)
+            axis.plot(layers, rows["value"], linestyle=line, marker=marker, ms=4, color=COLOURS.get(trunk), label=trunk)
             axis.fill_between(layers, rows["low"], rows["high"], color=COLOURS.get(trunk), alpha=.18, lw=0)
         axis.axhline(0, color="#666666", lw=.8)
         axis.set(xlabel="layer", title=target)

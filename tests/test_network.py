@@ -39,11 +39,17 @@ def test_every_layer_but_the_last_of_a_head_is_followed_by_a_relu():
                 assert isinstance(after, torch.nn.ReLU)
 
 
-@pytest.mark.parametrize("batch_norm, normed", [(True, {"trunk", "fusion", "identity_head", "expression_head", "pose_head"}), ("convolutions", {"trunk", "fusion"}), (False, set())])
+@pytest.mark.parametrize("batch_norm, normed", [(True, {"trunk", "fusion", "identity_head", "expression_head", "pose_head"}), ("convolutions", {"trunk", "fusion"}),
+                                                ("heads", {"fusion", "identity_head", "expression_head", "pose_head"}), (False, set())])
 def test_batch_norm_goes_where_it_is_asked_for(batch_norm, normed):
     net = small(batch_norm=batch_norm)
     found = {name for name, part in net.named_children() if any(isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)) for m in part.modules())}
     assert found == normed and all(isinstance(head[-1], torch.nn.Linear) for head in (net.identity_head, net.expression_head, net.pose_head))
+
+
+def test_an_unknown_place_for_batch_norm_is_refused():
+    with pytest.raises(ValueError, match="batch_norm='everywhere': choose"):
+        small(batch_norm="everywhere")
 
 
 def test_control_has_the_fusions_parameters():

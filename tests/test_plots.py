@@ -91,8 +91,8 @@ def test_cumulative_curves_reach_their_shares():
     assert figure.axes[0].lines[1].get_ydata()[-1] == 0
 
 
-def depth_table():
-    return pd.DataFrame([(target, trunk, f"pool{i}", i / 10, i / 10 - .05, i / 10 + .05) for target in ("identity", "expression", "pose") for trunk in ("looks fixed", "random") for i in range(1, 6)],
+def depth_table(trunks=("looks fixed", "random")):
+    return pd.DataFrame([(target, trunk, f"pool{i}", i / 10, i / 10 - .05, i / 10 + .05) for target in ("identity", "expression", "pose") for trunk in trunks for i in range(1, 6)],
                         columns=["target", "trunk", "layer", "value", "low", "high"])
 
 
@@ -103,6 +103,7 @@ def test_depth_is_drawn_in_the_order_of_the_layers():
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [.1, .2, .3, .4, .5])
     fixed, random = figure.axes[0].lines[:2]
     assert (fixed.get_linestyle(), fixed.get_marker()) != (random.get_linestyle(), random.get_marker())             # readable without colour
+    assert len(plots.depth_panels(depth_table("abcdefg"), "").axes[0].lines) == 8                                    # seven trunks and zero
 
 
 def test_depth_can_be_explored():

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.utils.data import Dataset
@@ -78,11 +79,13 @@ class Faces(Dataset):
     `faces[i]` is a dict of one face, image (3, S, S) float in [0, 1]; `faces[[3, 1, 4]]` is a batch of them. In a DataLoader pass `collate_fn=lambda batch: batch`.
     `faces.identity` (n, K), `.expression` (n, L), `.pose` (n, 9), `.landmarks` (n, 68, 2) and `.person` (n,) are columns of the whole split, read when first asked for.
 
+    image_size: None, or px to which the pictures are reduced as they are read (bilinear, antialiased); landmarks follow
+
     Raises FileNotFoundError, OSError (truncated or unreadable shard) or ValueError (columns that do not fit together), naming the file, when it is first opened.
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
+    def __init__(self, folder, image_size=None):
+        self.folder, self.reduced_to = Path(folder), image_size
         index = self.folder / INDEX
         try:
             counts = json.loads(index.read_text())
@@ -94,8 +97,14 @@ class Faces(Dataset):
         self.shard = functools.lru_cache(OPEN_SHARDS)(self._shard)
         self.shapes = {name: column.shape[1:] for name, column in _read(shard_path(self.folder, 0)).items()}        # of a face, in every shard
 
+        stored = self.shapes["image"][0]
+        self.image_size = image_size or stored
+        self.scale = self.image_size / stored
+        if self.scale > 1:
+            raise ValueError(f"{self.folder} holds pictures of {stored} px, which cannot be reduced to {image_size} px: {AGAIN} at that size")
+
     def __reduce__(self):
-        return Faces, (self.folder,)        # workers open the files anew
+        return Faces, (self.folder, self.reduced_to)        # workers open the files anew
 
     def __len__(self):
         return self.count
@@ -104,12 +113,16 @@ class Faces(Dataset):
         if name not in LABELS:
             raise AttributeError(f"Faces has no {name}")
         column = torch.from_numpy(np.concatenate([self.shard(number)[name] for number in range(-(-self.count // self.shard_size))]))
-        setattr(self, name, column)
-        return column
+        setattr(self, name, self.resized(**{name: column})[name])
+        return getattr(self, name)
 
-    @property
-    def image_size(self):
-        return self.shapes["image"][0]
+    def resized(self, **columns):
+        """`columns` of a batch as of pictures of `image_size` px."""
+        if self.scale < 1 and "landmarks" in columns:
+            columns["landmarks"] = columns["landmarks"] * self.scale
+        if self.scale < 1 and "image" in columns:
+            columns["image"] = F.interpolate(columns["image"], size=self.image_size, mode="bilinear", antialias=True).contiguous(memory_format=torch.channels_last)
+        return columns
 
     def _shard(self, number):
         """Columns of shard `number` as views of the mapped file, checked."""
@@ -131,7 +144,7 @@ class Faces(Dataset):
         numbers, rows = np.divmod(indices % self.count, self.shard_size)
         places = [(self.shard(number), row) for number, row in zip(numbers.tolist(), rows.tolist())]
         batch = {name: torch.from_numpy(np.array([shard[name][row] for shard, row in places])) for name in ("image", *LABELS)}
-        return batch | {"image": batch["image"].permute(0, 3, 1, 2)}
+        return self.resized(**batch | {"image": batch["image"].permute(0, 3, 1, 2)})
 
     def __getitems__(self, indices):
         batch = self.gather(indices)

@@ -37,13 +37,13 @@ def live_settings(p, synthesis):
 def train_job(*, folder, faces, model, network, training, seed, trunk=None, start=None, live=None, accelerator="cpu", devices=1, progress=False, test="test"):
     """Build, train and measure one E2FAR; a job for `run_many`. Returns the `summary` on the split `test` (None in all processes but the first).
 
-    folder: gets network.safetensors, log.csv and evaluation.npz (arrays of `evaluate`)    faces: folder of the splits    model: name or path of a face model
+    folder: gets network.safetensors, log.csv and evaluation.npz (arrays of `evaluate`)    faces: folder of the splits, whose pictures are reduced to the network's size    model: name or path of a face model
     network: arguments of E2FAR but for the numbers of coefficients    training: arguments of `fit`    seed: of weights and of the order of pictures
     trunk: file of `save_trunk`, or of VGG-16 (`vggface`), to start from    start: file of `save_network` to start from, all of it    live: None, or arguments of `live.LiveFaces`, which then takes the place of the split "train"
     accelerator, devices: of lightning_fabric.Fabric; "auto" takes what there is    progress: show a bar
     """
     folder, faces, model = Path(folder), Path(faces), morphable.load_face_model(model)
-    fabric = open_fabric(accelerator, devices, training.get("precision", "32-true"))
+    fabric, size = open_fabric(accelerator, devices, training.get("precision", "32-true")), network["image_size"]
     torch.manual_seed(seed)
     net = E2FAR(model.n_identity, model.n_expression, **network)
     if start:
@@ -51,12 +51,12 @@ def train_job(*, folder, faces, model, network, training, seed, trunk=None, star
     elif trunk:
         fill_trunk(net, trunk)
     checkpoint, options = folder / "checkpoint.pt", {key: value for key, value in training.items() if key != "precision"}
-    pictures = LiveFaces(model, network["image_size"], device=str(fabric.device) if fabric.device.type == "cuda" else None, **live) if live else data.Faces(faces / "train")
+    pictures = LiveFaces(model, size, device=str(fabric.device) if fabric.device.type == "cuda" else None, **live) if live else data.Faces(faces / "train", size)
     with pictures if live else nullcontext():
-        trainer.fit(net, model, pictures, data.Faces(faces / "validation"), seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, progress=progress, **options)
+        trainer.fit(net, model, pictures, data.Faces(faces / "validation", size), seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, progress=progress, **options)
     if not fabric.is_global_zero:
         return None
-    errors = trainer.evaluate(net, model, data.Faces(faces / test))
+    errors = trainer.evaluate(net, model, data.Faces(faces / test, size))
     save_network(net, folder / "network.safetensors", face_model=model.name, seed=seed)
     with data.replacing(folder / "evaluation.npz") as partial, open(partial, "wb") as file:
         np.savez(file, **errors)
@@ -89,28 +89,40 @@ def open_fabric(accelerator, devices, precision):
     return fabric
 
 
-def variant_job(*, folder, faces, model, network, trunk, frozen, tuned, training, seed, features=None, test="test"):
-    """An E2FAR on the trunk of the file `trunk`: heads alone, measured, then everything, measured again; a job for `run_many`. Returns a `summary` of each phase.
+def variant_job(*, folder, faces, model, network, trunk, phases, training, seed, features=None, test="test"):
+    """Heads on the trunk of the file `trunk`: first alone, on a frozen trunk, then on from there with the trunk tuned in several ways; a job for `run_many`. Returns a `summary` after each of `phases`.
 
-    frozen, tuned: the two phases    features: file of `store_features` for the frozen phase, None to compute them again and again    others as for `train_job`
+    phases: name -> Phase or dict of its fields; the first has no trunk rate, each of the others starts where the first ended    features: file of `store_features` for the first, None to compute them again and again
+    Writes a network of each, `folder`/name.safetensors. Others as for `train_job`.
     """
-    folder, faces, model = Path(folder), Path(faces), morphable.load_face_model(model)
+    folder, faces, model, size = Path(folder), Path(faces), morphable.load_face_model(model), network["image_size"]
     torch.manual_seed(seed)
-    net, found = E2FAR(model.n_identity, model.n_expression, **network), {}
+    net, train, judged, found, begun = E2FAR(model.n_identity, model.n_expression, **network), data.Faces(faces / "train", size), data.Faces(faces / test, size), {}, None
     fill_trunk(net, trunk)
-    for name, phase, stored in (("frozen", frozen, load_file(features) if features else None), ("tuned", tuned, None)):
-        trainer.fit(net, model, data.Faces(faces / "train"), data.Faces(faces / "validation"), phases=[phase], features=stored, seed=seed, log=folder / "log.csv", progress=False, **training)
-        found[name] = trainer.summary(trainer.evaluate(net, model, data.Faces(faces / test)))
-    save_network(net, folder / "network.safetensors", face_model=model.name, seed=seed)
+    stored = {layer: values for layer, values in load_file(features).items() if layer in {"pool5", *(net.fused or ())}} if features else None
+    for name, phase in phases.items():
+        if begun:
+            net.load_state_dict(begun)
+        trainer.fit(net, model, train, None, phases=[phase], features=None if begun else stored, seed=seed, progress=False, **training)
+        found[name] = trainer.summary(trainer.evaluate(net, model, judged))
+        save_network(net, folder / f"{name}.safetensors", half=True, face_model=model.name, seed=seed)
+        begun = begun or {key: value.clone() for key, value in net.state_dict().items()}
     return found
 
 
+def features_job(*, folder, faces, network, trunk, path, layers, limit=None):
+    """Write what `layers` of the trunk of the file `trunk` answer for the first `limit` of the split "train" to `path` (`training.store_features`); a job for `run_many`."""
+    net = E2FAR(**network)
+    fill_trunk(net, trunk)
+    trainer.store_features(net, data.Faces(Path(faces) / "train", network["image_size"]), path, layers, limit)
+
+
 def pretrain_job(*, folder, faces, network, training, seed, people="people", trunk=None, accelerator="cpu", devices=1, progress=False):
-    """Train a Recognizer on the split `people`; a job for `run_many`. Writes trunk.safetensors and log.csv to `folder`; returns the last row of the log.
+    """Train a Recognizer on the split `people`; a job for `run_many`. Writes network.safetensors, trunk.safetensors and log.csv to `folder`; returns the last row of the log.
 
     network: arguments of Recognizer but for the number of people    training: arguments of `pretrain`    others as for `train_job`
     """
-    folder, people = Path(folder), data.Faces(Path(faces) / people)
+    folder, people = Path(folder), data.Faces(Path(faces) / people, network["image_size"])
     folder.mkdir(parents=True, exist_ok=True)
     fabric = open_fabric(accelerator, devices, training.get("precision", "32-true"))
     torch.manual_seed(seed)
@@ -121,6 +133,7 @@ def pretrain_job(*, folder, faces, network, training, seed, people="people", tru
     log = trainer.pretrain(recognizer, people, seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, progress=progress, **options)
     if not fabric.is_global_zero:
         return None
+    save_network(recognizer, folder / "network.safetensors", seed=seed)
     save_trunk(recognizer, folder / "trunk.safetensors")
     checkpoint.unlink(missing_ok=True)
     return log.iloc[-1].to_dict()
@@ -139,7 +152,7 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
     folders = {name: Path(config["folder"]) for name, config in jobs.items()}
     if len(set(folders.values())) < len(jobs):
         raise ValueError("two jobs have the same folder: give each its own")
-    waiting = [name for name in jobs if not (resume and _result(jobs[name]) is not None)]
+    waiting = [name for name in jobs if not (resume and finished(jobs[name]))]
     running = {}
 
     def report():
@@ -173,6 +186,11 @@ def _as_json(config):
     """What a job is known by: its config and the code that runs it."""
     code = data.source_version(sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, trainer, vggface, sys.modules[E2FAR.__module__])
     return json.loads(json.dumps(config | dict(code=code) | (dict(pictures=shards.code_version()) if config.get("live") else {}), default=str))
+
+
+def finished(config):
+    """Whether a job of this config, and of today's code, has been done: `run_many` with `resume` would read it and not run it."""
+    return _result(config) is not None
 
 
 def _result(config):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from e2far.data import replacing
@@ -46,6 +46,16 @@ def fully_connected(*sizes, batch_norm=False):
     return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
 
 
+def hidden_layers(head, x, name):
+    """Answers (B, d) of the hidden layers of a `fully_connected` head to features `x` (B, ...), after their ReLUs: dict of name1, name2, ..."""
+    found = {}
+    for layer in head[:-1]:
+        x = layer(x)
+        if isinstance(layer, nn.ReLU):
+            found[f"{name}{len(found) + 1}"] = x
+    return found
+
+
 def initialise(module):
     """He initialisation: the variance of the signal is kept through the ReLUs, without which training from scratch stalls."""
     for layer in module.modules():
@@ -68,6 +78,7 @@ class Trunk(nn.Module):
 
     def __init__(self, width=1.0, batch_norm=False):
         super().__init__()
+        self.batch_norm = batch_norm
         self.channels = {layer: scaled(n, width) for layer, (n, _) in zip(LAYERS, BLOCKS)}
         self.blocks, n_in = nn.ModuleList(), 3
         for (_, count), n_out in zip(BLOCKS, self.channels.values()):
@@ -115,28 +126,30 @@ class E2FAR(nn.Module):
 
     fused: layers that feed the expression head. ("pool4", "pool5") is the paper's; None gives one shared head on pool5 for identity and expression, ("pool5",) two
         heads on pool5 without a fusion-CNN, ("pool5", "pool5") a control with the fusion's parameters but no other layer than pool5.
-    width: share of the full network's channels; batch_norm: after every convolution and hidden layer of the heads (ours, for small networks trained from scratch)
+    width: share of the full network's channels; batch_norm: after every convolution and every hidden layer of the heads (ours, for small networks trained from scratch); "convolutions" leaves the heads' hidden layers out, "heads" the trunk
     Raises ValueError for an unknown layer, or an image size at which pool4 and pool5 do not meet as they do in the paper.
     """
 
     def __init__(self, n_identity=199, n_expression=29, image_size=180, width=1.0, fused=("pool4", "pool5"), batch_norm=False):
         super().__init__()
         check_image_size(image_size)
+        if batch_norm not in (True, False, "convolutions", "heads"):
+            raise ValueError(f"batch_norm={batch_norm!r}: choose true, false, convolutions or heads")
         fused = None if fused is None else tuple(fused)
         if fused is not None and (not fused or set(fused) - set(LAYERS)):
             raise ValueError(f"fused={fused}: name one or more of {', '.join(LAYERS)}, or None for one shared head")
         self.config = dict(n_identity=n_identity, n_expression=n_expression, image_size=image_size, width=width, fused=fused, batch_norm=batch_norm)
         self.n_identity, self.n_expression, self.image_size, self.fused = n_identity, n_expression, image_size, fused
         self.metadata = {}
-        self.trunk = Trunk(width, batch_norm)
+        self.trunk, normed = Trunk(width, batch_norm in (True, "convolutions")), batch_norm in (True, "heads")
         cells, hidden = (image_size // 32) ** 2, (scaled(4096, width), scaled(1024, width))
         pool5, conv8 = self.trunk.channels["pool5"] * cells, scaled(512, width) * cells
-        self.identity_head = fully_connected(pool5, *hidden, n_identity + (n_expression if fused is None else 0), batch_norm=batch_norm)
-        self.pose_head = fully_connected(pool5, scaled(256, max(width, .25)), 9, batch_norm=batch_norm)
+        self.identity_head = fully_connected(pool5, *hidden, n_identity + (n_expression if fused is None else 0), batch_norm=normed)
+        self.pose_head = fully_connected(pool5, scaled(256, max(width, .25)), 9, batch_norm=normed)
         self.fusion = self.expression_head = None
         if fused is not None:
-            self.fusion = Fusion(fused, self.trunk.channels, width, batch_norm) if fused != ("pool5",) else None
-            self.expression_head = fully_connected(pool5 if self.fusion is None else conv8, *hidden, n_expression, batch_norm=batch_norm)
+            self.fusion = Fusion(fused, self.trunk.channels, width, bool(batch_norm)) if fused != ("pool5",) else None
+            self.expression_head = fully_connected(pool5 if self.fusion is None else conv8, *hidden, n_expression, batch_norm=normed)
         initialise(self)
         for head in (self.identity_head, self.expression_head):
             if head is not None:
@@ -159,6 +172,14 @@ class E2FAR(nn.Module):
             expression = self.expression_head(pool5 if self.fusion is None else self.fusion(features))
         return dict(identity=identity, expression=expression, pose=self.pose_head(pool5))
 
+    def activations(self, image):
+        """`features`, and what the heads make of them: fusion, the fusion-CNN's maps (B, C, h, w); identity fc1, identity fc2, expression fc1, expression fc2, the heads' hidden layers (B, d)."""
+        found = self.features(image)
+        if self.fusion is not None:
+            found["fusion"] = self.fusion(found)
+        found |= hidden_layers(self.identity_head, found["pool5"], "identity fc")
+        return found if self.expression_head is None else found | hidden_layers(self.expression_head, found.get("fusion", found["pool5"]), "expression fc")
+
     def forward(self, image):
         """Dict of identity (B, K), expression (B, L) in standard deviations and pose (B, 9) (camera.decode_pose) for images (B, 3, S, S) in [0, 1]."""
         return self.heads(self.features(image))
@@ -171,14 +192,23 @@ class Recognizer(nn.Module):
         super().__init__()
         check_image_size(image_size)
         self.config = dict(n_people=n_people, image_size=image_size, width=width, batch_norm=batch_norm)
-        self.n_people, self.image_size = n_people, image_size
+        self.n_people, self.image_size, self.metadata = n_people, image_size, {}
         self.trunk = Trunk(width, batch_norm)
         self.classifier = fully_connected(self.trunk.channels["pool5"] * (image_size // 32) ** 2, scaled(4096, width), n_people, batch_norm=batch_norm)
         initialise(self)
         damp(self.classifier)
 
+    def features(self, image):
+        """Dict of pool1 ... pool5 for images (B, 3, S, S), float in [0, 1]."""
+        return self.trunk(image)
+
+    def activations(self, image):
+        """`features`, and fc1, the classifier's hidden layer (B, d)."""
+        found = self.features(image)
+        return found | hidden_layers(self.classifier, found["pool5"], "fc")
+
     def forward(self, image):
-        return self.classifier(self.trunk(image)["pool5"])
+        return self.classifier(self.features(image)["pool5"])
 
 
 def check_image_size(image_size):
@@ -191,20 +221,20 @@ def check_image_size(image_size):
 
 
 def save_network(network, path, half=False, **metadata):
-    """Write an E2FAR as safetensors, its configuration and `metadata` (JSON values) in the header; `half` stores float16."""
+    """Write an E2FAR or Recognizer as safetensors, its configuration and `metadata` (JSON values) in the header; `half` stores float16."""
     _save(network.state_dict(), path, half, dict(config=network.config, metadata=metadata))
 
 
-def load_network(path):
-    """The E2FAR stored at `path`, float32, in eval mode; `.metadata` holds what was saved with it.
+def load_network(path, kind=E2FAR):
+    """The E2FAR (or, as `kind`, Recognizer) stored at `path`, float32, in eval mode; `.metadata` holds what was saved with it.
 
     Raises FileNotFoundError, OSError (truncated, not safetensors) or ValueError (not an E2FAR, wrong shapes, NaN) with one line that says what to do.
     """
     tensors, header = _load(path, "network")
-    if "fused" not in header.get("config", {}):
-        raise ValueError(f"{path} holds no E2FAR: name a file written by save_network, or train one with `dvc repro training`")
+    if ("fused" if kind is E2FAR else "n_people") not in header.get("config", {}):
+        raise ValueError(f"{path} holds no {kind.__name__}: name a file written by save_network, or train one with `dvc repro training`")
     try:
-        network = E2FAR(**header["config"])
+        network = kind(**header["config"])
     except TypeError as error:
         raise ValueError(f"{path} was written by another version of e2far ({error}): make it again with `dvc repro training`") from error
     _fill(network, tensors, path)
@@ -214,22 +244,26 @@ def load_network(path):
 
 def save_trunk(module, path, half=False):
     """Write the trunk of an E2FAR or Recognizer as safetensors."""
-    _save(module.trunk.state_dict(), path, half, dict(config={key: module.config[key] for key in ("width", "batch_norm")}))
+    _save(module.trunk.state_dict(), path, half, dict(config=_trunk_config(module)))
 
 
 def load_trunk(module, path):
     """Fill the trunk of an E2FAR or Recognizer, in place, from a file of `save_trunk`. Raises as `load_network`."""
     tensors, header = _load(path, "trunk")
-    wanted = {key: module.config[key] for key in ("width", "batch_norm")}
+    wanted = _trunk_config(module)
     if header.get("config") != wanted:
         raise ValueError(f"{path} holds a trunk of {header.get('config')}, but the network has {wanted}: make both from the same parameters")
     _fill(module.trunk, tensors, path)
 
 
+def _trunk_config(module):
+    return dict(width=module.config["width"], batch_norm=module.trunk.batch_norm)
+
+
 def _save(state, path, half, header):
     tensors = {k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in state.items()}
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata={"e2far": json.dumps(header)})
+        partial.write_bytes(save(tensors, metadata={"e2far": json.dumps(header)}))      # not save_file, whose files their owner alone may read
 
 
 def _load(path, kind):

@@ -1,4 +1,4 @@
-"""What each layer knows: linear probes on its features, explained variance in vertex space, occlusion maps."""
+"""What each layer knows: linear probes on its features, explained variance in vertex space, who is it, occlusion maps, receptive fields."""
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,38 +7,51 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import GroupKFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from e2far.data import to_float
 from e2far.metrics import bootstrap_ratio
+from e2far.network import BLOCKS, LAYERS
 
-LAYERS = ("pool1", "pool2", "pool3", "pool4", "pool5")
+ALPHAS = tuple(np.logspace(-1, 6, 8))
 
+
+# ---- features ----------------------------------------------------------------------------------------------------
 
 @torch.no_grad()
 def layer_features(network, faces, layers=LAYERS, grid=2, limit=None, pixel_grid=16, batch_size=64):
     """What the layers say of the first `limit` faces: dict "pixels" and layer -> (n, d) float32 arrays.
 
-    faces: a data set whose batches hold "image" (B, 3, S, S)    grid: maps are average-pooled to grid x grid and flattened; or a dict of `matched_grids`.
+    faces: a data set whose batches hold "image" (B, 3, S, S), or the pictures themselves, uint8 (n, 3, S, S)    layers: pool1 ... pool5, or any name of `network.activations`
+    grid: maps are average-pooled to grid x grid and flattened; None keeps them whole. Or a dict of `matched_grids`: maps that it does not name are kept whole.
     A global average (grid 1) would hide what early layers know: they say where, not only what.
-    # Choice: raw pixels, the layer before the first, keep 16 x 16, so that their count is that of a layer's features.
     """
     n = len(faces) if limit is None else min(limit, len(faces))
     device, was_training = next(network.parameters()).device, network.training
     network.eval()
-    found = {name: [] for name in ("pixels", *layers)}
+    # Choice: raw pixels, the layer before the first, keep 16 x 16, so that their count is that of a layer's features.
     grids = grid if isinstance(grid, dict) else dict.fromkeys(layers, grid) | dict(pixels=pixel_grid)
+    found = []
     for start in range(0, n, batch_size):
         image = _images(faces, range(start, min(start + batch_size, n))).to(device)
-        maps = network.features(image)
-        if missing := [layer for layer in layers if layer not in maps]:
-            raise ValueError(f"the network has no layer {missing[0]}; it has {', '.join(maps)}")
-        found["pixels"].append(F.adaptive_avg_pool2d(image, grids["pixels"]))
-        for layer in layers:
-            found[layer].append(F.adaptive_avg_pool2d(maps[layer], grids[layer]))
+        found.append({name: x.float().cpu() for name, x in layer_vectors(network, image, ("pixels", *layers), grids).items()})
     network.train(was_training)
-    return {name: torch.cat(parts).flatten(1).float().cpu().numpy() for name, parts in found.items()}
+    return {name: torch.cat([part[name] for part in found]).numpy() for name in ("pixels", *layers)}
+
+
+def layer_vectors(network, image, layers, grids):
+    """Features of `layers` ("pixels" too) for images (B, 3, S, S): dict layer -> (B, d).
+
+    Maps are pooled to their grid in the dict `grids`, or kept whole if it is None or not there; vectors stay as they are.
+    """
+    maps = dict(pixels=image) | (network.features if set(layers) <= {"pixels", *LAYERS} else network.activations)(image)
+    if missing := [layer for layer in layers if layer not in maps]:
+        raise ValueError(f"the network has no layer {missing[0]}; it has {', '.join(maps)}")
+    pooled = lambda x, grid: x if x.ndim == 2 or grid is None else F.adaptive_avg_pool2d(x, grid)
+    return {layer: pooled(maps[layer], grids.get(layer)).flatten(1) for layer in layers}
 
 
 def matched_grids(network):
@@ -73,36 +86,108 @@ def measure_batch_norm(network, faces, rows, batch_size=64):
 
 
 def _images(faces, indices):
+    if isinstance(faces, torch.Tensor):
+        return to_float(faces[list(indices)])
     if hasattr(faces, "__getitems__"):
         return faces.__getitems__(list(indices))["image"]
     return torch.stack([faces[i]["image"] for i in indices])
 
 
+# ---- probes ------------------------------------------------------------------------------------------------------
+
 def fit_probe(features_train, targets_train, features_test, targets_test=None, groups=None, groups_test=None,
-              dimension=128, alphas=tuple(np.logspace(-1, 6, 8)), folds=5, seed=0):
-    """Ridge regression from features to targets: SimpleNamespace(prediction (n_test, T), alpha, dimension, score).
+              dimension=128, alphas=ALPHAS, folds=5, seed=0):
+    """Ridge regression from features to targets: SimpleNamespace(prediction (n_test, T), alpha, dimension, score, readout).
 
     features (n, d), targets (n, T). Features are standardised and cut to `dimension` principal components, the same for
     every layer, so that no layer wins by its size. alpha is chosen by cross-validation whose folds share no person.
     groups, groups_test: person of each row. A person on both sides raises a ValueError. score: plain R^2 of all targets.
+    readout: (weight (d, T), bias (T,)), the whole probe on raw features: prediction = features @ weight + bias.
     """
     features_train, targets_train, features_test = (np.asarray(x, np.float64) for x in (features_train, targets_train, features_test))
     groups = np.arange(len(features_train)) if groups is None else np.asarray(groups)
     if groups_test is not None and len(shared := np.intersect1d(groups, groups_test)):
         raise ValueError(f"{len(shared)} people are in both sets, e.g. {shared[0]}: a probe must be tested on new people")
+    weight, bias, (alpha,) = _fit_readout(features_train, [targets_train.reshape(len(features_train), -1)], groups, dimension, alphas, folds, seed)
+    prediction = features_test @ weight + bias
+    score = None if targets_test is None else explained_variance(prediction, np.asarray(targets_test).reshape(len(prediction), -1), samples=1)[0]
+    return SimpleNamespace(prediction=prediction, alpha=alpha, dimension=min(dimension, *features_train.shape), score=score, readout=(weight, bias))
+
+
+def nested_predictions(features, targets, groups, dimension=256, alphas=ALPHAS, folds=4, inner=3, seed=0):
+    """Ridge predictions of every picture by probes that met neither it nor its person: SimpleNamespace(prediction: dict name -> (n, T), alpha: dict name -> one value an outer fold).
+
+    features: (n, d)    targets: dict name -> (n, T), whose columns share an alpha    groups: (n,) persons
+    Nested cross-validation: `folds` outer parts give the predictions; in what is left of each, `inner` parts, again without a common person, choose alpha by squared error.
+    Features are standardised and cut to `dimension` principal components, the same for every layer, on the training part alone.
+    """
+    features, groups = np.asarray(features, np.float64), np.asarray(groups)
+    targets = {name: np.asarray(target, np.float64).reshape(len(features), -1) for name, target in targets.items()}
+    if (people := len(np.unique(groups))) < folds:
+        raise ValueError(f"{people} people cannot be split into {folds} folds: give more people or fewer folds")
+    prediction, alpha = {name: np.empty_like(target) for name, target in targets.items()}, {name: [] for name in targets}
+    borders = np.cumsum([target.shape[1] for target in targets.values()])[:-1]
+    for train, test in GroupKFold(folds).split(features, groups=groups):
+        weight, bias, chosen = _fit_readout(features[train], [target[train] for target in targets.values()], groups[train], dimension, alphas, inner, seed)
+        for name, part, value in zip(targets, np.split(features[test] @ weight + bias, borders, 1), chosen):
+            prediction[name][test] = part
+            alpha[name].append(value)
+    return SimpleNamespace(prediction=prediction, alpha=alpha)
+
+
+def ridge_path(features, targets, alphas):
+    r"""Ridge regression for every alpha at once: weight (A, d, T) and unpenalised bias (A, T) of features (n, d) to targets (n, T).
+
+    With centred $X$, $Y$ and $X^\top X = V \Lambda V^\top$ the weights are $V (\Lambda + \alpha)^{-1} V^\top X^\top Y$: one eigendecomposition serves all.
+    """
+    mean, centre = features.mean(0), targets.mean(0)
+    centred = features - mean
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    shrunk = 1 / (np.maximum(values, 0) + np.asarray(alphas)[:, None])                   # (A, d)
+    weight = vectors @ (shrunk[:, :, None] * (vectors.T @ (centred.T @ (targets - centre))))
+    return weight, centre - mean @ weight
+
+
+def _fit_readout(features, blocks, groups, dimension, alphas, folds, seed):
+    """(weight (d, T), bias (T,)) from raw features to the columns of all `blocks` [(n, t), ...], and each block's alpha, chosen by squared error across people."""
+    for name, values in (("features", features), *(("targets", part) for part in blocks)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} hold NaN or infinite numbers: check what made them")
     folds = min(folds, len(np.unique(groups)))
     if folds < 2:
         raise ValueError("a probe needs at least two people to choose its regularisation")
-    dimension = min(dimension, *features_train.shape)
-    scaler = StandardScaler().fit(features_train)
-    pca = PCA(dimension, random_state=seed).fit(scaler.transform(features_train))
-    project = lambda x: pca.transform(scaler.transform(x))
-    search = GridSearchCV(Ridge(), dict(alpha=alphas), scoring="neg_mean_squared_error", cv=GroupKFold(folds))
-    search.fit(project(features_train), targets_train, groups=groups)
-    prediction = search.predict(project(features_test)).reshape(len(features_test), -1)
-    score = None if targets_test is None else explained_variance(
-        prediction, np.asarray(targets_test).reshape(len(prediction), -1), samples=1)[0]
-    return SimpleNamespace(prediction=prediction, alpha=float(search.best_params_["alpha"]), dimension=dimension, score=score)
+    projection = make_pipeline(StandardScaler(), _pca(features, dimension, seed)).fit(features)
+    x, y, block = projection.transform(features), np.hstack(blocks), np.repeat(np.arange(len(blocks)), [part.shape[1] for part in blocks])
+    error = np.zeros((len(alphas), len(blocks)))
+    for train, test in GroupKFold(folds).split(x, groups=groups):
+        weight, bias = ridge_path(x[train], y[train], alphas)
+        squared = np.square(x[test] @ weight + bias[:, None] - y[test]).sum(1)           # (A, T)
+        error += squared @ np.eye(len(blocks))[block]
+    best = error.argmin(0)
+    weight, bias = (part[best[block], ..., np.arange(len(block))].T for part in ridge_path(x, y, alphas))
+    rotation, origin = projection[1].components_.T / projection[0].scale_[:, None], projection.transform(np.zeros((1, features.shape[1])))[0]
+    return rotation @ weight, bias + origin @ weight, [float(alphas[i]) for i in best]
+
+
+def _pca(features, dimension, seed):
+    """Choice: the covariance's eigenvectors, exact and fast, while the features are few; scikit-learn's own choice, a randomised decomposition, when they are many."""
+    return PCA(min(dimension, *features.shape), svd_solver="covariance_eigh" if features.shape[1] <= 1000 else "auto", random_state=seed)
+
+
+def recognise(features, person, dimension=256, folds=4, seed=0):
+    """Which pictures' person is named rightly by a classifier that learned from other pictures of the same people: (n,) bool.
+
+    features: (n, d)    person: (n,), each with `folds` pictures or more: each part of a stratified split is left out once, so that everybody stays known
+    Standardised, cut to `dimension` principal components, then linear discriminants whose covariance within people is shrunk (Ledoit and Wolf 2004).
+    """
+    features, person = np.asarray(features, np.float64), np.asarray(person)
+    if (fewest := np.unique(person, return_counts=True)[1].min()) < folds:
+        raise ValueError(f"someone has {fewest} pictures: {folds} folds need {folds} of everybody")
+    right = np.zeros(len(person), bool)
+    for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, person):
+        classifier = make_pipeline(StandardScaler(), _pca(features[train], dimension, seed), LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"))
+        right[test] = classifier.fit(features[train], person[train]).predict(features[test]) == person[test]
+    return right
 
 
 def explained_variance(pred, target, basis_factor=None, clusters=None, samples=2000, seed=0):
@@ -129,28 +214,63 @@ def seed_interval(values, level=.95):
     return values.mean(), values.mean() - half, values.mean() + half
 
 
-@torch.no_grad()
-def occlusion_map(network, image, target="expression", patch=16, stride=8, factor=None, grey=0.5, batch_size=64):
-    r"""How much the answer moves when a grey patch hides a place: (H', W') RMS vertex displacement, mm.
+def share(right, person, samples=2000, seed=0):
+    """Share of `right` (n,) bool, and its bootstrap interval over persons: (value, low, high)."""
+    right = np.asarray(right, np.float64)
+    return bootstrap_ratio(right, np.ones_like(right), person, samples, seed=seed)
 
-    image: (3, S, S) in [0, 1]    target: "identity" or "expression"    patch, stride: px
-    factor: R of losses.gram_factor, so that $\lVert R \Delta \rVert$ is in mm (None: plain length of the change)
+
+# ---- where -------------------------------------------------------------------------------------------------------
+
+def receptive_field(layer):
+    """Side of the square of input pixels that a cell of pool1 ... pool5 of VGG-16 can see, and the distance of neighbouring cells: SimpleNamespace(size_px, stride_px)."""
+    if layer not in LAYERS:
+        raise ValueError(f"no receptive field for {layer!r}: name one of {', '.join(LAYERS)}")
+    size, stride = 1, 1
+    for _, convolutions in BLOCKS[:LAYERS.index(layer) + 1]:
+        size, stride = size + (2 * convolutions + 1) * stride, 2 * stride                # 3x3 convolutions, then a 2x2 pool
+    return SimpleNamespace(size_px=size, stride_px=stride)
+
+
+def linear_reader(network, layer, grid, readout, factor=None):
+    """A probe as an answer to pictures, for `occluded`: callable (B, 3, S, S) -> (B, T).
+
+    layer, grid: as in `layer_features`, where the probe learned    readout: of `fit_probe`    factor: R of losses.gram_factor, applied to the answer; None leaves it as it is
+    """
+    device = next(network.parameters()).device
+    weight, bias = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in readout)
+    answer = lambda image: layer_vectors(network, image, (layer,), {layer: grid})[layer] @ weight + bias
+    return answer if factor is None else lambda image: answer(image) @ factor.to(weight).T
+
+
+@torch.no_grad()
+def occluded(answer, image, patch=16, stride=8, grey=0.5, batch_size=64):
+    """How much an answer moves when a grey patch hides a place: (H', W') lengths of answer(hidden) - answer(image).
+
+    answer: callable (B, 3, S, S) -> (B, T), its network in eval mode    image: (3, S, S) in [0, 1]    patch, stride: px
     Entry (i, j) is for the patch whose corner is at row i * stride, column j * stride.
     """
-    side = image.shape[-1]
-    if image.ndim != 3 or patch > side:
+    if image.ndim != 3 or patch > min(image.shape[1:]):
         raise ValueError(f"expected one image (3, S, S) larger than the patch of {patch} px, got {tuple(image.shape)}")
-    corners = [(y, x) for y in range(0, image.shape[-2] - patch + 1, stride) for x in range(0, side - patch + 1, stride)]
-    was_training = network.training
-    network.eval()
-    reference = network(image[None])[target]
-    changes = []
+    rows, columns = (range(0, side - patch + 1, stride) for side in image.shape[1:])
+    corners, reference, changes = [(y, x) for y in rows for x in columns], answer(image[None]), []
     for start in range(0, len(corners), batch_size):
         part = corners[start:start + batch_size]
         hidden = image.repeat(len(part), 1, 1, 1)
         for picture, (y, x) in zip(hidden, part):
             picture[:, y:y + patch, x:x + patch] = grey
-        change = network(hidden)[target] - reference
-        changes.append((change if factor is None else change @ factor.to(change).T).norm(dim=1))
+        changes.append((answer(hidden) - reference).norm(dim=1))
+    return torch.cat(changes).reshape(len(rows), len(columns))
+
+
+def occlusion_map(network, image, target="expression", patch=16, stride=8, factor=None, grey=0.5, batch_size=64):
+    r"""`occluded` for the network's own answer `target`, "identity" or "expression": (H', W') RMS vertex displacement, mm.
+
+    factor: R of losses.gram_factor, so that $\lVert R \Delta \rVert$ is in mm (None: plain length of the change)
+    """
+    was_training = network.training
+    network.eval()
+    answer = lambda hidden: network(hidden)[target] if factor is None else network(hidden)[target] @ factor.to(hidden).T
+    found = occluded(answer, image, patch, stride, grey, batch_size)
     network.train(was_training)
-    return torch.cat(changes).reshape(-1, len(range(0, side - patch + 1, stride)))
+    return found

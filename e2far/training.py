@@ -120,8 +120,8 @@ def fit(network, model, train, validation, *, phases, batch_size, expression_wei
     $\frac1N \lVert U(\hat\alpha - \alpha) \rVert^2 + \lambda_e \frac1N \lVert W(\hat\beta - \beta) \rVert^2 + \lambda_p E_{pose}$, over the model's region
 
     identity_weight: of the first term; 0 leaves expression (and pose) as the only task
-    train: data.Faces, or live.LiveFaces that are made as training goes    validation: data.Faces    phases: Phases, or dicts of their fields; the paper's are one with trunk_rate 0 and one without
-    features: None, or what the frozen trunk answers for all of `train` (`store_features`): heads then learn from these, many times faster than from pictures
+    train: data.Faces, or live.LiveFaces that are made as training goes    validation: data.Faces or None    phases: Phases, or dicts of their fields; the paper's are one with trunk_rate 0 and one without
+    features: None, or what the frozen trunk answers for the first faces of `train` (`store_features`): heads then learn from these faces alone, many times faster than from pictures
     precision: "32-true" or "bf16-mixed"    fabric: a lightning Fabric, which then decides devices and precision; None is one CPU process
     optimizer: "adamw" or "adam" (with weight decay as an L2 term)    clip, ema: see `loop`
     augment: strength of augmentation.augment at the end of training, reached linearly (False or 0: none, True or 1: full)
@@ -147,7 +147,7 @@ def fit(network, model, train, validation, *, phases, batch_size, expression_wei
         return summary(evaluate(network, model, validation))
 
     weights = dict(identity_weight=identity_weight, expression_weight=expression_weight, pose_weight=pose_weight)
-    return _train(network, train, None, phases, objective, validate, batch_size=batch_size, seed=seed, weight_decay=weight_decay, features=features, weights=weights, **options)
+    return _train(network, train, None, phases, objective, validate if validation else None, batch_size=batch_size, seed=seed, weight_decay=weight_decay, features=features, weights=weights, **options)
 
 
 def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed, weight_decay, features=None, weights=None, precision="32-true", fabric=None, optimizer="adamw",
@@ -164,7 +164,7 @@ def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed
     if features and (augment or any(phase.trunk_rate for phase in phases)):
         raise ValueError("stored features train heads alone: give every phase trunk_rate 0, and augment 0")
     total, live = sum(phase.steps for phase in phases), isinstance(faces, LiveFaces)
-    rows = rows if live or rows is not None else torch.arange(len(faces))
+    rows = rows if live or rows is not None else torch.arange(len(next(iter(features.values()))) if features else len(faces))
     settings = dict(phases=[asdict(phase) for phase in phases], batch_size=batch_size, seed=seed, weight_decay=weight_decay, optimizer=optimizer, clip=clip, ema=ema,
                     augment=float(augment), faces=faces.settings if live else len(rows), network=module.config, weights=weights)
     module.to(memory_format=torch.channels_last)
@@ -394,13 +394,13 @@ def summary(errors):
 
 
 @torch.no_grad()
-def store_features(network, faces, path, layers=("pool4", "pool5"), batch_size=256):
-    """Write what `layers` of the trunk answer for every one of `faces`, (n, C, H, W) float16, to the safetensors file `path`, for `fit(features=load_file(path))`."""
+def store_features(network, faces, path, layers=("pool4", "pool5"), limit=None, batch_size=256):
+    """Write what `layers` of the trunk answer for the first `limit` (None: all) of `faces`, (n, C, H, W) float16, to the safetensors file `path`, for `fit(features=load_file(path))`."""
     network.eval()
-    device, found = next(network.parameters()).device, {}
-    for rows in torch.arange(len(faces)).split(batch_size):
+    device, found, n = next(network.parameters()).device, {}, min(limit or len(faces), len(faces))
+    for rows in torch.arange(n).split(batch_size):
         features = network.features(data.to_float(faces.gather(rows)["image"].to(device)))
-        found = found or {layer: torch.empty(len(faces), *features[layer].shape[1:], dtype=torch.float16) for layer in layers}
+        found = found or {layer: torch.empty(n, *features[layer].shape[1:], dtype=torch.float16) for layer in layers}
         for layer in layers:
             found[layer][rows] = features[layer].half().cpu()
     with data.replacing(path) as partial:

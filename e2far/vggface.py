@@ -47,7 +47,7 @@ def load(module, path):
     """Fill the trunk of an E2FAR or Recognizer, in place, from a file of VGG-16. Raises as `read`, and ValueError where the trunk has another width or BatchNorm than the file."""
     tensors, wanted = read(path), module.trunk.state_dict()
     batch_norm = "blocks.0.0.1.weight" in tensors
-    if batch_norm != module.config["batch_norm"]:
+    if batch_norm != module.trunk.batch_norm:
         raise ValueError(f"{path} has {'' if batch_norm else 'no '}BatchNorm, unlike the network: give the network batch_norm={batch_norm}, or take another file")
     for key, value in wanted.items():
         if tensors[key].shape != value.shape:

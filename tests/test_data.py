@@ -149,3 +149,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         partial.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_pictures_can_be_reduced(folder):
+    whole, small = data.Faces(folder), data.Faces(folder, 8)
+    assert small.image_size == 8 and whole.image_size == 16 and small[3]["image"].shape == (3, 8, 8)
+    torch.testing.assert_close(small.landmarks, whole.landmarks / 2)
+    torch.testing.assert_close(small.gather([3, 1])["landmarks"], whole.landmarks[[3, 1]] / 2)
+    torch.testing.assert_close(small.identity, whole.identity)
+    assert pickle.loads(pickle.dumps(small)).image_size == 8
+    inside = whole[3]["image"].mean()
+    assert small[3]["image"].mean() == pytest.approx(float(inside), abs=.03)
+    with pytest.raises(ValueError, match="16 px, which cannot be reduced to 32 px"):
+        data.Faces(folder, 32)

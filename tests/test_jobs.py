@@ -47,16 +47,19 @@ def test_two_jobs_may_not_share_a_folder(tmp_path):
 
 
 def test_a_variant_is_measured_after_each_phase(model, root, tmp_path):
+    """Every phase but the first starts where the first ended, so two alike end alike."""
     network.save_trunk(build(), tmp_path / "trunk.safetensors")
     training.store_features(build(), data.Faces(root / "train"), tmp_path / "features.safetensors")
     quick = {k: v for k, v in QUICK.items() if k not in ("seed", "progress")}
     job = dict(faces=root, model=root / "toy.npz", network=dict(image_size=48, width=1 / 16, batch_norm=True, fused=("pool4",)), trunk=tmp_path / "trunk.safetensors", training=quick, seed=0)
-    steps = dict(frozen=dict(steps=3, heads_rate=1e-2), tuned=dict(steps=3, heads_rate=1e-2, trunk_rate=1e-2))
-    found = jobs.variant_job(folder=tmp_path, features=tmp_path / "features.safetensors", **job, **steps)
-    assert list(found) == ["frozen", "tuned"] and found["frozen"]["neutral_ratio"] != found["tuned"]["neutral_ratio"]
-    net = network.load_network(tmp_path / "network.safetensors")
-    assert net.fused == ("pool4",) and not same(net.trunk, build().trunk)
-    assert training.summary(training.evaluate(net, model, data.Faces(root / "test"))) == pytest.approx(found["tuned"], rel=1e-4)
+    whole = dict(steps=3, heads_rate=1e-2, trunk_rate=1e-2)
+    found = jobs.variant_job(folder=tmp_path, features=tmp_path / "features.safetensors", phases=dict(frozen=dict(steps=3, heads_rate=1e-2), light=whole | dict(trunk_rate=1e-3), full=whole, again=whole), **job)
+    assert list(found) == ["frozen", "light", "full", "again"] and found["full"] == found["again"] and len({f["neutral_ratio"] for f in found.values()}) == 3
+    nets = {name: network.load_network(tmp_path / f"{name}.safetensors") for name in found}
+    assert nets["full"].fused == ("pool4",) and not same(nets["full"].trunk, nets["light"].trunk)
+    for a, b in zip(nets["frozen"].trunk.state_dict().values(), build().trunk.state_dict().values()):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, check_dtype=False)           # written as float16
+    assert training.summary(training.evaluate(nets["full"], model, data.Faces(root / "test"))) == pytest.approx(found["full"], rel=1e-2, abs=1e-2)
 
 
 JOB = """
@@ -102,6 +105,7 @@ def test_faces_can_be_made_as_training_goes(root, tmp_path):
     found = jobs.run_many(dict(job=job))["job"]
     assert pd.read_csv(tmp_path / "job" / "log.csv").images.tolist() == [8, 16, 24] and found["neutral_mm"] > 0
     assert jobs.run_many(dict(job=job), resume=True)["job"] == found
+    assert jobs.finished(job) and not jobs.finished(job | dict(seed=1))
 
 
 def test_a_recogniser_is_trained_on_the_people_asked_for(root, tmp_path):
@@ -110,4 +114,4 @@ def test_a_recogniser_is_trained_on_the_people_asked_for(root, tmp_path):
     assert row["step"] == 3 and 0 <= row["top1"] <= 1
     network.load_trunk(build(), tmp_path / "trunk.safetensors")
     with pytest.raises(FileNotFoundError, match="nobody"):
-        jobs.pretrain_job(folder=tmp_path, faces=root, network={}, training=quick, seed=0, people="nobody")
+        jobs.pretrain_job(folder=tmp_path, faces=root, network=dict(image_size=48), training=quick, seed=0, people="nobody")

@@ -39,6 +39,19 @@ def test_every_layer_but_the_last_of_a_head_is_followed_by_a_relu():
                 assert isinstance(after, torch.nn.ReLU)
 
 
+@pytest.mark.parametrize("batch_norm, normed", [(True, {"trunk", "fusion", "identity_head", "expression_head", "pose_head"}), ("convolutions", {"trunk", "fusion"}),
+                                                ("heads", {"fusion", "identity_head", "expression_head", "pose_head"}), (False, set())])
+def test_batch_norm_goes_where_it_is_asked_for(batch_norm, normed):
+    net = small(batch_norm=batch_norm)
+    found = {name for name, part in net.named_children() if any(isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)) for m in part.modules())}
+    assert found == normed and all(isinstance(head[-1], torch.nn.Linear) for head in (net.identity_head, net.expression_head, net.pose_head))
+
+
+def test_an_unknown_place_for_batch_norm_is_refused():
+    with pytest.raises(ValueError, match="batch_norm='everywhere': choose"):
+        small(batch_norm="everywhere")
+
+
 def test_control_has_the_fusions_parameters():
     count = {name: sum(p.numel() for p in small(fused).parameters()) for name, fused in VARIANTS.items()}
     assert count["control"] == count["fusion"] > count["two heads"] > count["shared head"]
@@ -78,6 +91,18 @@ def test_heads_on_features_are_the_network():
     assert all(torch.equal(both[0][k], both[1][k]) for k in both[0])
 
 
+@pytest.mark.parametrize("fused", [None, ("pool5",), ("pool4", "pool5")])
+def test_activations_lead_to_the_answers(fused):
+    net, image = small(fused).eval(), torch.rand(2, 3, 48, 48)
+    found, answers = net.activations(image), net(image)
+    assert list(found)[:5] == list(network.LAYERS) and ("fusion" in found) == (fused == ("pool4", "pool5")) and all((x >= 0).all() for x in found.values())
+    assert torch.equal(net.identity_head[-1](found["identity fc2"]), torch.cat([answers["identity"]] + ([] if fused else [answers["expression"]]), 1))
+    if fused:
+        assert torch.equal(net.expression_head[-1](found["expression fc2"]), answers["expression"])
+    recognizer = Recognizer(5, image_size=48, width=1 / 16).eval()
+    assert torch.equal(recognizer.classifier[-1](recognizer.activations(image)["fc1"]), recognizer(image))
+
+
 def test_an_untrained_network_sees_the_mean_face_looking_ahead():
     out = small(image_size=80).eval()(torch.rand(4, 3, 80, 80))
     angles = camera.matrix_to_euler(camera.decode_pose(out["pose"], 80)[0])
@@ -112,6 +137,14 @@ def test_saved_network_comes_back(tmp_path, half):
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["net.safetensors"]
 
 
+def test_a_saved_recogniser_comes_back_as_such(tmp_path):
+    recognizer, image = Recognizer(5, image_size=48, width=1 / 16, batch_norm=True).eval(), torch.rand(2, 3, 48, 48)
+    network.save_network(recognizer, tmp_path / "it")
+    assert torch.equal(network.load_network(tmp_path / "it", Recognizer)(image), recognizer(image))
+    with pytest.raises(ValueError, match="no E2FAR"):
+        network.load_network(tmp_path / "it")
+
+
 def test_broken_weights_give_one_clear_line(tmp_path):
     good = tmp_path / "good.safetensors"
     network.save_network(small(), good)
@@ -122,9 +155,9 @@ def test_broken_weights_give_one_clear_line(tmp_path):
         with pytest.raises(OSError, match=f"{name} is truncated or not"):
             network.load_network(tmp_path / name)
     tensors, header = load_file(good), network._load(good, "network")[1]
-    tensors["pose_head.1.bias"][0] = torch.nan
+    tensors["pose_head.1.weight"][0] = torch.nan
     save_file(tensors, tmp_path / "nan", metadata={"e2far": json.dumps(header)})
-    with pytest.raises(ValueError, match="not finite in pose_head.1.bias"):
+    with pytest.raises(ValueError, match="not finite in pose_head.1.weight"):
         network.load_network(tmp_path / "nan")
     save_file(load_file(good), tmp_path / "shape", metadata={"e2far": json.dumps(header | dict(config=header["config"] | dict(n_identity=7)))})
     with pytest.raises(ValueError, match="does not fit"):
@@ -140,6 +173,7 @@ def test_trunk_moves_from_recognizer_to_network(tmp_path):
     network.save_trunk(recognizer, tmp_path / "trunk.safetensors")
     network.load_trunk(net, tmp_path / "trunk.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(net.trunk.state_dict().values(), recognizer.trunk.state_dict().values()))
+    network.load_trunk(small(batch_norm="convolutions"), tmp_path / "trunk.safetensors")           # the heads' BatchNorm is not the trunk's
     with pytest.raises(ValueError, match="batch_norm"):
         network.load_trunk(small(batch_norm=False), tmp_path / "trunk.safetensors")
     with pytest.raises(FileNotFoundError):

@@ -1,3 +1,4 @@
+import base64
 import io
 
 import matplotlib.colors
@@ -90,21 +91,51 @@ def test_cumulative_curves_reach_their_shares():
     assert figure.axes[0].lines[1].get_ydata()[-1] == 0
 
 
-def test_bars_are_as_high_as_the_numbers():
-    table = pd.DataFrame([("fusion", "neutral", 3., 2.8, 3.3), ("fusion", "expressive", 4., 3.7, 4.1), ("mean face", "neutral", 5., 4.8, 5.2), ("mean face", "expressive", 6., 5.5, 6.4)],
-                         columns=["method", "metric", "mean", "low", "high"])
-    figure = plots.error_bars(table)
-    assert [bar.get_height() for bar in figure.axes[0].patches] == [3, 4, 5, 6] and figure.axes[0].get_ylabel()
-    assert matplotlib.colors.to_hex(figure.axes[0].patches[0].get_facecolor()).upper() == plots.COLOURS["fusion"]
+def depth_table(trunks=("looks fixed", "random")):
+    return pd.DataFrame([(target, trunk, f"pool{i}", i / 10, i / 10 - .05, i / 10 + .05) for target in ("identity", "expression", "pose") for trunk in trunks for i in range(1, 6)],
+                        columns=["target", "trunk", "layer", "value", "low", "high"])
 
 
-def test_probes_keep_the_order_of_the_layers():
-    table = pd.DataFrame([(target, trunk, f"pool{i}", i / 10, i / 10 - .05, i / 10 + .05) for target in ("identity", "expression") for trunk in ("from scratch", "random") for i in range(1, 6)],
-                         columns=["target", "trunk", "layer", "value", "low", "high"])
-    figure = plots.probe_panels(table)
-    assert [axis.get_title() for axis in figure.axes] == ["identity", "expression"] and figure.axes[0].get_ylabel()
+def test_depth_is_drawn_in_the_order_of_the_layers():
+    figure = plots.depth_panels(depth_table(), "explained variance", columns=2)
+    assert [axis.get_title() for axis in figure.axes] == ["identity", "expression", "pose", ""] and figure.axes[0].get_ylabel() == "explained variance"
     assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == [f"pool{i}" for i in range(1, 6)]
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [.1, .2, .3, .4, .5])
+    fixed, random = figure.axes[0].lines[:2]
+    assert (fixed.get_linestyle(), fixed.get_marker()) != (random.get_linestyle(), random.get_marker())             # readable without colour
+    assert len(plots.depth_panels(depth_table("abcdefg"), "").axes[0].lines) == 8                                    # seven trunks and zero
+
+
+def test_depth_can_be_explored():
+    figure = plots.depth_view(depth_table(), "explained variance")
+    assert [trace.name for trace in figure.data if trace.visible] == ["looks fixed", "random"] and len(figure.data) == 6
+    button = figure.layout.updatemenus[0].buttons[2]
+    assert button.label == "pose" and [trace.meta for trace, shown in zip(figure.data, button.args[0]["visible"]) if shown] == ["pose", "pose"]
+    assert list(figure.data[0].error_y.array) == pytest.approx([.05] * 5)
+
+
+def test_heat_maps_share_one_scale():
+    tables = {name: pd.DataFrame([[0., scale], [.5, 1.]], ["blink", "jaw"], ["pool1", "pool5"]) for name, scale in (("a", .2), ("b", 3.))}
+    figure = plots.heat_maps(tables, "explained variance")
+    images = [axis.images[0] for axis in figure.axes[:2]]
+    assert {image.get_clim() for image in images} == {(0., 3.)} and images[0].get_array()[0, 1] == pytest.approx(.2)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["blink", "jaw"] and figure.axes[-1].get_ylabel() == "explained variance"
+
+
+def test_a_gallery_shows_one_picture_at_a_time():
+    pictures = {name: np.full((8, 12, 3), grey, np.uint8) for name, grey in (("pool1", 0), ("pool5", 255))}
+    figure = plots.layer_gallery(pictures)
+    assert [trace.visible for trace in figure.data] == [True, False] and [step.label for step in figure.layout.sliders[0].steps] == ["pool1", "pool5"]
+    assert figure.layout.sliders[0].steps[1].args[0]["visible"] == [False, True]
+    assert np.asarray(Image.open(io.BytesIO(base64.b64decode(figure.data[1].source.split(",")[1])))).mean() == 255
+
+
+def test_each_row_of_places_has_its_own_scale():
+    maps = {row: {layer: scale * torch.ones(4, 4) for layer, scale in (("pool4", one), ("pool5", other))} for row, one, other in (("identity", 1, 2), ("expression", 6, 5))}
+    figure = plots.place_maps(torch.rand(3, 16, 16), maps, patch=4, stride=4)
+    limits = [axis.images[1].get_clim() for axis in figure.axes if len(axis.images) == 2]
+    assert limits == [(0, 2), (0, 2), (0, 6), (0, 6)]
+    assert [axis.get_title() for axis in figure.axes if len(axis.images) == 2] == ["pool4", "pool5", "", ""]
 
 
 def test_errors_on_faces_share_one_scale(toy):
@@ -135,6 +166,8 @@ def test_seeds_are_points_beside_their_mean():
     assert [axis.get_title() for axis in figure.axes] == ["neutral, frozen", "expression, frozen"] and figure.axes[0].get_ylabel()
     points = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
     assert len(points) == 2 and points[1].get_color() == plots.COLOURS["fusion"]
+    untried = plots.seed_points(table[(table.variant == "control") | (table.error == "neutral")], means)
+    assert [sum(len(line.get_xdata()) == 3 for line in axis.lines) for axis in untried.axes] == [2, 1]
 
 
 def test_occlusion_maps_share_one_scale():

@@ -1,6 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from e2far import network, probes
@@ -21,7 +25,7 @@ class Faces:
 
 
 class Network(nn.Module):
-    """pool1 is the picture at half size; identity is the left half's grey, expression the top left corner's."""
+    """pool1 is the picture at half size, fc1 the four quadrants' grey; identity is the left half's grey, expression the top left corner's."""
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
@@ -29,6 +33,9 @@ class Network(nn.Module):
     def features(self, image):
         assert not self.training and not torch.is_grad_enabled()
         return dict(pool1=self.weight * nn.functional.avg_pool2d(image, 2))
+
+    def activations(self, image):
+        return self.features(image) | dict(fusion=image[:, :2, ::8, ::8], fc1=image[:, 0, ::16, ::16].flatten(1))
 
     def forward(self, image):
         return dict(identity=image[:, 0, :, :16].mean((1, 2))[:, None], expression=2 * image[:, 0, :8, :8].mean((1, 2))[:, None].repeat(1, 2))
@@ -44,11 +51,33 @@ def test_layer_features_keep_the_place():
         probes.layer_features(network, faces, ("pool9",))
 
 
+def test_layer_features_take_vectors_and_whole_maps():
+    faces = Faces()
+    found = probes.layer_features(Network(), faces, ("fc1", "fusion", "pool1"), grid=dict(pixels=2, pool1=1), batch_size=6)
+    assert {name: x.shape for name, x in found.items()} == dict(pixels=(20, 12), fc1=(20, 4), fusion=(20, 2 * 4 * 4), pool1=(20, 3))
+    assert all(x.dtype == np.float32 for x in found.values())
+    np.testing.assert_array_equal(found["fc1"], faces.grey)
+    whole = probes.layer_features(Network(), faces, ("pool1",), grid=None)
+    assert whole["pool1"].shape == (20, 3 * 16 * 16) and whole["pixels"].shape == (20, 3 * 16 * 16)
+
+
+def test_layer_features_name_what_the_networks_name():
+    names = {"pool4", "fusion", "identity fc1", "expression fc2"}
+    net = network.E2FAR(6, 4, image_size=48, width=1 / 16)
+    assert names | {"pixels"} == set(probes.layer_features(net, [dict(image=torch.rand(3, 48, 48))] * 2, names))
+
+
 def test_layer_features_take_batches_from_data_sets_that_offer_them():
     class Batches(Faces):
         def __getitems__(self, indices):
             return dict(image=torch.stack([super(Batches, self).__getitem__(i)["image"] for i in indices]))
     one, other = (probes.layer_features(Network(), faces, ("pool1",), batch_size=6) for faces in (Faces(), Batches()))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_layer_features_take_pictures_themselves():
+    pictures = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    one, other = (probes.layer_features(Network(), faces, ("pool1",), batch_size=2) for faces in (pictures, [dict(image=picture.float() / 255) for picture in pictures]))
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
@@ -76,6 +105,80 @@ def test_regularisation_is_chosen_across_people():
     target = rng.normal(size=(n, 2))[person]
     alpha = lambda groups: probes.fit_probe(features, target, features, groups=groups).alpha
     assert alpha(person) > 100 * alpha(None)
+
+
+def ridge_on_components(features, target, alpha, dimension):
+    return make_pipeline(StandardScaler(), PCA(dimension, svd_solver="full"), Ridge(alpha=alpha)).fit(features, target)
+
+
+def test_a_probe_is_ridge_regression_on_components_and_a_plain_readout():
+    person, features, target = people(30, d=12)
+    features = features * np.linspace(.1, 5, 12) + np.arange(12)
+    features[:, 3] = 7.                                            # a dead channel
+    target += features[:, :3]
+    probe = probes.fit_probe(features[:100], target[:100], features[100:], groups=person[:100], dimension=8)
+    expected = ridge_on_components(features[:100], target[:100], probe.alpha, 8)
+    np.testing.assert_allclose(probe.prediction, expected.predict(features[100:]), rtol=1e-8)
+    weight, bias = probe.readout
+    assert weight.shape == (12, 3) and bias.shape == (3,)
+    np.testing.assert_allclose(features[:100] @ weight + bias, expected.predict(features[:100]), rtol=1e-8)
+
+
+def test_the_path_of_alphas_is_ridge_regression_at_each():
+    features, target, alphas = rng.normal(size=(50, 7)) + 3, rng.normal(size=(50, 2)) - 5, (.1, 10., 1e4)
+    for features in (features, np.concatenate([features, features], 1)):           # of full rank, and not
+        for alpha, weight, bias in zip(alphas, *probes.ridge_path(features, target, alphas)):
+            expected = Ridge(alpha=alpha).fit(features, target)
+            np.testing.assert_allclose(weight, expected.coef_.T, atol=1e-10)
+            np.testing.assert_allclose(bias, expected.intercept_, atol=1e-10)
+
+
+def test_nested_predictions_know_what_a_feature_holds():
+    """A feature that is the coefficient tells all of it, noise nothing, and one that tells people apart nothing about people not yet met."""
+    person, noise, target = people()
+    person = rng.permutation(person)                               # pictures of a person do not lie together
+    habit = rng.normal(size=(120, 2))[person]                      # what a person always does
+    targets = dict(held=target, absent=rng.normal(size=(600, 4)), habit=habit)
+    found = probes.nested_predictions(np.concatenate([target, noise[:, :5]], 1), targets, person)
+    share = lambda name, found: probes.explained_variance(found.prediction[name], targets[name], clusters=person, samples=50)[0]
+    assert share("held", found) > .999 and abs(share("absent", found)) < .05
+    assert {name: x.shape for name, x in found.prediction.items()} == {name: x.shape for name, x in targets.items()}
+    assert all(len(alpha) == 4 for alpha in found.alpha.values())
+    assert max(found.alpha["held"]) < min(found.alpha["absent"])                   # each block its own
+    apart = probes.nested_predictions(np.eye(120)[person], targets, person)
+    assert abs(share("habit", apart)) < .05
+    seen = ridge_on_components(np.eye(120)[person], habit, .1, 119).predict(np.eye(120)[person])
+    assert probes.explained_variance(seen, habit, samples=1)[0] > .99              # it could, of people it has met
+
+
+def test_nested_predictions_are_out_of_fold():
+    """What is predicted for a person does not change with their own targets, and depends on everybody else's."""
+    person, features, target = people(20, d=6)
+    person = rng.permutation(person)
+    target += features[:, :3]
+    changed = target + 9 * (person == 4)[:, None]
+    one, other = (probes.nested_predictions(features, dict(t=y), person, alphas=(1.,)).prediction["t"] for y in (target, changed))
+    fixed = np.isclose(one, other).all(1)
+    assert fixed[person == 4].all() and 4 <= len(set(person[fixed])) <= 6 and not fixed[~np.isin(person, person[fixed])].any()
+
+
+def test_nested_predictions_refuse_what_they_cannot_split_or_read():
+    person, features, target = people(10)
+    with pytest.raises(ValueError, match="3 people"):
+        probes.nested_predictions(features[:15], dict(t=target[:15]), person[:15])
+    for name, spoiled in (("features", features), ("targets", target)):
+        spoiled[3, 2] = np.nan
+        with pytest.raises(ValueError, match=f"{name} hold NaN"):
+            probes.nested_predictions(features, dict(t=target), person)
+        spoiled[3, 2] = 0
+
+
+def test_people_are_recognised_by_what_tells_them_apart():
+    person = np.tile(np.arange(20), 8)
+    assert probes.recognise(np.eye(20)[person] + 1e-3 * rng.normal(size=(160, 20)), person).all()
+    assert probes.recognise(rng.normal(size=(160, 30)), person).mean() < .15       # chance is 1 / 20
+    with pytest.raises(ValueError, match="3 pictures"):
+        probes.recognise(rng.normal(size=(6, 2)), [0, 0, 0, 1, 1, 1])
 
 
 def test_a_person_in_both_sets_is_refused():
@@ -120,6 +223,45 @@ def test_occlusion_lights_up_the_place_that_matters():
         probes.occlusion_map(Network(), image, patch=40)
 
 
+def test_occlusion_asks_any_answer():
+    image, net = torch.ones(3, 32, 32), Network().eval()
+    seen = probes.occluded(lambda x: torch.stack([3 * x[:, 0, 0, 0], 4 * x[:, 1, 0, 0]], 1), image, patch=8, stride=8, grey=0., batch_size=3)
+    expected = torch.zeros(4, 4)
+    expected[0, 0] = 5                                             # the length of (3, 4)
+    torch.testing.assert_close(seen, expected)
+    wide = probes.occluded(lambda x: x[:, 0, 0, :1], torch.ones(3, 16, 32), patch=8, stride=4)
+    assert wide.shape == (3, 7)
+    faces = Faces()
+    found = probes.layer_features(net, faces, ("pool1",))["pool1"]
+    probe = probes.fit_probe(found, faces.grey[:, :2], found)      # the two quadrants at the top
+    answer = probes.linear_reader(net, "pool1", 2, probe.readout, factor=torch.diag(torch.tensor([2., 1.])))
+    with torch.no_grad():
+        np.testing.assert_allclose(answer(torch.stack([face["image"] for face in map(faces.__getitem__, range(20))])), probe.prediction * [2, 1], atol=1e-5)
+    top = probes.occluded(answer, image, patch=16, stride=16)
+    assert top[0].min() > .1 and top[0, 0] > 1.5 * top[0, 1] and top[1].max() < .01
+
+
+@pytest.mark.parametrize("layer, size, stride", [("pool1", 6, 2), ("pool2", 16, 4), ("pool3", 44, 8), ("pool4", 100, 16), ("pool5", 212, 32)])
+def test_receptive_fields_are_those_of_the_gradient(layer, size, stride):
+    assert vars(probes.receptive_field(layer)) == dict(size_px=size, stride_px=stride)
+    torch.manual_seed(0)
+    trunk = network.Trunk(width=1 / 16).double()
+    side = 256 if size > 60 else 64
+    image = torch.rand(4, 3, side, side, dtype=torch.float64, requires_grad=True)
+    middle = side // stride // 2
+    trunk(image)[layer][:, :, middle, middle].sum().backward()
+    rows, columns = (torch.nonzero(image.grad.abs().sum((0, 1)).sum(axis)).flatten() for axis in (1, 0))
+    for seen in (rows, columns):
+        extent = int(seen.max() - seen.min()) + 1
+        assert extent == size if layer in ("pool1", "pool2") else size / 2 < extent <= size
+        assert abs((seen.max() + seen.min() + 1) / 2 - (middle + .5) * stride) <= (size - extent) / 2     # around the cell's own place
+
+
+def test_receptive_fields_are_of_layers():
+    with pytest.raises(ValueError, match="fc1"):
+        probes.receptive_field("fc1")
+
+
 def test_layers_are_matched_to_pool5():
     net = network.E2FAR(6, 4, image_size=80, width=1 / 8)
     grids = probes.matched_grids(net)
@@ -152,3 +294,9 @@ def test_seed_interval_is_students():
     assert mean == 2 and high - mean == pytest.approx(4.302653 / 3 ** .5) and mean - low == pytest.approx(high - mean)
     with pytest.raises(ValueError, match="two or more"):
         probes.seed_interval([1.])
+
+
+def test_a_share_has_an_interval_over_people():
+    value, low, high = probes.share([True] * 30 + [False] * 10, np.repeat(np.arange(20), 2))
+    assert value == .75 and .5 < low < .75 < high < 1
+    assert probes.share([True] * 4, [0, 0, 1, 1]) == (1, 1, 1)

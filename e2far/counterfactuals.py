@@ -1,0 +1,96 @@
+"""Counterfactual pairs: a synthetic picture, and the same picture with one factor changed and all others kept.
+
+How far a feature moves with a factor, against its distance between two unrelated pictures, says what that feature is about.
+"""
+from copy import deepcopy
+
+import joblib
+import numpy as np
+import torch
+
+from e2far.facemodels import arkit
+from e2far.synthesis import SPLITS, Studio
+
+# Styling is all of the looks that is not paint on the face: hair, beard, glasses, clothes.
+# Camera is all the rest: distance, crop, the body's turn, things in the way, exposure, noise, storage.
+FACTORS = ("expression", "identity", "albedo", "pose", "light", "background", "styling", "camera")
+# Choice: what the texture of a morphable model holds, and the brows with it: colours and patterns of skin, lips, eyes, lashes, make-up, and what makes them shine.
+ALBEDO = ("tone", "skin", "blotches", "pores", "freckles", "redness", "under_eye", "age_lines", "wrinkles", "gloss", "lips", "lips_strength", "lip_gloss", "shadow", "shadow_strength", "lash",
+          "brow", "brow_strength", "brow_width", "iris", "white", "iris_radius", "pupil_radius", "lid_shadow")
+LIGHT = ("harmonics", "lamps", "shade")
+
+
+def draw_factors(studio, seed, split, person):
+    """Factor -> its numbers, of the first picture of `person`: `photograph` makes of them what `studio.photograph(seed, split, person, 0)` makes."""
+    identity, looks = studio.draw_person(seed, split, person)
+    rng = np.random.default_rng([seed, SPLITS.index(split), person, 1])
+    expression, pose = studio.draw_expression(rng), studio.draw_angles(rng)
+    scene = studio.draw_scene(studio.dress(identity, looks), expression, pose, deepcopy(rng))
+    styling = {name: value for name, value in looks.items() if name not in ALBEDO}
+    if np.array_equal(looks["collar"], looks["skin"]):
+        del styling["collar"]                               # a bare neck, of whatever skin
+    return dict(expression=expression, identity=identity, albedo={name: looks[name] for name in ALBEDO}, pose=pose, light={name: scene[name] for name in LIGHT},
+                background=scene["background"], styling=styling, camera=rng)
+
+
+def photograph(studio, factors):
+    """The picture of such `factors` and its labels, as of `studio.expose`; `factors` stay as they are."""
+    looks = dict(collar=factors["albedo"]["skin"]) | factors["styling"] | factors["albedo"]
+    recipe = studio.draw_scene(studio.dress(factors["identity"], looks), factors["expression"], factors["pose"], deepcopy(factors["camera"]))
+    return studio.expose(recipe | factors["light"] | dict(background=factors["background"]))
+
+
+def counterfactuals(studio, seed, number, split="test"):
+    """Pair `number`: name -> dict of image uint8 (S, S, 3), identity (K,), expression (L,), pose (9,), landmarks (68, 2) px.
+
+    Names: "original" and "another", the first pictures of persons 2 `number` and 2 `number` + 1, who share nothing; and each of FACTORS, the original with that factor alone taken from the other picture.
+    The crop follows the face, as it does in use: another expression, shape or pose frames the face anew (so that scale and translation of the pose change a little).
+    Light and background shift the brightness of the whole picture where the camera's exposure is automatic.
+    """
+    original, another = (draw_factors(studio, seed, split, 2 * number + k) for k in range(2))
+    wanted = dict(original=original, **{name: original | {name: another[name]} for name in FACTORS}, another=another)
+    return {name: photograph(studio, factors) for name, factors in wanted.items()}
+
+
+def draw_pairs(model, n, size, seed, n_jobs=1, **studio):
+    """`counterfactuals` of pairs 0 to n - 1, stacked: name -> dict of tensors image uint8 (n, S, S, 3), identity (n, K), expression (n, L), pose (n, 9), landmarks (n, 68, 2) px.
+
+    model: MorphableModel    size: px    seed: of the people, one that no training has used    n_jobs: processes, which change nothing of the result    studio: other settings of `synthesis.Studio`
+    """
+    blocks = np.array_split(np.arange(n), min(n, joblib.effective_n_jobs(n_jobs)))
+    pairs = [pair for block in joblib.Parallel(n_jobs)(joblib.delayed(_draw_block)(model, size, studio, seed, block.tolist()) for block in blocks) for pair in block]
+    return {name: {label: torch.from_numpy(np.stack([pair[name][label] for pair in pairs])) for label in row} for name, row in pairs[0].items()}
+
+
+def draw_sample(model, people, size, seed, pictures=2, n_jobs=1, **studio):
+    """`pictures` photos of each of `people` with all that a probe may ask for, as tensors with a row a photo, person by person:
+
+    image uint8 (n, 3, S, S); identity (n, K); expression (n, L); pose (n, 9); person (n,); units (n, J) in [0, 1], strengths of the model's named units; albedo (n, 3), linear colour of the skin;
+    light (n, 4), its strength and direction: the first four spherical harmonics of what the lamps shed, mean of the colours. Arguments as for `draw_pairs`.
+    """
+    blocks = np.array_split(np.arange(people), min(people, joblib.effective_n_jobs(n_jobs)))
+    rows = [row for block in joblib.Parallel(n_jobs)(joblib.delayed(_sample_block)(model, size, studio, seed, block.tolist(), pictures) for block in blocks) for row in block]
+    sample = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+    return sample | dict(image=sample["image"].permute(0, 3, 1, 2))
+
+
+def _sample_block(model, size, settings, seed, people, pictures, split="test"):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    studio, rows = Studio(model, size, **settings), []
+    for person, picture in ((person, picture) for person in people for picture in range(pictures)):
+        recipe = studio.recipe(seed, split, person, picture)
+        units = arkit.draw_units(model.unit_names, np.random.default_rng([seed, SPLITS.index(split), person, picture + 1]))          # the first that `Studio.recipe` draws
+        seen = {name: value for name, value in studio.expose(recipe).items() if name != "landmarks"}
+        rows.append(seen | dict(person=np.int64(person), units=units, albedo=np.float32(recipe["person"]["looks"]["skin"]), light=np.float32(recipe["harmonics"][:4].mean(-1))))
+    torch.set_num_threads(threads)
+    return rows
+
+
+def _draw_block(model, size, settings, seed, numbers):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)                                # sums over threads round otherwise
+    studio = Studio(model, size, **settings)
+    pairs = [counterfactuals(studio, seed, number) for number in numbers]
+    torch.set_num_threads(threads)
+    return pairs

@@ -49,24 +49,12 @@ def _shapes(**meshes):
 
 # ---- scans -------------------------------------------------------------------------------------------------------------------------------------------------
 
-def nose_ball(scan_vertices, scan_landmarks7, factor):
-    """Which scan vertices (M,) lie in the ball that NoW (factor 1.4) and Feng (1.2) measure: centre and radius as in `metrics.now_crop`."""
-    outer_right, inner_right, inner_left, outer_left, nose = scan_landmarks7[:5]
-    up = (inner_right + inner_left) / 2 - nose
-    return np.linalg.norm(scan_vertices - (nose + .3 * up), axis=1) <= factor * (np.linalg.norm(outer_right - outer_left) + np.linalg.norm(up)) / 2
-
-
 def feng_error(vertices, triangles, landmarks7, scan_vertices, scan_landmarks7):
     """Distances (M',) mm of the cropped scan's vertices to the aligned mesh: Feng et al., FG 2018 (FACTS 5), whose table is their root mean square.
 
-    Arguments as in `metrics.now_error`. The similarity of the 7 landmarks alone places the mesh; the crop is `nose_ball` with factor 1.2.
+    Arguments as in `metrics.now_error`. The similarity of the 7 landmarks alone places the mesh, and the ball that is measured is smaller.
     """
-    vertices, triangles = _mesh("predicted", vertices, triangles)
-    landmarks7, scan, scan_landmarks7 = _points("landmarks7", landmarks7, (7, 3)), _points("scan_vertices", scan_vertices, (None, 3)), _points("scan_landmarks7", scan_landmarks7, (7, 3))
-    scan = scan[nose_ball(scan, scan_landmarks7, 1.2)]
-    if len(scan) == 0:
-        raise ValueError("the Feng crop holds no scan vertex: check that scan and scan landmarks share one frame")
-    return metrics.now_error(vertices, triangles, landmarks7, scan, scan_landmarks7, iterations=0)          # NoW's crop, wider around the same centre, keeps them all
+    return metrics.now_error(vertices, triangles, landmarks7, scan_vertices, scan_landmarks7, iterations=0, factor=1.2)
 
 
 def realy_error(vertices, triangles, keypoints, scan_vertices, scan_triangles, scan_keypoints, regions, region_keypoints=REALY_KEYPOINTS, seven=metrics.NOW_LANDMARKS):

@@ -80,7 +80,7 @@ def elsewhere(recipe, shifts, rng):
         lamps[0] = [*direction / np.linalg.norm(direction), *rng.permutation([1.3, .6, .25]), 120., 10.]
         recipe = recipe | dict(harmonics=harmonics, lamps=lamps, shade=1.)
     if "camera" in shifts:
-        recipe = recipe | dict(shot=recipe["shot"] | dict(noise=.07, coarse=2, gamma=1.4, contrast=1.6, saturation=0., quality=12, blur=np.full(2, size)))
+        recipe = recipe | dict(shot=recipe["shot"] | dict(noise=.06, coarse=2, gamma=2.2, contrast=1.8, saturation=0., quality=12, blur=np.full(2, size)))
     if "clay" in shifts:
         grey, looks = np.full(3, rng.uniform(.2, .5), np.float32), recipe["person"]["looks"]
         flat = {name: 0 * looks[name] for name in ("blotches", "pores", "freckles", "redness", "under_eye", "age_lines", "wrinkles", "lips_strength", "shadow_strength", "lash", "brow_strength", "beard", "stubble", "beard_length")}
@@ -91,7 +91,7 @@ def elsewhere(recipe, shifts, rng):
 def draw_sample(model, people, size, seed, pictures=2, n_jobs=1, shifts=(), **studio):
     """`pictures` photos of each of `people` with all that a probe may ask for, as tensors with a row a photo, person by person:
 
-    image uint8 (n, 3, S, S); identity (n, K); expression (n, L); pose (n, 9); person (n,); units (n, J) in [0, 1], strengths of the model's named units; albedo (n, 3), linear colour of the skin;
+    image uint8 (n, 3, S, S); identity (n, K); expression (n, L); pose (n, 9); landmarks (n, 68, 2) px; person (n,); units (n, J) in [0, 1], strengths of the model's named units; albedo (n, 3), linear colour of the skin;
     light (n, 4), its strength and direction: the first four spherical harmonics of what the lamps shed, mean of the colours. shifts: of `elsewhere`. Others as for `draw_pairs`.
     """
     blocks = np.array_split(np.arange(people), min(people, joblib.effective_n_jobs(n_jobs)))
@@ -107,8 +107,7 @@ def _sample_block(model, size, settings, seed, people, pictures, shifts, split="
     for person, picture in ((person, picture) for person in people for picture in range(pictures)):
         recipe = elsewhere(studio.recipe(seed, split, person, picture), shifts, np.random.default_rng([seed, SPLITS.index(split), person, picture, 2]))
         units = arkit.draw_units(model.unit_names, np.random.default_rng([seed, SPLITS.index(split), person, picture + 1]))          # the first that `Studio.recipe` draws
-        seen = {name: value for name, value in studio.expose(recipe).items() if name != "landmarks"}
-        rows.append(seen | dict(person=np.int64(person), units=units, albedo=np.float32(recipe["person"]["looks"]["skin"]), light=np.float32(recipe["harmonics"][:4].mean(-1))))
+        rows.append(studio.expose(recipe) | dict(person=np.int64(person), units=units, albedo=np.float32(recipe["person"]["looks"]["skin"]), light=np.float32(recipe["harmonics"][:4].mean(-1))))
     torch.set_num_threads(threads)
     return rows
 

@@ -143,7 +143,7 @@ def load_iterative(path, model):
 
 
 def iterative_job(*, folder, faces, model, network, training, seed, iterations=4, trunk=None, test="test"):
-    """Build, train and measure one IterativeE2FAR, on one thread of a CPU; a job for `jobs.run_many`, arguments as of `jobs.train_job`. Returns the `summary` on the split `test`."""
+    """Build, train and measure one IterativeE2FAR, on one thread of a CPU; a job for `jobs.run_many`, arguments as of `jobs.train_job`. Returns the `summary` on the split `test` (None: of nothing, {})."""
     folder, faces, model, size = Path(folder), Path(faces), morphable.load_face_model(model), network["image_size"]
     torch.manual_seed(seed)
     net = IterativeE2FAR(model, iterations, trunk, **network)
@@ -151,7 +151,7 @@ def iterative_job(*, folder, faces, model, network, training, seed, iterations=4
     trainer.fit(net, model, data.Faces(faces / "train", size), data.Faces(faces / "validation", size), seed=seed, log=folder / "log.csv", checkpoint=checkpoint, progress=False, **training)
     save_network(net, folder / "network.safetensors", face_model=model.name, seed=seed)
     checkpoint.unlink(missing_ok=True)
-    return trainer.summary(trainer.evaluate(net, model, data.Faces(faces / test, size)))
+    return trainer.summary(trainer.evaluate(net, model, data.Faces(faces / test, size))) if test else {}
 
 
 # Analysis by synthesis -----------------------------------------------------------------------------------------------------------------------

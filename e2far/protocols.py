@@ -57,6 +57,22 @@ def feng_error(vertices, triangles, landmarks7, scan_vertices, scan_landmarks7):
     return metrics.now_error(vertices, triangles, landmarks7, scan_vertices, scan_landmarks7, iterations=0, factor=1.2)
 
 
+def judge_neutral(model, pred, true, regional=False):
+    """What the protocols for scans say of the neutral shape `pred` (N, 3) mm if the mesh `true` (N, 3) mm were the scan, at the model's region, whose triangles alone are the predicted surface:
+
+    dict of now, metrical, feng: distances (M',) mm of the scan's points in each protocol's crop; regional=True: also realy, name -> mm, of REALY's four regions (`regions`; slow)
+    """
+    inside = torch.zeros(model.n_vertices, dtype=torch.bool).index_fill(0, model.region, True)
+    skin = model.triangles[inside[model.triangles].all(1)].numpy()
+    pred, true, seven, landmarks = pred.numpy(), true.numpy(), model.landmarks[list(metrics.NOW_LANDMARKS)].numpy(), model.landmarks.numpy()
+    arguments = pred, skin, pred[seven], true[model.region.numpy()], true[seven]
+    found = dict(now=metrics.now_error(*arguments), metrical=metrics.now_error(*arguments, metrical=True), feng=feng_error(*arguments))
+    if regional:
+        parts = {name: rows.numpy() for name, rows in regions(model).items() if name in REALY_KEYPOINTS}
+        found["realy"] = realy_error(pred, skin, pred[landmarks], true, model.triangles.numpy(), true[landmarks], parts)
+    return found
+
+
 def realy_error(vertices, triangles, keypoints, scan_vertices, scan_triangles, scan_keypoints, regions, region_keypoints=REALY_KEYPOINTS, seven=metrics.NOW_LANDMARKS):
     """Mean distance in mm between the points of a scan's regions and those that correspond to them on the prediction: REALY (Chai et al. 2022; FACTS 5).
 

@@ -147,6 +147,7 @@ def test_a_job_trains_measures_and_stores(model, root, tmp_path):
     net, stored = iterative.load_iterative(tmp_path / "network.safetensors", model), data.Faces(root / "test")
     assert training.summary(training.evaluate(net, model, stored)) == pytest.approx(result, rel=1e-3)
     assert net.iterations == 2 and net.trunk.blocks[0][0][0].weight[:, 3:].abs().max() > 1e-4               # it has learnt to look at its rendering
+    assert iterative.iterative_job(**job(root, tmp_path / "unmeasured") | dict(test=None)) == {}
     network.save_network(network.E2FAR(6, 4, image_size=SIZE, width=1 / 16), tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds no IterativeE2FAR"):
         iterative.load_iterative(tmp_path / "other.safetensors", model)

@@ -133,6 +133,15 @@ def test_realy_is_near_the_true_correspondence_of_faces(face_model):
         assert .4 * best < found[name] < 1.1 * best
 
 
+def test_a_neutral_shape_is_judged_as_its_protocols_would(face_model):
+    true, other = face_model.neutral(torch.randn(2, face_model.n_identity, generator=torch.Generator().manual_seed(3)))
+    itself, found = protocols.judge_neutral(face_model, true, true, regional=True), protocols.judge_neutral(face_model, other, true)
+    assert max(itself[kind].max() for kind in ("now", "metrical", "feng")) < .01 and itself["realy"]["all"] < .01 and set(itself["realy"]) == {"nose", "mouth", "forehead", "cheeks", "all"}
+    assert "realy" not in found and np.square(found["now"]).mean() <= np.square(found["metrical"]).mean() and len(found["feng"]) < len(found["now"])
+    larger = protocols.judge_neutral(face_model, 1.1 * true, true)
+    assert larger["now"].max() < .01 < .5 < larger["metrical"].mean()                       # without scale a larger head is an error
+
+
 def test_regional_icp_ends_where_a_general_solver_ends():
     """The slow obvious twin: scipy's least squares with numerical derivatives."""
     from scipy.optimize import least_squares

@@ -80,6 +80,21 @@ class LandmarkFitter:
         return alpha, beta
 
 
+def fit(model, landmarks, **settings):
+    """Identity (B, K) and expression (B, L) that a `LandmarkFitter` of these settings finds in landmarks (B, 68, 2) px."""
+    found = LandmarkFitter(model, **settings)(landmarks)
+    return {name: found[name] for name in ("identity", "expression")}
+
+
+def fit_landmarks(model, landmarks, known, lambdas):
+    """`LandmarkFitter` on landmarks (B, 68, 2) px, with the lambdas that suit such landmarks: dict of identity (B, K), expression (B, L), and best, dict of the lambdas.
+
+    known: landmarks (b, 68, 2) of the same kind, identity (b, K), expression (b, L) of validation faces, for `choose_regularisation`    One function, so that processes can share kinds of landmarks
+    """
+    best, _ = choose_regularisation(model, *known, lambdas=lambdas)
+    return fit(model, landmarks, **best), best
+
+
 def choose_regularisation(model, landmarks, identity, expression, lambdas=(0.3, 1.0, 3.0, 10.0, 30.0), **arguments):
     """The lambdas with the least mean vertex error (expressive shape, face region) on validation faces.
 

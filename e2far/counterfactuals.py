@@ -62,27 +62,52 @@ def draw_pairs(model, n, size, seed, n_jobs=1, **studio):
     return {name: {label: torch.from_numpy(np.stack([pair[name][label] for pair in pairs])) for label in row} for name, row in pairs[0].items()}
 
 
-def draw_sample(model, people, size, seed, pictures=2, n_jobs=1, **studio):
+SHIFTS = ("light", "camera", "clay")
+
+
+def elsewhere(recipe, shifts, rng):
+    """`recipe` (of `Studio.recipe`) as no training draws it, `shifts` out of SHIFTS, for tests outside the training's domain; shape, expression and pose stay as they are.
+
+    light: one hard, coloured lamp from below and nothing else    camera: a bad one: strong noise, a steep tone curve, no colour, coarse JPEG    clay: a grey bust with no texture, brows or eye colour
+    """
+    if unknown := set(shifts) - set(SHIFTS):
+        raise ValueError(f"no shift is called {', '.join(sorted(unknown))}: choose from {', '.join(SHIFTS)}")
+    size = recipe["shot"]["blur"].mean()                                # of a pixel, which grows with the picture
+    if "light" in shifts:
+        harmonics, lamps, turn = np.zeros_like(recipe["harmonics"]), np.zeros_like(recipe["lamps"]), rng.uniform(-1, 1)
+        harmonics[0] = .02
+        direction = np.array([.6 * turn, -.7, .5])
+        lamps[0] = [*direction / np.linalg.norm(direction), *rng.permutation([1.3, .6, .25]), 120., 10.]
+        recipe = recipe | dict(harmonics=harmonics, lamps=lamps, shade=1.)
+    if "camera" in shifts:
+        recipe = recipe | dict(shot=recipe["shot"] | dict(noise=.06, coarse=2, gamma=2.2, contrast=1.8, saturation=0., quality=12, blur=np.full(2, size)))
+    if "clay" in shifts:
+        grey, looks = np.full(3, rng.uniform(.2, .5), np.float32), recipe["person"]["looks"]
+        flat = {name: 0 * looks[name] for name in ("blotches", "pores", "freckles", "redness", "under_eye", "age_lines", "wrinkles", "lips_strength", "shadow_strength", "lash", "brow_strength", "beard", "stubble", "beard_length")}
+        recipe = recipe | dict(person=recipe["person"] | dict(looks=looks | flat | dict(skin=grey, white=grey, iris=.8 * grey, lips=grey)))
+    return recipe
+
+
+def draw_sample(model, people, size, seed, pictures=2, n_jobs=1, shifts=(), **studio):
     """`pictures` photos of each of `people` with all that a probe may ask for, as tensors with a row a photo, person by person:
 
-    image uint8 (n, 3, S, S); identity (n, K); expression (n, L); pose (n, 9); person (n,); units (n, J) in [0, 1], strengths of the model's named units; albedo (n, 3), linear colour of the skin;
-    light (n, 4), its strength and direction: the first four spherical harmonics of what the lamps shed, mean of the colours. Arguments as for `draw_pairs`.
+    image uint8 (n, 3, S, S); identity (n, K); expression (n, L); pose (n, 9); landmarks (n, 68, 2) px; person (n,); units (n, J) in [0, 1], strengths of the model's named units; albedo (n, 3), linear colour of the skin;
+    light (n, 4), its strength and direction: the first four spherical harmonics of what the lamps shed, mean of the colours. shifts: of `elsewhere`. Others as for `draw_pairs`.
     """
     blocks = np.array_split(np.arange(people), min(people, joblib.effective_n_jobs(n_jobs)))
-    rows = [row for block in joblib.Parallel(n_jobs)(joblib.delayed(_sample_block)(model, size, studio, seed, block.tolist(), pictures) for block in blocks) for row in block]
+    rows = [row for block in joblib.Parallel(n_jobs)(joblib.delayed(_sample_block)(model, size, studio, seed, block.tolist(), pictures, shifts) for block in blocks) for row in block]
     sample = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
     return sample | dict(image=sample["image"].permute(0, 3, 1, 2))
 
 
-def _sample_block(model, size, settings, seed, people, pictures, split="test"):
+def _sample_block(model, size, settings, seed, people, pictures, shifts, split="test"):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     studio, rows = Studio(model, size, **settings), []
     for person, picture in ((person, picture) for person in people for picture in range(pictures)):
-        recipe = studio.recipe(seed, split, person, picture)
+        recipe = elsewhere(studio.recipe(seed, split, person, picture), shifts, np.random.default_rng([seed, SPLITS.index(split), person, picture, 2]))
         units = arkit.draw_units(model.unit_names, np.random.default_rng([seed, SPLITS.index(split), person, picture + 1]))          # the first that `Studio.recipe` draws
-        seen = {name: value for name, value in studio.expose(recipe).items() if name != "landmarks"}
-        rows.append(seen | dict(person=np.int64(person), units=units, albedo=np.float32(recipe["person"]["looks"]["skin"]), light=np.float32(recipe["harmonics"][:4].mean(-1))))
+        rows.append(studio.expose(recipe) | dict(person=np.int64(person), units=units, albedo=np.float32(recipe["person"]["looks"]["skin"]), light=np.float32(recipe["harmonics"][:4].mean(-1))))
     torch.set_num_threads(threads)
     return rows
 

@@ -152,7 +152,7 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
     folders = {name: Path(config["folder"]) for name, config in jobs.items()}
     if len(set(folders.values())) < len(jobs):
         raise ValueError("two jobs have the same folder: give each its own")
-    waiting = [name for name in jobs if not (resume and finished(jobs[name]))]
+    waiting = [name for name in jobs if not (resume and finished(jobs[name], function))]
     running = {}
 
     def report():
@@ -163,7 +163,7 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
         while waiting or running:
             while waiting and len(running) < n_jobs:
                 name = waiting.pop(0)
-                _prepare(jobs[name], resume)
+                _prepare(jobs[name], resume, function)
                 # One that makes its faces as it goes has workers, which a daemon may not have.
                 running[name] = context.Process(target=_run_job, args=(function, jobs[name]), daemon=not jobs[name].get("live"))
                 running[name].start()
@@ -179,36 +179,36 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
             process.terminate()
             process.join()
     report()
-    return {name: _result(config) for name, config in jobs.items()}
+    return {name: _result(config, function) for name, config in jobs.items()}
 
 
-def _as_json(config):
+def _as_json(config, function):
     """What a job is known by: its config and the code that runs it."""
-    code = data.source_version(sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, trainer, vggface, sys.modules[E2FAR.__module__])
+    code = data.source_version(sys.modules[function.__module__], sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, trainer, vggface, sys.modules[E2FAR.__module__])
     return json.loads(json.dumps(config | dict(code=code) | (dict(pictures=shards.code_version()) if config.get("live") else {}), default=str))
 
 
-def finished(config):
-    """Whether a job of this config, and of today's code, has been done: `run_many` with `resume` would read it and not run it."""
-    return _result(config) is not None
+def finished(config, function=train_job):
+    """Whether a job `function` of this config, and of today's code, has been done: `run_many` with `resume` would read it and not run it."""
+    return _result(config, function) is not None
 
 
-def _result(config):
+def _result(config, function):
     """Result of a finished job of this config, else None."""
     path = Path(config["folder"]) / "job.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
-    return stored.get("result") if stored.get("config") == _as_json(config) else None
+    return stored.get("result") if stored.get("config") == _as_json(config, function) else None
 
 
-def _prepare(config, resume):
+def _prepare(config, resume, function):
     """Clear what another run of the job left, unless it is of the same config and to be resumed; note the config."""
     folder = Path(config["folder"])
     path = folder / "job.json"
-    same = resume and path.exists() and json.loads(path.read_text())["config"] == _as_json(config)
+    same = resume and path.exists() and json.loads(path.read_text())["config"] == _as_json(config, function)
     for name in ("error.txt",) if same else ("error.txt", "checkpoint.pt", "log.csv"):
         (folder / name).unlink(missing_ok=True)
     with data.replacing(path) as partial:
-        partial.write_text(json.dumps(dict(config=_as_json(config))))
+        partial.write_text(json.dumps(dict(config=_as_json(config, function))))
 
 
 def _run_job(function, config):
@@ -218,7 +218,7 @@ def _run_job(function, config):
     try:
         result = function(**config)
         with data.replacing(folder / "job.json") as partial:
-            partial.write_text(json.dumps(dict(config=_as_json(config), result=result), default=float))
+            partial.write_text(json.dumps(dict(config=_as_json(config, function), result=result), default=float))
     except Exception as error:
         (folder / "error.txt").write_text(f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
         sys.exit(1)

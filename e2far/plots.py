@@ -114,12 +114,32 @@ def cumulative_errors(errors, limit_mm=8., title=None):
     """Share of points within a distance, one curve per method, as NoW draws it. errors: dict method -> distances (any shape), mm."""
     figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
     thresholds = np.linspace(0, limit_mm, 161)
-    for method, values in errors.items():
+    for i, (method, values) in enumerate(errors.items()):
         found = metrics.summarise(values, thresholds)
-        axis.plot(thresholds, 100 * found["curve"], color=COLOURS.get(method), label=f"{method}: median {found['median']:.2f} mm")
+        axis.plot(thresholds, 100 * found["curve"], color=COLOURS.get(method, f"C{i}"), linestyle=STYLES[i % len(STYLES)][0], label=f"{method}: median {found['median']:.2f} mm")
     axis.set(xlim=(0, limit_mm), ylim=(0, 100), xlabel="distance, mm", ylabel="points within the distance, %", title=title or "")
     axis.grid(alpha=.3)
     axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def error_curves(table, column, label):
+    """Error of the expressive shape against what it costs, a curve for each method. table: columns method, `column` (the cost), ratio, low, high: error by the mean face's, and its interval; a method with one row is a point
+
+    The axis is logarithmic where costs spread over a factor of 30 or more, and then leaves out a cost of zero. Errors above 1.3 are cut off.
+    """
+    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    spread = table[column][table[column] > 0]
+    wide = spread.max() >= 30 * spread.min()
+    for i, (method, part) in enumerate(table.groupby("method", sort=False)):
+        part = part[part[column] > 0] if wide else part
+        line, marker = STYLES[i % len(STYLES)]
+        axis.errorbar(part[column], part.ratio, yerr=[part.ratio - part.low, part.high - part.ratio], linestyle=line if len(part) > 1 else "none", marker=marker, markersize=4, linewidth=1.4, elinewidth=.7, capsize=2, color=f"C{i}", label=method)
+    axis.axhline(1, color=COLOURS["mean face"], linewidth=1)
+    axis.set(xlabel=label, ylabel="expressive shape,\nratio to the mean face's error", xscale="log" if wide else "linear", ylim=(None, min(1.3, axis.get_ylim()[1])))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.grid(alpha=.3)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -271,9 +291,9 @@ def png(picture):
 
 
 def value_maps(vertices, values, model, titles, label="mm", limit=None, size=260, yaw_deg=0., columns=None, inch=2.6):
-    """Faces coloured by a number at every vertex, on one scale with a colour bar. vertices: (B, N, 3) mm    values: (B, N)    columns: a row; None: all"""
-    limit = float(np.asarray(values).max()) if limit is None else limit
-    colours = plt.get_cmap("viridis")(np.asarray(values) / max(limit, 1e-9))[..., :3]
+    """Faces coloured by a number at every vertex, on one scale with a colour bar. vertices: (B, N, 3) mm    values: (B, N), nan: grey    columns: a row; None: all"""
+    limit = float(np.nanmax(values)) if limit is None else limit
+    colours = plt.get_cmap("viridis").with_extremes(bad=".8")(np.asarray(values) / max(limit, 1e-9))[..., :3]
     pictures = face_images(vertices, model, size, yaw_deg, albedo=colours)
     columns = columns or len(pictures)
     rows = -(-len(pictures) // columns)

@@ -87,3 +87,12 @@ def test_wrong_input_is_named(model):
         fitter(torch.full((1, 68, 2), torch.nan))
     with pytest.raises(ValueError, match="6 identity modes"):
         baselines.LandmarkFitter(model, num_shape_coefficients_to_fit=7)
+
+
+def test_a_fit_is_tuned_on_known_faces_of_the_same_kind(model):
+    identity, expression, points = projected(model, 6, noise_px=3.)
+    found, best = baselines.fit_landmarks(model, points[:2], (points[2:], identity[2:], expression[2:]), (.1, 10.))
+    chosen, table = baselines.choose_regularisation(model, points[2:], identity[2:], expression[2:], lambdas=(.1, 10.))
+    assert best == chosen and len({row["error_mm"] for row in table}) == 4
+    for name, values in baselines.fit(model, points[:2], **chosen).items():
+        assert_close(found[name], values)

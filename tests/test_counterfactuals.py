@@ -117,3 +117,21 @@ def test_a_sample_holds_the_numbers_of_its_pictures(face_model):
         np.testing.assert_allclose(face_model.units_to_modes @ found["units"][row], picture["expression"], atol=1e-5)
         np.testing.assert_allclose(found["light"][row], recipe["harmonics"][:4].mean(1), rtol=1e-6)
     assert torch.equal(found["albedo"][0], found["albedo"][1]) and not torch.equal(found["albedo"][0], found["albedo"][2])
+
+
+@pytest.mark.parametrize("shift", counterfactuals.SHIFTS)
+def test_another_world_changes_the_picture_and_none_of_its_labels(face_model, shift):
+    as_in_training, shifted = (counterfactuals.draw_sample(face_model, 2, 32, 5, shifts=shifts) for shifts in ((), (shift,)))
+    for label in ("identity", "expression", "pose", "landmarks", "person", "units"):
+        assert torch.equal(as_in_training[label], shifted[label])
+    change = (as_in_training["image"].float() - shifted["image"].float()).abs().mean((1, 2, 3))
+    assert change.min() > 8                                  # of 255, in every picture
+
+
+def test_a_bad_camera_knows_no_colour_and_clay_is_grey(face_model):
+    camera, clay = (counterfactuals.draw_sample(face_model, 2, 48, 5, shifts=(shift,)) for shift in ("camera", "clay"))
+    spread = lambda image: (image.float().amax(1) - image.float().amin(1)).mean()
+    assert spread(camera["image"]) < 12 < spread(counterfactuals.draw_sample(face_model, 2, 48, 5)["image"])
+    assert torch.equal(clay["albedo"][:, 0], clay["albedo"][:, 1]) and torch.equal(clay["albedo"][:, 1], clay["albedo"][:, 2])
+    with pytest.raises(ValueError, match="no shift is called fog: choose from light, camera, clay"):
+        counterfactuals.draw_sample(face_model, 1, 24, 5, shifts=("fog",))

@@ -105,7 +105,7 @@ def test_faces_can_be_made_as_training_goes(root, tmp_path):
     found = jobs.run_many(dict(job=job))["job"]
     assert pd.read_csv(tmp_path / "job" / "log.csv").images.tolist() == [8, 16, 24] and found["neutral_mm"] > 0
     assert jobs.run_many(dict(job=job), resume=True)["job"] == found
-    assert jobs.finished(job) and not jobs.finished(job | dict(seed=1))
+    assert jobs.finished(job) and not jobs.finished(job | dict(seed=1)) and not jobs.finished(job, train_or_fail)          # another function, of another file
 
 
 def test_a_recogniser_is_trained_on_the_people_asked_for(root, tmp_path):

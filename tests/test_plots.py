@@ -201,3 +201,19 @@ def test_value_maps_wrap_into_rows(face_model):
     figure = plots.value_maps(face_model.mean[None].repeat(5, 1, 1), np.zeros((5, face_model.n_vertices)), face_model, list("abcde"), columns=3, size=32)
     shown = [axis for axis in figure.axes if axis.images]
     assert len(shown) == 5 and [axis.get_title() for axis in shown] == list("abcde")
+
+
+def test_curves_have_an_axis_that_fits_and_a_single_answer_is_a_point():
+    table = pd.DataFrame(dict(method=["goes on"] * 3 + ["looks once"], iteration=[0, 1, 50, 1], ratio=[1., .8, .7, .6], low=[1., .7, .6, .5], high=[1., .9, .8, .7]))
+    axis = plots.error_curves(table, "iteration", "iterations").axes[0]
+    many, once = (container.lines[0] for container in axis.containers)
+    assert axis.get_xscale() == "log" and list(many.get_xdata()) == [1, 50] and list(once.get_ydata()) == [.6] and once.get_linestyle() == "None"
+    few = plots.error_curves(table[table.iteration < 2], "iteration", "iterations").axes[0]
+    assert few.get_xscale() == "linear" and list(few.containers[0].lines[0].get_xdata()) == [0, 1]
+
+
+def test_what_has_no_value_is_grey(toy):
+    values = torch.zeros(1, toy.n_vertices)
+    values[0, ::2] = torch.nan
+    blank, half = (plots.value_maps(toy.mean[None], given, toy, ["map"], limit=1.).axes[0].images[0].get_array() for given in (values.nan_to_num(), values))
+    assert (np.ptp(np.asarray(half, int), axis=-1) == 0).sum() > (np.ptp(np.asarray(blank, int), axis=-1) == 0).sum()

@@ -45,6 +45,7 @@ release: setup
 	python -c "from e2far.morphable import load_face_model as f; assert f('data/facemodel/model.npz').name == 'makehuman', 'only our own face model may be shipped'"
 	python -c 'from e2far.network import load_network as load, save_network as save; net = load("data/models/default.safetensors"); save(net, "data/weights/default.safetensors", half=True, **net.metadata)'
 	cp data/facemodel/model.npz data/weights/makehuman.npz
+	python -c 'from e2far import Reconstructor, confidence, data, photo; confidence.calibrate(Reconstructor.from_pretrained(), data.Faces("data/faces/validation")).save(confidence.beside(photo.WEIGHTS))'
 
 clean:
 	rm -rf .venv .scratch

@@ -17,7 +17,7 @@ app = typer.Typer(help="3D face reconstruction from one photo, after UH-E2FAR (C
 EXPECTED = (ValueError, OSError)        # errors of the input, which the library words in one line; anything else is a bug and shows its traceback
 PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 OUTPUTS = {"json": ".json", "obj": ".obj", "ply": ".ply", "glb": ".glb", "overlay": "_overlay.png", "html": ".html"}
-USUAL, MESHES = ("obj", "json", "overlay", "html"), ("obj", "ply", "glb")
+USUAL, MESHES = ("obj", "glb", "json", "overlay", "html"), ("obj", "ply", "glb")
 FAILURES, UNLIKE = ("without a face", "unreadable", "failed otherwise"), "unlike the faces of the training"
 WAITING_BYTES = 500_000_000             # of pixels that wait for the network; a photo of 50 megapixels has 150 million
 
@@ -137,15 +137,16 @@ def write_face(face, image, place, outputs, record):
     """
     from PIL import Image
     place.parent.mkdir(parents=True, exist_ok=True)
+    texture = face.texture(image) if {*MESHES, "html"} & set(outputs) else None
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".e2far-") as partial:
         for kind in outputs:
             path = with_ending(Path(partial, place.name), kind)
             if kind == "overlay":
                 Image.fromarray(face.overlay(image)).save(path)
             elif kind == "html":
-                face.to_html(path, image)
+                face.to_html(path, image, record["made_with"]["photo"], texture)
             elif kind != "json":
-                face.save(path)
+                face.save(path, texture=texture)
         numbers = with_ending(Path(partial, place.name), "json")
         numbers.write_text(json.dumps(face.to_dict() | record, indent=1) + "\n", encoding="utf-8")
         for file in sorted(Path(partial).iterdir(), key=lambda file: (file == numbers, file)):
@@ -179,7 +180,7 @@ def reconstruct(
     face_model: Annotated[Path, typer.Option(metavar="FILE", help="Face model the network was trained with; default: the shipped one.", show_default=False)] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
 ):
-    """Write PHOTO.obj (mm), PHOTO.json (coefficients, camera, landmarks, confidence), PHOTO_overlay.png and PHOTO.html for the face in each PHOTO.
+    """Write PHOTO.obj (mm, with PHOTO.mtl and PHOTO_texture.png), PHOTO.glb (textured, animatable), PHOTO.json (coefficients, camera, landmarks, confidence), PHOTO_overlay.png and PHOTO.html for the face in each PHOTO.
 
     Run it again after an interruption: what is finished is skipped. The exit status is 0 if every photo gave a face, 1 if any did not, 130 after Ctrl-C.
     """

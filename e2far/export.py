@@ -185,16 +185,16 @@ def unit_strengths(face, model):
     return strengths, float(np.linalg.norm((units @ strengths).reshape(-1, 3) - offset, axis=1).mean())
 
 
-def save(face, model, path, image=None, neutral=False):
-    """Write a `photo.Face` of this `model` to .obj (with .mtl and .png beside it), .ply or .glb, coloured from its upright photo (H, W, 3) uint8 where one is given.
+def save(face, model, path, image=None, neutral=False, picture=None):
+    """Write a `photo.Face` of this `model` to .obj (with .mtl and _texture.png beside it), .ply or .glb, coloured from its upright photo (H, W, 3) uint8 where one is given.
 
-    neutral: at rest, without the photo's expression. Raises ValueError for another ending.
+    neutral: at rest, without the photo's expression    picture: its `texture`, where that is at hand already. Raises ValueError for another ending.
     """
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in (".obj", ".ply", ".glb"):
         raise ValueError(f"cannot save a mesh as {path.name}: choose .obj, .ply or .glb")
-    picture = None if image is None else texture(face, model, image)
+    picture = texture(face, model, image) if picture is None and image is not None else picture
     if kind == ".glb":
         path.write_bytes(glb(face, model, picture, neutral))
         return
@@ -206,7 +206,7 @@ def save(face, model, path, image=None, neutral=False):
         colours = np.stack([ndimage.map_coordinates(picture[..., c], place, order=1, mode="nearest") for c in range(3)], axis=1)
         mesh = trimesh.Trimesh(vertices, face.triangles, vertex_colors=colours, process=False)
     else:
-        material = trimesh.visual.material.SimpleMaterial(Image.fromarray(picture), diffuse=[255] * 4, specular=[0, 0, 0, 255], name=path.stem)
+        material = trimesh.visual.material.SimpleMaterial(Image.fromarray(picture), diffuse=[255] * 4, specular=[0, 0, 0, 255], name=f"{path.stem}_texture")
         mesh = trimesh.Trimesh(vertices[vertex], triangles, visual=trimesh.visual.TextureVisuals(uv * [1, -1] + [0, 1], material), process=False)
     if kind == ".ply":
         data = mesh.export(file_type="ply", vertex_normal=False).replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1)

@@ -5,12 +5,10 @@ r"""From a photo to a mesh: read, find the face, crop, regress coefficients and 
 Image coordinates are pixels of the upright photo (its EXIF rotation applied), x right, y down, (0, 0) the corner of the first pixel. A box is (x0, y0, x1, y1) px by the rule of
 `camera.crop_box`: a square centred on the box of the 68 landmarks, side 1.45 sqrt(w h).
 """
-import base64
 import hashlib
-import io
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from . import camera, confidence, morphable, network, plots, rasterize
+from . import camera, confidence, morphable, network, rasterize
 from .confidence import Confidence
 
 WEIGHTS = morphable.ROOT / "data" / "weights" / "default.safetensors"
@@ -37,17 +35,6 @@ SURE = .3                           # beside a better face only scores above thi
 LOOKS, CLOSE, FAR, LARGER = 3, .05, .3, 1.6
 
 OVERLAY_COLOUR, OVERLAY_OPACITY, OVERLAY_CONTRAST = (.82, .95, 1.05), .66, 2.2
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Reconstructed face</title>
-<style>
-body {{ font: 15px/1.5 sans-serif; margin: 1.5rem; color: #222 }} main {{ display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start }}
-figure {{ margin: 0; flex: 1 1 320px }} figure img {{ width: 100% }} figcaption {{ color: #555 }} .mesh {{ flex: 1 1 420px; min-width: 0 }}
-</style></head><body><main>
-<figure><img alt="The photo with the reconstructed face and its 68 landmarks over it" src="data:image/jpeg;base64,{picture}">
-<figcaption>Yaw {yaw:+.1f}, pitch {pitch:+.1f}, roll {roll:+.1f} degrees. Drag the mesh to turn it; it is in millimetres.</figcaption></figure>
-<div class="mesh">{mesh}</div>
-</main></body></html>
-"""
 
 
 # Reading ------------------------------------------------------------------------------------------------------------------------------------
@@ -222,6 +209,7 @@ class Face:
     score: float | None = None      # the detector's, None where the box was given
     face_model: str = ""
     confidence: Confidence | None = None                # None where the weights come without a calibration
+    model: morphable.MorphableModel | None = field(default=None, repr=False, compare=False)     # whose coefficients these are; meshes and pages need it
 
     def mesh(self, neutral=False):
         """The face as a trimesh.Trimesh, vertices in their order."""
@@ -229,22 +217,24 @@ class Face:
         vertices = self.neutral_vertices if neutral else self.vertices
         return trimesh.Trimesh(vertices, self.triangles, process=False, metadata={"units": "millimetres"})
 
-    def save(self, path, neutral=False):
-        """Write the mesh to .obj, .ply or .glb, in millimetres (glTF viewers that assume metres show it 1000 times too large), or all numbers to .json."""
+    def texture(self, image):
+        """The texture (S, S, 3) uint8 of the head, sampled from its photo `image`: half a second. `save` and `to_html` take it, so that it need not be made for each."""
+        from . import export
+        return export.texture(self, self.model, load_image(image))
+
+    def save(self, path, image=None, neutral=False, texture=None):
+        """Write the face to .obj (with .mtl and .png) or .ply, in millimetres; to .glb, in metres, at rest with the expression units as morph targets, set as in the photo; or all numbers to .json.
+
+        image: its photo, for colours    texture: as from `texture`, instead of it    neutral: at rest
+        """
+        from . import export                                    # here, as in the methods beside it: scipy.optimize, trimesh and pygltflib take a while to import
         path = Path(path)
-        kind = path.suffix.lower()
-        if kind == ".json":
-            data = json.dumps(self.to_dict(), indent=1).encode()
-        elif kind == ".obj":
-            data = self.mesh(neutral).export(file_type="obj", header="e2far, millimetres", include_normals=False).encode()
-        elif kind == ".ply":
-            data = self.mesh(neutral).export(file_type="ply", vertex_normal=False)
-            data = data.replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1)
-        elif kind == ".glb":
-            data = self.mesh(neutral).export(file_type="glb", include_normals=True)
+        if path.suffix.lower() == ".json":
+            path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        elif path.suffix.lower() in (".obj", ".ply", ".glb"):
+            export.save(self, self.model, path, None if image is None else load_image(image), neutral, texture)
         else:
             raise ValueError(f"cannot save a face as {path.name}: choose .obj, .ply, .glb or .json")
-        path.write_bytes(data)
 
     def to_dict(self):
         """Everything but the mesh, as plain numbers for JSON."""
@@ -284,16 +274,21 @@ class Face:
         photo.paste(layer, tuple(corner.tolist()), layer)
         return np.asarray(photo)
 
-    def to_html(self, path, image):
-        """Write one page that needs no network: the overlay on `image`, and the mesh to turn with the mouse, with and without its expression (5 MB, mostly plotly.js)."""
-        picture = Image.fromarray(self.overlay(image))
-        picture.thumbnail((900, 900))
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=88)
-        view = plots.mesh_view({"as in the photo": self.vertices, "neutral": self.neutral_vertices}, self.triangles)
-        yaw, pitch, roll = self.pose.angles_deg
-        Path(path).write_text(PAGE.format(picture=base64.b64encode(buffer.getvalue()).decode(), yaw=yaw, pitch=pitch, roll=roll,
-                                          mesh=view.to_html(full_html=False, include_plotlyjs=True, config=dict(displaylogo=False))), encoding="utf-8")
+    def to_html(self, path, image, title="Reconstructed face", texture=None):
+        """Write one page that needs no network: the head to turn, to animate and to lay over its photo `image` (under 1 MB). texture: as from `texture`, where that is at hand already"""
+        from . import export, viewer
+        pixels = load_image(image)
+        uv, vertex, triangles = export.unwrap(self.model)
+        facts, sure = {"Yaw, pitch, roll": "{:+.1f}°, {:+.1f}°, {:+.1f}°".format(*self.pose.angles_deg)}, self.confidence
+        if self.score is not None:
+            facts["Detector score"] = f"{self.score:.2f}"
+        if sure is not None:
+            facts["Confidence"] = f"{sure.score:.2f}", ("Not like the faces that the network learned from: do not trust this one." if sure.unlike_training else
+                                                        f"On synthetic faces with this score, landmarks are typically {sure.landmark_error_percent:.1f} % of the face's size off, vertices {sure.vertex_error_mm:.1f} mm.")
+        viewer.write_html(path, vertices_neutral=self.neutral_vertices[vertex], expression_offset=(self.vertices - self.neutral_vertices)[vertex], triangles=triangles,
+                          units=self.model.units.cpu().numpy()[vertex], unit_names=self.model.unit_names, unit_strengths=export.unit_strengths(self, self.model)[0],
+                          texture=export.texture(self, self.model, pixels) if texture is None else texture, uv=uv, recess=self.model.recess.cpu().numpy()[vertex], photo=pixels,
+                          camera=dict(rotation=self.pose.rotation, scale=self.pose.scale, translation=self.pose.translation), facts=facts, title=title)
 
 
 # The method ---------------------------------------------------------------------------------------------------------------------------------
@@ -407,7 +402,7 @@ class Reconstructor:
         fixed = {key: getattr(self.model, key).cpu().numpy() for key in ("triangles", "region")}
         landmarks = one["vertices"][self.model.landmarks.cpu().numpy()]
         sure = self.calibration(one.pop("disagreement_percent")) if self.calibration else None
-        return Face(**one, **fixed, landmarks=landmarks, pose=pose, box=tuple(box.tolist()), score=score, face_model=self.model.name, confidence=sure)
+        return Face(**one, **fixed, landmarks=landmarks, pose=pose, box=tuple(box.tolist()), score=score, face_model=self.model.name, confidence=sure, model=self.model)
 
 
 def asked_for(boxes, image_landmarks):

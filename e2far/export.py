@@ -173,6 +173,12 @@ def spread(values, weight):
 
 # Files --------------------------------------------------------------------------------------------------------------------------------------
 
+def vertex_colours(model, picture):
+    """Colours (N, 3) uint8 of the model's vertices in a `texture`."""
+    place = unwrap(model)[0][:model.n_vertices, ::-1].T * len(picture) - .5
+    return np.stack([ndimage.map_coordinates(picture[..., c], place, order=1, mode="nearest") for c in range(3)], axis=1)
+
+
 def unit_strengths(face, model):
     """Strengths (J,) in [0, 1] of the model's expression units that come nearest to a face's expression, and what they leave, mean mm over the region.
 
@@ -202,9 +208,7 @@ def save(face, model, path, image=None, neutral=False, picture=None):
     if picture is None:
         mesh = trimesh.Trimesh(vertices, face.triangles, process=False)
     elif kind == ".ply":
-        place = uv[:len(vertices), ::-1].T * len(picture) - .5
-        colours = np.stack([ndimage.map_coordinates(picture[..., c], place, order=1, mode="nearest") for c in range(3)], axis=1)
-        mesh = trimesh.Trimesh(vertices, face.triangles, vertex_colors=colours, process=False)
+        mesh = trimesh.Trimesh(vertices, face.triangles, vertex_colors=vertex_colours(model, picture), process=False)
     else:
         material = trimesh.visual.material.SimpleMaterial(Image.fromarray(picture), diffuse=[255] * 4, specular=[0, 0, 0, 255], name=f"{path.stem}_texture")
         mesh = trimesh.Trimesh(vertices[vertex], triangles, visual=trimesh.visual.TextureVisuals(uv * [1, -1] + [0, 1], material), process=False)

@@ -58,7 +58,7 @@ def test_a_photo_becomes_a_mesh_landmarks_an_overlay_and_a_page(run, tmp_path):
     result = run("astronaut.png")
     assert result.exit_code == 0 and result.stderr == ""
     out = tmp_path / "out"
-    assert sorted(file.name for file in out.iterdir()) == ["astronaut.html", "astronaut.json", "astronaut.obj", "astronaut_overlay.png"]
+    assert sorted(file.name for file in out.iterdir()) == ["astronaut.glb", "astronaut.html", "astronaut.json", "astronaut.mtl", "astronaut.obj", "astronaut_overlay.png", "astronaut_texture.png"]
     mesh = trimesh.load(out / "astronaut.obj", process=False)
     stored = json.loads((out / "astronaut.json").read_text())
     assert len(mesh.vertices) == 224 and np.shape(stored["landmarks_px"]) == (68, 2) and set(stored["pose"]) == {"yaw_deg", "pitch_deg", "roll_deg"}
@@ -119,7 +119,7 @@ def test_photos_of_one_name_do_not_overwrite_each_other(run, folder, tmp_path):
 def test_an_interruption_leaves_no_half_files(run, tmp_path, monkeypatch):
     from e2far.photo import Face
 
-    def interrupt(self, path, image):
+    def interrupt(self, path, *_):
         path.write_text("half a pa")
         raise KeyboardInterrupt
 
@@ -166,7 +166,7 @@ def test_a_folder_with_its_subfolders(run, album, tmp_path):
 def test_finished_photos_are_skipped(run, folder, album, tmp_path):
     """Unless forced, the photo is newer, a file is missing, or other weights or options are asked for."""
     (album / "wall.png").unlink()
-    out, only = tmp_path / "out", ["--only", "json,obj"]
+    out, only = tmp_path / "out", ["--only", "json,ply"]
     assert run(album, options=only).exit_code == 0
     first = written(out)
 
@@ -180,7 +180,7 @@ def test_finished_photos_are_skipped(run, folder, album, tmp_path):
     assert changed() == set()
     assert changed("--batch-size", "1") == set() and changed("--only", "json") == set()
     assert changed("--force") == {"a", "b", "sub/a"}
-    (out / "b.obj").unlink()
+    (out / "b.ply").unlink()
     assert changed() == {"b"}
     os.utime(album / "a.png", (2e9, 2e9))
     assert changed() == {"a"}
@@ -218,11 +218,11 @@ def test_an_interrupted_folder_is_taken_up_again(run, album, tmp_path, monkeypat
         return whole(self)
 
     monkeypatch.setattr(Face, "to_dict", interrupt)
-    result = run(album, options=["--only", "obj", "--batch-size", "1"])
+    result = run(album, options=["--only", "ply", "--batch-size", "1"])
     first = written(tmp_path / "out")
-    assert result.exit_code == 130 and set(first) == {"a.obj", "a.json"} and "1 reconstructed" in result.stdout
-    result = run(album, options=["--only", "obj"])
-    assert "2 reconstructed, 1 finished before" in result.stdout and set(written(tmp_path / "out")) == {f"{name}.{kind}" for name in ("a", "b", "sub/a") for kind in ("obj", "json")}
+    assert result.exit_code == 130 and set(first) == {"a.ply", "a.json"} and "1 reconstructed" in result.stdout
+    result = run(album, options=["--only", "ply"])
+    assert "2 reconstructed, 1 finished before" in result.stdout and set(written(tmp_path / "out")) == {f"{name}.{kind}" for name in ("a", "b", "sub/a") for kind in ("ply", "json")}
     assert all(written(tmp_path / "out")[name] == time for name, time in first.items())
 
 

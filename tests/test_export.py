@@ -197,7 +197,7 @@ def test_writing_twice_gives_the_same_bytes(face_model, smiling, picture, tmp_pa
         for kind in ("obj", "ply", "glb"):
             export.save(smiling, face_model, tmp_path / folder / f"face.{kind}", picture)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["face.glb", "face.mtl", "face.obj", "face.ply", "face.png"]
+    assert names == ["face.glb", "face.mtl", "face.obj", "face.ply", "face_texture.png"]
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
 
 

@@ -104,7 +104,7 @@ def smoothed(times, values, weight, width):
     """
     result = np.array(values, dtype=float)
     for i, time in enumerate(times if width else ()):
-        near = slice(*np.searchsorted(times, (time - 4 * width, time + 4 * width)))
+        near = slice(*np.searchsorted(times, (time - 5 * width, time + 5 * width)))
         step = (times[near] - time) / width
         share = np.sqrt(weight[near] * np.exp(-step ** 2 / 2))[:, None]
         result[i] = np.linalg.lstsq(share * np.stack((np.ones_like(step), step), 1), share * values[near])[0][0]

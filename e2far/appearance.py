@@ -5,7 +5,6 @@
 import io
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 

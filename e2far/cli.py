@@ -170,14 +170,14 @@ def reconstruct(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", show_default=False,
                                               help="Pictures of faces (JPEG, PNG, TIFF, WebP, BMP, GIF), or folders of them, which are searched with all their subfolders.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if it does not exist.")],
-    box: Annotated[str, typer.Option(metavar="X0,Y0,X1,Y1", show_default=False,
+    box: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", show_default=False,
                                      help="Square around the face in pixels, brows to chin in its middle two thirds; skips detection.")] = None,
     all_faces: Annotated[bool, typer.Option("--all-faces", help="Every face that is found, not only the largest.")] = False,
     only: Annotated[str, typer.Option(metavar="KIND,...", help=f"Which files to write: some of {', '.join(OUTPUTS)}. The JSON is always written: it says what is finished.")] = ",".join(USUAL),
     force: Annotated[bool, typer.Option("--force", help="Also photos whose results are there, made with the same weights and options.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Faces that the network looks at together.")] = 16,
-    weights: Annotated[Path, typer.Option(metavar="FILE", help="Trained network; default: the shipped one.", show_default=False)] = None,
-    face_model: Annotated[Path, typer.Option(metavar="FILE", help="Face model the network was trained with; default: the shipped one.", show_default=False)] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Trained network; default: the shipped one.", show_default=False)] = None,
+    face_model: Annotated[Path | None, typer.Option(metavar="FILE", help="Face model the network was trained with; default: the shipped one.", show_default=False)] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
 ):
     """Write PHOTO.obj (mm, with PHOTO.mtl and PHOTO_texture.png), PHOTO.glb (textured, animatable), PHOTO.json (coefficients, camera, landmarks, confidence), PHOTO_overlay.png and PHOTO.html for the face in each PHOTO.
@@ -232,16 +232,16 @@ def reconstruct(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for network, log and checkpoint; run the same command again to go on after an interruption.")] = Path("data/models/trained"),
-    profile: Annotated[str, typer.Option(help="Profile of params.yaml; default: the one chosen there.", show_default=False)] = None,
+    profile: Annotated[str | None, typer.Option(help="Profile of params.yaml; default: the one chosen there.", show_default=False)] = None,
     faces: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the splits that `dvc repro synthesis` makes.")] = Path("data/faces"),
     face_model: Annotated[Path, typer.Option(metavar="FILE", help="The face model that made them.")] = Path("data/facemodel/model.npz"),
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many GPUs (or processes on a CPU) share each batch; auto: all GPUs. Under torchrun or SLURM theirs count.")] = "auto",
-    start: Annotated[Path, typer.Option(metavar="FILE", help="Network to go on from; default: from scratch.", show_default=False)] = None,
-    trunk: Annotated[Path, typer.Option(metavar="FILE", help="Trunk to start from: of a recogniser of ours, or VGG-16 weights (vgg_face.mat, vgg_face_dag.pth, torchvision's .pth).", show_default=False)] = None,
-    on_the_fly: Annotated[bool, typer.Option(help="Make new faces as training goes, beside or instead of the split train; default: as the profile says.", show_default=False)] = None,
-    steps: Annotated[int, typer.Option(help="End after so many steps, for a trial.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and order of pictures.", show_default=False)] = None,
+    start: Annotated[Path | None, typer.Option(metavar="FILE", help="Network to go on from; default: from scratch.", show_default=False)] = None,
+    trunk: Annotated[Path | None, typer.Option(metavar="FILE", help="Trunk to start from: of a recogniser of ours, or VGG-16 weights (vgg_face.mat, vgg_face_dag.pth, torchvision's .pth).", show_default=False)] = None,
+    on_the_fly: Annotated[bool | None, typer.Option(help="Make new faces as training goes, beside or instead of the split train; default: as the profile says.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="End after so many steps, for a trial.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and order of pictures.", show_default=False)] = None,
 ):
     """Train one network with a profile's settings, on what this machine has: a CPU, one GPU, or many."""
     from . import data, jobs, params

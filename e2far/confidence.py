@@ -53,31 +53,36 @@ class Calibration:
     vertex_error_mm: tuple
     unlike_above_percent: float
 
-    def __call__(self, disagreement_percent):
+    def __call__(self, disagreement_percent: float) -> Confidence:
         """The Confidence that goes with a disagreement; beyond the curves' ends their ends."""
         at = np.log(max(disagreement_percent, 1e-6)), np.log(self.disagreement_percent)
         curves = {name: float(np.interp(*at, getattr(self, name))) for name in ("score", *ERRORS)}
         return Confidence(**curves, unlike_training=bool(disagreement_percent > self.unlike_above_percent), disagreement_percent=float(disagreement_percent))
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write as JSON."""
         with data.replacing(path) as partial:
             partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-def beside(weights):
+def beside(weights: str | Path) -> Path:
     """Where the calibration of the weights at a path lies: default.safetensors -> default.confidence.json."""
     return Path(weights).with_suffix(".confidence.json")
 
 
-def load(path):
+def load(path: str | Path) -> Calibration | None:
     """The Calibration stored at `path`, None if there is none. Raises ValueError with one line if it cannot be read."""
     path = Path(path)
     try:
-        return Calibration(**{key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(path.read_text()).items()})
+        found = Calibration(**{key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(path.read_text()).items()})  # ty: ignore[invalid-argument-type]
+        curves = np.array([getattr(found, name) for name in ("disagreement_percent", "score", *ERRORS)])
+        numbers = np.append(curves, found.unlike_above_percent)
+        if curves.ndim != 2 or not curves.size or numbers.size != curves.size + 1 or isinstance(found.unlike_above_percent, tuple) or numbers.dtype.kind not in "fi" or not np.isfinite(numbers).all() or not (curves[0] > 0).all() or not (np.diff(curves[0]) >= 0).all():
+            raise ValueError("its curves are not rising numbers")
+        return found
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no calibration of confidence ({error}): delete it, or make it again with e2far.confidence.calibrate") from None
 
 
@@ -146,7 +151,7 @@ def trials(reconstructor, faces, count=1000, seed=0):
         image, landmarks = batch["image"], batch["landmarks"]
         true = model(batch["identity"].to(device), batch["expression"].to(device))[:, model.region]
         few = lambda i: slice(i % len(SPOILT), None, len(SPOILT))                           # a fifth of the batch for every kind
-        pictures = [("whole", slice(None), image, landmarks)]
+        pictures: list[tuple] = [("whole", slice(None), image, landmarks)]
         pictures += [(kind, few(i), *spoil(image[few(i)], landmarks[few(i)], kind, rng)) for i, kind in enumerate(SPOILT) if len(image[few(i)])]
         pictures += [(kind, None, empty(image[few(i)], kind, rng), None) for i, kind in enumerate(EMPTY) if len(image[few(i)])]
         for kind, which, image, landmarks in pictures:

@@ -28,7 +28,7 @@ AGAIN = "make the shards again with `dvc repro synthesis`"
 
 @contextmanager
 def replacing(path, writer=""):
-    """A path to write to, renamed to `path` when the block ends without an error: a reader never meets half a file.
+    """A path to write to, renamed to `path` when the block ends without an error: a reader never meets half a file. An OSError, as of a full disk, names `path`.
 
     writer: what tells this writer's partial file from that of another who may be writing the same `path` at the same time
     """
@@ -38,6 +38,10 @@ def replacing(path, writer=""):
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -84,15 +88,19 @@ class Faces(Dataset):
     Raises FileNotFoundError, OSError (truncated or unreadable shard) or ValueError (columns that do not fit together), naming the file, when it is first opened.
     """
 
-    def __init__(self, folder, image_size=None):
+    identity: torch.Tensor; expression: torch.Tensor; pose: torch.Tensor; landmarks: torch.Tensor; person: torch.Tensor
+
+    def __init__(self, folder: str | Path, image_size: int | None = None):
         self.folder, self.reduced_to = Path(folder), image_size
         index = self.folder / INDEX
         try:
             counts = json.loads(index.read_text())
             self.count, self.shard_size = counts["faces"], counts["shard_size"]
+            if not all(type(number) is int and 0 < number < 2 ** 40 for number in (self.count, self.shard_size)):
+                raise ValueError
         except FileNotFoundError as error:
             raise FileNotFoundError(f"no finished data set in {self.folder}, which lacks {INDEX}: {AGAIN}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise OSError(f"{index} is truncated or no index at all: {AGAIN}") from error
         self.shard = functools.lru_cache(OPEN_SHARDS)(self._shard)
         self.shapes = {name: column.shape[1:] for name, column in _read(shard_path(self.folder, 0)).items()}        # of a face, in every shard
@@ -106,7 +114,7 @@ class Faces(Dataset):
     def __reduce__(self):
         return Faces, (self.folder, self.reduced_to)        # workers open the files anew
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.count
 
     def __getattr__(self, name):
@@ -136,7 +144,7 @@ class Faces(Dataset):
                 raise ValueError(f"{path}: {name} is {shard[name].shape[1:]} a face, but {shape} in the first shard; {AGAIN}")
         return shard
 
-    def gather(self, indices):
+    def gather(self, indices) -> dict[str, torch.Tensor]:
         """Batch of the faces `indices` with images still uint8, (B, 3, S, S) in channels-last memory: what a training loop moves to its device."""
         indices = np.asarray(indices)
         if ((indices < -self.count) | (indices >= self.count)).any():
@@ -166,12 +174,16 @@ def _read(path):
             shard = {name: file.get_tensor(name).numpy() for name in ("image", *LABELS)}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing; {AGAIN}") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError, KeyError, RuntimeError) as error:      # the latter of types that numpy has not
         raise OSError(f"{path} is truncated or no shard at all ({error}); {AGAIN}") from error
-    lengths = {name: len(column) for name, column in shard.items()}
+    lengths = {name: len(column) if column.ndim else 0 for name, column in shard.items()}
     if len(set(lengths.values())) > 1 or not lengths["image"]:
         raise ValueError(f"{path} holds columns of different or no length {lengths}; {AGAIN}")
     image = shard["image"]
-    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3:
+    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[1] != image.shape[2] or image.shape[3] != 3 or not image.size:
         raise ValueError(f"{path}: image is {image.shape} {image.dtype}, not (n, S, S, 3) uint8; {AGAIN}")
+    for name, shape in dict(identity=(None,), expression=(None,), pose=(9,), landmarks=(68, 2), person=()).items():
+        column = shard[name]
+        if column.dtype.kind != ("i" if name == "person" else "f") or column.shape[1:] != shape and (shape != (None,) or column.ndim != 2) or not np.isfinite(column).all():
+            raise ValueError(f"{path}: {name} is {column.shape} {column.dtype}, or not finite; {AGAIN}")
     return shard

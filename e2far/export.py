@@ -213,7 +213,7 @@ def save(face, model, path, image=None, neutral=False, picture=None):
         material = trimesh.visual.material.SimpleMaterial(Image.fromarray(picture), diffuse=[255] * 4, specular=[0, 0, 0, 255], name=f"{path.stem}_texture")
         mesh = trimesh.Trimesh(vertices[vertex], triangles, visual=trimesh.visual.TextureVisuals(uv * [1, -1] + [0, 1], material), process=False)
     if kind == ".ply":
-        data = mesh.export(file_type="ply", vertex_normal=False).replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1)
+        data = mesh.export(file_type="ply", vertex_normal=False).replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1)  # ty: ignore[missing-union-attribute, no-matching-overload]
     else:
         text, beside = trimesh.exchange.obj.export_obj(mesh, include_normals=False, return_texture=True, mtl_name=path.stem + ".mtl", header="e2far, millimetres")
         for name, content in beside.items():

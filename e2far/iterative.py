@@ -20,6 +20,8 @@ CHANNELS = 6            # of a rendering: the normal map and PNCC, as in CoarseN
 class Surface(nn.Module):
     """A face model's region as a mesh of its own: vertices, and what a camera sees of it. Its buffers are stored with no network."""
 
+    mean: torch.Tensor; basis: torch.Tensor; code: torch.Tensor; triangles: torch.Tensor
+
     def __init__(self, model):
         super().__init__()
         inside = torch.zeros(model.n_vertices, dtype=torch.bool).index_fill(0, model.region, True)
@@ -67,6 +69,8 @@ class IterativeE2FAR(E2FAR):
     # Choice: weights for the rendering start at zero, those for the picture as E2FAR's; a phase with a frozen trunk would never see the rendering.
     """
 
+    frontal: torch.Tensor
+
     def __init__(self, model, iterations=4, trunk=None, **arguments):
         if not isinstance(iterations, int) or iterations < 1:
             raise ValueError(f"iterations={iterations}: give a whole number above zero")
@@ -77,10 +81,10 @@ class IterativeE2FAR(E2FAR):
         if trunk:
             jobs.fill_trunk(self, trunk)
         damp(self.pose_head, torch.zeros(9))                # a correction, not a pose
-        first = self.trunk.blocks[0][0][0]
+        first = self.trunk.blocks[0][0][0]  # ty: ignore[not-subscriptable]
         wide = nn.Conv2d(3 + CHANNELS, first.out_channels, first.kernel_size, padding=first.padding, bias=first.bias is not None)
         wide.load_state_dict(first.state_dict() | dict(weight=torch.cat((first.weight, torch.zeros(first.out_channels, CHANNELS, *first.kernel_size)), 1)))
-        self.trunk.blocks[0][0][0] = wide
+        self.trunk.blocks[0][0][0] = wide  # ty: ignore[not-subscriptable]
         self.trunk.mean_colour = torch.cat((self.trunk.mean_colour, torch.zeros(CHANNELS, 1, 1)))
 
     def start(self, n):
@@ -134,11 +138,12 @@ class IterativeE2FAR(E2FAR):
 def load_iterative(path, model):
     """The IterativeE2FAR of the face model `model` stored at `path` by `save_network`, in eval mode. Raises as `load_network`."""
     tensors, header = network._load(path, "network")
-    if "iterations" not in header.get("config", {}):
+    if "iterations" not in header["config"]:
         raise ValueError(f"{path} holds no IterativeE2FAR: make one with iterative.iterative_job")
+    network.check_described(E2FAR, {name: value for name, value in header["config"].items() if name != "iterations"}, tensors, path)
     net = IterativeE2FAR(model, **header["config"])
     network._fill(net, tensors, path)
-    net.metadata = header.get("metadata", {})
+    net.metadata = header["metadata"]
     return net.eval()
 
 

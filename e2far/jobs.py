@@ -1,9 +1,12 @@
 """Whole trainings as jobs: built, trained, measured and saved, several side by side, each in a process of one thread."""
+import functools
+import hashlib
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import sys
+import threading
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
@@ -52,7 +55,7 @@ def train_job(*, folder, faces, model, network, training, seed, trunk=None, star
         fill_trunk(net, trunk)
     checkpoint, options = folder / "checkpoint.pt", {key: value for key, value in training.items() if key != "precision"}
     pictures = LiveFaces(model, size, device=str(fabric.device) if fabric.device.type == "cuda" else None, **live) if live else data.Faces(faces / "train", size)
-    with pictures if live else nullcontext():
+    with pictures if live else nullcontext():  # ty: ignore[invalid-context-manager]
         trainer.fit(net, model, pictures, data.Faces(faces / "validation", size), seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, progress=progress, **options)
     if not fabric.is_global_zero:
         return None
@@ -81,8 +84,8 @@ def begin(start, net):
 def open_fabric(accelerator, devices, precision):
     """A launched Fabric on `devices` of this machine ("auto": all GPUs, or one process on a CPU), or in the processes that torchrun or SLURM has started; they share each batch (DDP)."""
     kind = "cuda" if accelerator in ("cuda", "gpu") or accelerator == "auto" and torch.cuda.is_available() else "cpu"
-    nodes = int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", 1)))
-    count = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or (int(devices) if devices != "auto" else torch.cuda.device_count() if kind == "cuda" else 1)
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", "1")))
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or (int(devices) if devices != "auto" else torch.cuda.device_count() if kind == "cuda" else 1)
     # Choice: a frozen trunk takes no part in a step, which DDP has to be told.
     fabric = Fabric(accelerator=kind, devices=count, num_nodes=nodes, precision=trainer.auto_precision(precision, kind), strategy=DDPStrategy(find_unused_parameters=True) if count * nodes > 1 else "auto")
     fabric.launch()
@@ -165,14 +168,14 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
                 name = waiting.pop(0)
                 _prepare(jobs[name], resume, function)
                 # One that makes its faces as it goes has workers, which a daemon may not have.
-                running[name] = context.Process(target=_run_job, args=(function, jobs[name]), daemon=not jobs[name].get("live"))
+                running[name] = context.Process(target=_run_job, args=(function, jobs[name]), daemon=not jobs[name].get("live"))  # ty: ignore[missing-attribute]
                 running[name].start()
             multiprocessing.connection.wait([process.sentinel for process in running.values()], timeout=10)
             report()
             for name in [name for name, process in running.items() if not process.is_alive()]:
                 if running.pop(name).exitcode:
                     details = folders[name] / "error.txt"
-                    reason = details.read_text().splitlines()[0] if details.exists() else "its process was killed, perhaps for lack of memory"
+                    reason = (details.read_text() if details.exists() else "").split("\n")[0] or "its process was killed, perhaps for lack of memory, or its disk is full"
                     raise RuntimeError(f"job {name} failed: {reason} (details in {details})")
     finally:
         for process in running.values():
@@ -183,9 +186,23 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
 
 
 def _as_json(config, function):
-    """What a job is known by: its config and the code that runs it."""
+    """What a job is known by: its config, what is in the files that it starts from, and the code that runs it."""
     code = data.source_version(sys.modules[function.__module__], sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, trainer, vggface, sys.modules[E2FAR.__module__])
-    return json.loads(json.dumps(config | dict(code=code) | (dict(pictures=shards.code_version()) if config.get("live") else {}), default=str))
+    return json.loads(json.dumps(config | dict(inputs=_inputs(config), code=code) | (dict(pictures=shards.code_version()) if config.get("live") else {}), default=str))
+
+
+def _inputs(config):
+    """Sixteen hexadecimal digits that change with what is in the files of a config, whose paths may stay while a stage before it runs anew: networks, face model, settings of the shards."""
+    found = []
+    for path in (Path(config[name]) for name in ("faces", "model", "trunk", "start") if config.get(name)):
+        found += [_digest(path, path.stat().st_mtime_ns)] if path.is_file() else [[index.read_text(), shards.read_header(data.shard_path(index.parent, 0))] for index in sorted(path.glob(f"*/{data.INDEX}"))]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(100)
+def _digest(path, _):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def finished(config, function=train_job):
@@ -205,7 +222,7 @@ def _prepare(config, resume, function):
     folder = Path(config["folder"])
     path = folder / "job.json"
     same = resume and path.exists() and json.loads(path.read_text())["config"] == _as_json(config, function)
-    for name in ("error.txt",) if same else ("error.txt", "checkpoint.pt", "log.csv"):
+    for name in ("error.txt",) if same else ("job.json", "error.txt", "checkpoint.pt", "log.csv"):          # job.json first: killed in between, nothing says that it is finished
         (folder / name).unlink(missing_ok=True)
     with data.replacing(path) as partial:
         partial.write_text(json.dumps(dict(config=_as_json(config, function))))
@@ -213,6 +230,9 @@ def _prepare(config, resume, function):
 
 def _run_job(function, config):
     """In a process of its own: one thread, the result to job.json, or the error to error.txt."""
+    # Choice: one that outlived its parent would write beside that of the next run.
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(1)
     folder = Path(config["folder"])
     try:

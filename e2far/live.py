@@ -64,7 +64,7 @@ class LiveFaces:
         # Choice: a pipe and a thread for each worker, not a ProcessPoolExecutor, whose workers share a pipe: it waits for ever for one that is killed while it answers, and at exit for all it was asked for.
         for _ in range(n_jobs):
             ours, theirs = context.Pipe()
-            processes.append(context.Process(target=_work, args=(theirs, told), daemon=True))
+            processes.append(context.Process(target=_work, args=(theirs, told), daemon=True))  # ty: ignore[missing-attribute]
             processes[-1].start()
             theirs.close()
             Thread(target=_ask, args=(self.tasks, ours), daemon=True).start()
@@ -147,7 +147,7 @@ def _work(connection, told):
     signal.signal(signal.SIGINT, signal.SIG_IGN)                    # an interrupt is for the training to handle
     torch.set_num_threads(1)
     threadpool_limits(1)
-    model, size, studio, seed, split, pictures, first_person, as_recipes = pickle.loads(told)
+    model, size, studio, seed, split, pictures, first_person, as_recipes = pickle.loads(told)      # noqa: S301 (told by the process that started this one)
     studio = synthesis.Studio(model, size, **studio)
     with suppress(EOFError, ConnectionError):
         while True:

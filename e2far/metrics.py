@@ -265,7 +265,7 @@ def identity_consistency(shapes, person, samples=2000, level=0.95, seed=0):
     if shapes.shape[0] != len(index) or len(people) < 2 or pictures < 2 or (np.bincount(index) != pictures).any():
         raise ValueError(f"expected two or more people with the same number of pictures, two or more: got {len(shapes)} shapes of {len(people)} people in {np.unique(np.bincount(index))} pictures")
     by_vertex = shapes[torch.from_numpy(np.argsort(index, kind="stable"))].unflatten(0, (len(people), pictures)).permute(2, 0, 1, 3).contiguous()        # (N, people, pictures, 3)
-    one, two = 0., 0.
+    one, two = torch.zeros(2, dtype=torch.double)
     for points in by_vertex:        # Choice: vertex by vertex, and only pictures of the same number, so that memory is people² x pictures whatever the mesh
         distance = lambda x: torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
         one = one + distance(points).sum((1, 2)).double()
@@ -279,8 +279,9 @@ def identity_consistency(shapes, person, samples=2000, level=0.95, seed=0):
     return dict(ratio=float(ratio(everyone)), low=float(low), high=float(high), within_mm=float(within.mean()), between_mm=float(between.sum() / (len(people) * (len(people) - 1))))
 
 
-def summarise(errors, thresholds=np.linspace(0, 8, 161)):
-    """Pooled errors (any shape, mm) as on NoW: median, mean, std, root mean square, and the share at or below each threshold (mm)."""
+def summarise(errors, thresholds=None):
+    """Pooled errors (any shape, mm) as on NoW: median, mean, std, root mean square, and the share at or below each threshold (mm; default: 0 to 8 in steps of .05)."""
+    thresholds = np.linspace(0, 8, 161) if thresholds is None else thresholds
     errors = np.sort(np.asarray(errors, np.float64).ravel())
     curve = np.searchsorted(errors, thresholds, side="right") / len(errors)
     return dict(median=float(np.median(errors)), mean=float(errors.mean()), std=float(errors.std()), rmse=float(np.sqrt(np.square(errors).mean())),

@@ -1,7 +1,6 @@
 """The linear face model: a few coefficients in, a face in millimetres out."""
 import json
-import zipfile
-import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,10 @@ class MorphableModel(nn.Module):
     units: (N, 3, J) mm, named expression units at full strength, `unit_names` their J names    attributes: name -> (N,), what a renderer knows about a vertex
     """
 
-    def __init__(self, mean, identity_basis, expression_basis, triangles, landmarks, region=None, units=None, unit_names=(), attributes=None, name=""):
+    mean: torch.Tensor; identity_basis: torch.Tensor; expression_basis: torch.Tensor; units: torch.Tensor; triangles: torch.Tensor; landmarks: torch.Tensor; region: torch.Tensor
+
+    def __init__(self, mean: torch.Tensor, identity_basis: torch.Tensor, expression_basis: torch.Tensor, triangles: torch.Tensor, landmarks: torch.Tensor, region: torch.Tensor | None = None,
+                 units: torch.Tensor | None = None, unit_names: Sequence[str] = (), attributes: Mapping[str, torch.Tensor] | None = None, name: str = ""):
         super().__init__()
         n = len(mean)
         region = torch.arange(n) if region is None else region
@@ -45,43 +47,47 @@ class MorphableModel(nn.Module):
             if len(found) != len(shape) or any(isinstance(want, int) and have != want for have, want in zip(found, shape)):
                 raise ValueError(f"{key} has shape {found}: expected ({', '.join(map(str, shape))}) for {n} vertices")
         for key, values in self.attributes.items():
-            if values.shape != (n,):
-                raise ValueError(f"attribute {key} has shape {tuple(values.shape)}: expected ({n},)")
+            if values.shape != (n,) or not values.isfinite().all():
+                raise ValueError(f"attribute {key} has shape {tuple(values.shape)}, or numbers that are not finite: expected ({n},)")
         if len(self.unit_names) != self.units.shape[2]:
             raise ValueError(f"{len(self.unit_names)} unit names for {self.units.shape[2]} expression units")
+        if not all(isinstance(text, str) for text in (self.name, *self.unit_names)):
+            raise ValueError("name and unit_names are not texts")
         for key in ("triangles", "landmarks", "region"):
             index = getattr(self, key)
+            if index.is_floating_point():
+                raise ValueError(f"{key} holds {index.dtype}, not whole numbers")
             if index.numel() and not (0 <= index.min() and index.max() < n):
                 raise ValueError(f"{key} names vertex {int(index.min() if index.min() < 0 else index.max())}, but the model has {n} vertices")
         for key in ("mean", "identity_basis", "expression_basis", "units"):
-            if not getattr(self, key).isfinite().all():
-                raise ValueError(f"{key} holds numbers that are not finite")
+            if not getattr(self, key).is_floating_point() or not getattr(self, key).isfinite().all():
+                raise ValueError(f"{key} holds numbers that are not finite, or whole numbers")
 
     n_vertices = property(lambda self: len(self.mean))
     n_identity = property(lambda self: self.identity_basis.shape[2])
     n_expression = property(lambda self: self.expression_basis.shape[2])
 
     @property
-    def recess(self):
+    def recess(self) -> torch.Tensor:
         """How far (N,) mm behind its place a vertex is drawn: teeth, tongue and the mouth's lining must never poke through closed lips."""
         depths = {"teeth": 4., "mouth": 7., "tongue": 9.}       # the tongue behind the teeth
         inner = [depth * self.attributes[k] for k, depth in depths.items() if k in self.attributes]
         return torch.stack(inner).amax(0) if inner else torch.zeros(self.n_vertices)
 
-    def forward(self, identity, expression):
+    def forward(self, identity: torch.Tensor, expression: torch.Tensor) -> torch.Tensor:
         """Vertices (B, N, 3) mm of `identity` (B, K) and `expression` (B, L)."""
         return self.neutral(identity) + self.expression_offset(expression)
 
-    def neutral(self, identity):
+    def neutral(self, identity: torch.Tensor) -> torch.Tensor:
         """The neutral shape (B, N, 3) mm of `identity` (B, K): a face at rest, which belongs to the person."""
         return self.mean + torch.einsum("ndk,bk->bnd", self.identity_basis, identity)
 
-    def expression_offset(self, expression):
+    def expression_offset(self, expression: torch.Tensor) -> torch.Tensor:
         """What `expression` (B, L) adds to any neutral shape, (B, N, 3) mm."""
         return torch.einsum("ndl,bl->bnd", self.expression_basis, expression)
 
     @property
-    def units_to_modes(self):
+    def units_to_modes(self) -> torch.Tensor:
         """Matrix (L, J) that turns strengths of named units into the expression coefficients nearest to them (least squares over the region).
 
         Solved in double precision and rounded, so that every run and machine has the same numbers.
@@ -89,11 +95,11 @@ class MorphableModel(nn.Module):
         basis, units = (b[self.region].double().flatten(0, 1) for b in (self.expression_basis, self.units))
         return torch.linalg.solve(basis.mT @ basis, basis.mT @ units).round(decimals=5).to(self.mean.dtype)
 
-    def from_units(self, strengths):
+    def from_units(self, strengths: torch.Tensor) -> torch.Tensor:
         """Expression coefficients (B, L) nearest to named units at `strengths` (B, J)."""
         return strengths @ self.units_to_modes.mT
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write the model as npz (float16 bases, no pickle)."""
         half = {k: getattr(self, k).numpy().astype(np.float16) for k in ("identity_basis", "expression_basis", "units")}
         integers = {k: getattr(self, k).numpy().astype(np.int32) for k in ("triangles", "landmarks", "region")}
@@ -107,7 +113,7 @@ class MorphableModel(nn.Module):
         partial.replace(path)
 
 
-def load_face_model(name_or_path="makehuman"):
+def load_face_model(name_or_path: str | Path = "makehuman") -> MorphableModel:
     """The MorphableModel called "makehuman" (ours, CC0, shipped) or stored at a path: .npz as written by `MorphableModel.save`, or any format that `facemodels.read` knows.
 
     Raises FileNotFoundError or ValueError with one line that says what to do.
@@ -119,20 +125,19 @@ def load_face_model(name_or_path="makehuman"):
     if not path.exists():
         raise FileNotFoundError(f"no face model at {path}: {again}")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {k: stored[k] for k in stored.files}
+        arrays = facemodels.read_npz(path)
         header = dict(json.loads(str(arrays.pop("header"))))
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"{path} is not a face model written by e2far, or is truncated ({error}): {again}") from error
-    tensors = {k: torch.from_numpy(v.astype(np.int64 if v.dtype.kind == "i" else np.float32)) for k, v in arrays.items()}
+        tensors = {k: torch.from_numpy(v.astype(np.int64 if v.dtype.kind == "i" else np.float32)) for k, v in arrays.items()}
+    except Exception as error:      # damaged zip files, arrays and JSON fail in too many ways to list
+        raise ValueError(f"{path} is not a face model written by e2far, or is truncated ({' '.join(str(error).split())[:300]}): {again}") from error
     attributes = {k.split(".", 1)[1]: tensors.pop(k) for k in list(tensors) if k.startswith("attribute.")}
     try:
-        return MorphableModel(**tensors, attributes=attributes, **header)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no whole face model ({error}): {again}") from error
+        return MorphableModel(**tensors, attributes=attributes, **header)  # ty: ignore[invalid-argument-type]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} holds no whole face model ({' '.join(str(error).split())[:300]}): {again}") from error
 
 
-def toy_model(seed=0, n_identity=6, n_expression=4, dtype=torch.float64):
+def toy_model(seed: int = 0, n_identity: int = 6, n_expression: int = 4, dtype: torch.dtype = torch.float64) -> MorphableModel:
     """A small seeded face for tests: a 14 x 16 grid bent over an ellipsoid, smooth random modes, 68 of its vertices as landmarks, three units."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = 16, 14

@@ -8,10 +8,12 @@ At full width and 180 px (the sizes of the public re-implementation; the ReLUs a
     pose        pool5 -> fc 256 -> fc 9        (ours: the paper leaves pose out)
 """
 import json
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
@@ -40,7 +42,7 @@ def fully_connected(*sizes, batch_norm=False):
 
     Without the BatchNorm most units of a head that is trained from scratch die: they answer no picture and learn nothing any more (notebook 2 counts them).
     """
-    layers = [nn.Flatten()]
+    layers: list[nn.Module] = [nn.Flatten()]
     for n_in, n_out in zip(sizes, sizes[1:-1]):
         layers += [nn.Linear(n_in, n_out, bias=not batch_norm), *([nn.BatchNorm1d(n_out)] if batch_norm else []), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
@@ -75,6 +77,8 @@ def damp(head, bias=None):
 
 class Trunk(nn.Module):
     """VGG-16's features: image (B, 3, S, S) in [0, 1] to a dict of pool1 ... pool5, (B, channels, S / 2^i, S / 2^i)."""
+
+    mean_colour: torch.Tensor
 
     def __init__(self, width=1.0, batch_norm=False):
         super().__init__()
@@ -130,13 +134,13 @@ class E2FAR(nn.Module):
     Raises ValueError for an unknown layer, or an image size at which pool4 and pool5 do not meet as they do in the paper.
     """
 
-    def __init__(self, n_identity=199, n_expression=29, image_size=180, width=1.0, fused=("pool4", "pool5"), batch_norm=False):
+    def __init__(self, n_identity: int = 199, n_expression: int = 29, image_size: int = 180, width: float = 1.0, fused: Sequence[str] | None = ("pool4", "pool5"), batch_norm: bool | str = False):
         super().__init__()
         check_image_size(image_size)
         if batch_norm not in (True, False, "convolutions", "heads"):
             raise ValueError(f"batch_norm={batch_norm!r}: choose true, false, convolutions or heads")
         fused = None if fused is None else tuple(fused)
-        if fused is not None and (not fused or set(fused) - set(LAYERS)):
+        if fused is not None and (not fused or len(fused) > len(LAYERS) or set(fused) - set(LAYERS)):
             raise ValueError(f"fused={fused}: name one or more of {', '.join(LAYERS)}, or None for one shared head")
         self.config = dict(n_identity=n_identity, n_expression=n_expression, image_size=image_size, width=width, fused=fused, batch_norm=batch_norm)
         self.n_identity, self.n_expression, self.image_size, self.fused = n_identity, n_expression, image_size, fused
@@ -156,23 +160,23 @@ class E2FAR(nn.Module):
                 damp(head)
         damp(self.pose_head, torch.tensor(FRONTAL))
 
-    def features(self, image):
+    def features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Dict of pool1 ... pool5 for images (B, 3, S, S), float in [0, 1]."""
         if image.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(f"image has shape {tuple(image.shape)}: expected (B, 3, {self.image_size}, {self.image_size})")
         return self.trunk(image)
 
-    def heads(self, features):
+    def heads(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What `forward` returns, from a dict that holds pool5 and the fused layers: heads can so be trained on stored features."""
         pool5 = features["pool5"]
-        if self.fused is None:
+        if self.expression_head is None:
             identity, expression = self.identity_head(pool5).split((self.n_identity, self.n_expression), 1)
         else:
             identity = self.identity_head(pool5)
             expression = self.expression_head(pool5 if self.fusion is None else self.fusion(features))
         return dict(identity=identity, expression=expression, pose=self.pose_head(pool5))
 
-    def activations(self, image):
+    def activations(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """`features`, and what the heads make of them: fusion, the fusion-CNN's maps (B, C, h, w); identity fc1, identity fc2, expression fc1, expression fc2, the heads' hidden layers (B, d)."""
         found = self.features(image)
         if self.fusion is not None:
@@ -180,7 +184,7 @@ class E2FAR(nn.Module):
         found |= hidden_layers(self.identity_head, found["pool5"], "identity fc")
         return found if self.expression_head is None else found | hidden_layers(self.expression_head, found.get("fusion", found["pool5"]), "expression fc")
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Dict of identity (B, K), expression (B, L) in standard deviations and pose (B, 9) (camera.decode_pose) for images (B, 3, S, S) in [0, 1]."""
         return self.heads(self.features(image))
 
@@ -188,7 +192,7 @@ class E2FAR(nn.Module):
 class Recognizer(nn.Module):
     """The same trunk with a classifier over people: image (B, 3, S, S) in [0, 1] to logits (B, people). Trained first, as VGG-Face was."""
 
-    def __init__(self, n_people, image_size=180, width=1.0, batch_norm=False):
+    def __init__(self, n_people: int, image_size: int = 180, width: float = 1.0, batch_norm: bool = False):
         super().__init__()
         check_image_size(image_size)
         self.config = dict(n_people=n_people, image_size=image_size, width=width, batch_norm=batch_norm)
@@ -198,16 +202,16 @@ class Recognizer(nn.Module):
         initialise(self)
         damp(self.classifier)
 
-    def features(self, image):
+    def features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Dict of pool1 ... pool5 for images (B, 3, S, S), float in [0, 1]."""
         return self.trunk(image)
 
-    def activations(self, image):
+    def activations(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """`features`, and fc1, the classifier's hidden layer (B, d)."""
         found = self.features(image)
         return found | hidden_layers(self.classifier, found["pool5"], "fc")
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(image)["pool5"])
 
 
@@ -220,7 +224,7 @@ def check_image_size(image_size):
                          f"take for example {', '.join(map(str, good))}")
 
 
-def save_network(network, path, half=False, **metadata):
+def save_network(network: nn.Module, path: str | Path, half: bool = False, **metadata) -> None:
     """Write an E2FAR or Recognizer as safetensors, its configuration and `metadata` (JSON values) in the header; `half` stores float16."""
     _save(network.state_dict(), path, half, dict(config=network.config, metadata=metadata))
 
@@ -231,15 +235,24 @@ def load_network(path, kind=E2FAR):
     Raises FileNotFoundError, OSError (truncated, not safetensors) or ValueError (not an E2FAR, wrong shapes, NaN) with one line that says what to do.
     """
     tensors, header = _load(path, "network")
-    if ("fused" if kind is E2FAR else "n_people") not in header.get("config", {}):
+    if ("fused" if kind is E2FAR else "n_people") not in header["config"]:
         raise ValueError(f"{path} holds no {kind.__name__}: name a file written by save_network, or train one with `dvc repro training`")
-    try:
-        network = kind(**header["config"])
-    except TypeError as error:
-        raise ValueError(f"{path} was written by another version of e2far ({error}): make it again with `dvc repro training`") from error
+    check_described(kind, header["config"], tensors, path)
+    network = kind(**header["config"])
     _fill(network, tensors, path)
-    network.metadata = header.get("metadata", {})
+    network.metadata = header["metadata"]
     return network.eval()
+
+
+def check_described(kind, config, tensors, path):
+    """Raise ValueError where no network `kind` has this `config`, or one that has more numbers than `tensors` of the file at `path`: nothing is allocated for what a damaged header claims."""
+    try:
+        with torch.device("meta"):
+            described = sum(value.numel() for value in kind(**config).state_dict().values())
+    except Exception as error:      # of a wrong type or sign a number fails anywhere
+        raise ValueError(f"{path} was written by another version of e2far, or is damaged ({' '.join(str(error).split())[:300]}): make it again with `dvc repro training`") from error
+    if described > sum(value.numel() for value in tensors.values()):
+        raise ValueError(f"{path} does not fit the network it describes, which has {described:,} numbers: make it again with `dvc repro training`")
 
 
 def save_trunk(module, path, half=False):
@@ -251,8 +264,8 @@ def load_trunk(module, path):
     """Fill the trunk of an E2FAR or Recognizer, in place, from a file of `save_trunk`. Raises as `load_network`."""
     tensors, header = _load(path, "trunk")
     wanted = _trunk_config(module)
-    if header.get("config") != wanted:
-        raise ValueError(f"{path} holds a trunk of {header.get('config')}, but the network has {wanted}: make both from the same parameters")
+    if header["config"] != wanted:
+        raise ValueError(f"{path} holds a trunk of {str(header['config'])[:300]!r}, but the network has {wanted}: make both from the same parameters")
     _fill(module.trunk, tensors, path)
 
 
@@ -267,21 +280,48 @@ def _save(state, path, half, header):
 
 
 def _load(path, kind):
-    """Tensors (floats as float32) and header of a file of ours."""
+    """Tensors (floats as float32) and header, a dict of the dicts config and metadata, of a file of ours."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {kind} at {path}: make it with `dvc repro training`, or restore data/weights from git")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("e2far", "{}"))
+            header = dict(config={}, metadata={}) | json.loads((file.metadata() or {}).get("e2far", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise OSError(f"{path} is truncated or not a safetensors file ({error}): fetch it again, or make it with `dvc repro training`") from error
+        if not all(isinstance(header[part], dict) for part in ("config", "metadata")):
+            raise ValueError("its header is not ours")
+    except Exception as error:      # damaged headers and JSON fail in too many ways to list
+        raise OSError(f"{path} is truncated or not a safetensors file ({' '.join(str(error).split())[:300]}): fetch it again, or make it with `dvc repro training`") from error
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    broken = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    broken = [k for k, v in tensors.items() if v.is_complex() or not v.isfinite().all() or k.endswith("running_var") and (v < 0).any()]
     if broken:
-        raise ValueError(f"{path} holds numbers that are not finite in {broken[0]}: its training diverged; make it again with `dvc repro training`")
+        raise ValueError(f"{path} holds negative variances or numbers that are not finite in {' '.join(broken[0].split())}: its training diverged, or it is damaged; make it again with `dvc repro training`")
     return tensors, header
+
+
+def leaves(tree):
+    """All that is neither dict, list nor tuple in `tree`, once each."""
+    waiting, seen = [tree], {}
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen[id(one)] = one
+            if isinstance(one, (dict, list, tuple)):
+                waiting.extend(one.values() if isinstance(one, dict) else one)
+            else:
+                yield one
+
+
+def read_pickled(path, device="cpu"):
+    """What torch.save wrote to `path`, if it is tensors and plain values: no code of the file runs. Raises ValueError where it would take more memory than the file has bytes, else whatever torch does."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if sum(member.file_size for member in file.infolist()) > Path(path).stat().st_size:
+                raise ValueError("it is packed, as torch.save packs no file")
+    state = torch.load(path, map_location=device, weights_only=True)
+    if any(isinstance(value, torch.Tensor) and value.numel() * value.itemsize > value.untyped_storage().nbytes() for value in leaves(state)):
+        raise ValueError("a tensor in it claims more numbers than are stored")
+    return state
 
 
 def _fill(module, tensors, path):

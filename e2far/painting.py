@@ -20,6 +20,9 @@ class Painter(nn.Module):
     mean: (n, 3) mm, which carries patterns and shadows    landmarks: (68,)    triangles: (F, 3) of the head    attributes: name -> (n,)    wardrobe: styling.Wardrobe
     """
 
+    fields: torch.Tensor; shadows: torch.Tensor; sky: torch.Tensor; skin: torch.Tensor; place: torch.Tensor; brow_alpha: torch.Tensor; brow_place: torch.Tensor
+    directions: torch.Tensor; hairline: torch.Tensor; marks: torch.Tensor; wrap: torch.Tensor; inner: torch.Tensor; eyeball: torch.Tensor
+
     def __init__(self, mean, landmarks, triangles, attributes, wardrobe):
         super().__init__()
         maps = appearance.face_maps(mean, landmarks, attributes)
@@ -108,7 +111,7 @@ class Painter(nn.Module):
         n, strength = len(self.hairline), r["shade"][:, None]
         sky = 1 - strength * (1 - self.sky)
         sky = torch.cat((sky[:, :n] * (1 - .45 * strength * r["shell"][:, None] * torch.exp(self.hairline / 16.) * (self.hairline < 0)), sky[:, n:].expand(len(x), -1)), 1)
-        total, shine = (basis @ r["harmonics"]).clamp(0) * sky[..., None], torch.zeros_like(normals)
+        total = (basis @ r["harmonics"]).clamp(0) * sky[..., None]
         toward, colour, softness, exponent = r["lamps"].split((3, 3, 1, 1), -1)
         weights = torch.softmax(softness * (toward @ r["rotation"] @ self.directions.T), -1)                # of each known direction for each lamp, in the head's frame
         free = 1 - strength[..., None] * (1 - (self.shadows @ weights.mT))                                  # (B, V, L)

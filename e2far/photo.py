@@ -7,17 +7,24 @@ Image coordinates are pixels of the upright photo (its EXIF rotation applied), x
 """
 import hashlib
 import json
-import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from . import camera, confidence, morphable, network, rasterize
-from .confidence import Confidence
+from .confidence import Calibration, Confidence
+
+if TYPE_CHECKING:
+    import trimesh
+
+Picture = str | Path | Image.Image | np.ndarray             # what `load_image` reads
+Box = Sequence[float] | np.ndarray                          # x0, y0, x1, y1 px
 
 WEIGHTS = morphable.ROOT / "data" / "weights" / "default.safetensors"
 
@@ -34,12 +41,14 @@ SURE = .3                           # beside a better face only scores above thi
 # Landmarks that ask for a box further off than FAR (shares of the side), or by more than LARGER larger or smaller, are of a face that was not understood: they are not followed.
 LOOKS, CLOSE, FAR, LARGER = 3, .05, .3, 1.6
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")           # not PostScript, which Pillow reads too: it is a program, and would be run
+
 OVERLAY_COLOUR, OVERLAY_OPACITY, OVERLAY_CONTRAST = (.82, .95, 1.05), .66, 2.2
 
 
 # Reading ------------------------------------------------------------------------------------------------------------------------------------
 
-def load_image(source):
+def load_image(source: Picture) -> np.ndarray:
     """The upright RGB picture, uint8 (H, W, 3), in a file (path), a PIL image or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
 
     Applies EXIF rotation, takes the first frame, puts transparent pictures on white, and converts grey, palette, CMYK and 16-bit ones.
@@ -64,29 +73,38 @@ def _load_file(path):
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a picture: name photos, or on the command line a folder that holds some")
+    if not path.is_file():
+        raise ValueError(f"{path} is a pipe or a device, not a picture: save it as a file first")
     try:
-        with Image.open(path) as image:
-            return _decode(image, path)
+        image = Image.open(path, formats=FORMATS)
     except Image.UnidentifiedImageError:
         raise ValueError(f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP or GIF file") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large ({error}): make it smaller first") from None
+    except Exception as error:                                  # Pillow's readers fail in too many ways to list
+        raise _failure(path, error) from None
+    with image:
+        return _decode(image, path)
+
+
+def _failure(name, error):
+    if isinstance(error, Image.DecompressionBombError):
+        return ValueError(f"{name} is too large ({error}): make it smaller first")
+    return ValueError(f"{name} is damaged or cut short ({' '.join(str(error).split())[:300] or type(error).__name__}): save or download it again")
 
 
 def _decode(image, name):
+    if image.mode == "F":
+        raise ValueError(f"{name} holds floating-point pixels: save it with 8 bits a channel")
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, EOFError, struct.error) as error:
-        raise ValueError(f"{name} is damaged or cut short ({error}): save or download it again") from None
-    if image.mode.startswith("I"):                              # 16 bits a pixel, grey
-        return np.asarray(Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB"))
-    if image.mode == "F":
-        raise ValueError(f"{name} holds floating-point pixels: save it with 8 bits a channel")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+        if image.mode.startswith("I"):                          # 16 bits a pixel, grey
+            return np.asarray(Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB"))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
+    except Exception as error:
+        raise _failure(name, error) from None
 
 
 class NoFace(ValueError):
@@ -101,7 +119,7 @@ def _dlib_detector():
     return dlib.get_frontal_face_detector()
 
 
-def detect(image):
+def detect(image: np.ndarray) -> list[tuple[tuple[float, float, float, float], float]]:
     """Faces in a picture (H, W, 3) uint8 as a list of (box, score), the largest and surest (score * side) first; box: (x0, y0, x1, y1) px by our rule.
 
     dlib's HOG detector (King 2009): faces turned less than about 45 degrees and more or less upright. An empty list if it finds none.
@@ -159,7 +177,7 @@ def locate(image, boxes=None, largest_only=False, name="the picture"):
     return np.array([check_box(box, image.shape[1], image.shape[0]) for box in boxes]).reshape(-1, 4), [None] * len(boxes) if scores is None else list(scores)
 
 
-def crop(image, box, size):
+def crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
     """The square `box` (x0, y0, x1, y1) px of `image` (H, W, 3) resampled to (size, size, 3) uint8: antialiased, the photo's edge repeated outside it."""
     low = np.floor(np.asarray(box[:2])).astype(int)
     high = np.ceil(np.asarray(box[2:])).astype(int)
@@ -170,7 +188,7 @@ def crop(image, box, size):
         patch = image[rows[:, None], columns]
     patch = Image.fromarray(np.ascontiguousarray(patch))
     inside = (box[0] - low[0], box[1] - low[1], box[2] - low[0], box[3] - low[1])
-    return np.asarray(patch.resize((size, size), Image.Resampling.BILINEAR, box=tuple(map(float, inside))))
+    return np.asarray(patch.resize((size, size), Image.Resampling.BILINEAR, box=tuple(map(float, inside))))  # ty: ignore[invalid-argument-type]
 
 
 # The result ---------------------------------------------------------------------------------------------------------------------------------
@@ -183,11 +201,11 @@ class Pose:
     translation: np.ndarray     # (2,) px, where the head's origin falls
 
     @property
-    def angles_deg(self):
+    def angles_deg(self) -> tuple[float, float, float]:
         """Yaw (towards the subject's left), pitch (down) and roll, in degrees."""
         return tuple(np.degrees(camera.matrix_to_euler(torch.as_tensor(self.rotation, dtype=torch.float64)).numpy()).tolist())
 
-    def project(self, points):
+    def project(self, points: np.ndarray) -> np.ndarray:
         """Points (N, 3) mm in the head frame to (N, 2) px in the photo."""
         tensors = (torch.as_tensor(np.asarray(a), dtype=torch.float64) for a in (points, self.rotation, self.scale, self.translation))
         return camera.weak_perspective(*tensors).numpy().astype(np.float32)
@@ -205,24 +223,24 @@ class Face:
     expression: np.ndarray          # (L,) standard deviations
     pose: Pose
     region: np.ndarray              # (M,) vertices of the face proper, without neck, eyes and mouth
-    box: tuple                      # (x0, y0, x1, y1) px, the crop that the network saw
+    box: tuple[float, float, float, float]      # (x0, y0, x1, y1) px, the crop that the network saw
     score: float | None = None      # the detector's, None where the box was given
     face_model: str = ""
     confidence: Confidence | None = None                # None where the weights come without a calibration
     model: morphable.MorphableModel | None = field(default=None, repr=False, compare=False)     # whose coefficients these are; meshes and pages need it
 
-    def mesh(self, neutral=False):
+    def mesh(self, neutral: bool = False) -> "trimesh.Trimesh":
         """The face as a trimesh.Trimesh, vertices in their order."""
         import trimesh
         vertices = self.neutral_vertices if neutral else self.vertices
         return trimesh.Trimesh(vertices, self.triangles, process=False, metadata={"units": "millimetres"})
 
-    def texture(self, image):
+    def texture(self, image: Picture) -> np.ndarray:
         """The texture (S, S, 3) uint8 of the head, sampled from its photo `image`: half a second. `save` and `to_html` take it, so that it need not be made for each."""
         from . import export
         return export.texture(self, self.model, load_image(image))
 
-    def save(self, path, image=None, neutral=False, texture=None):
+    def save(self, path: str | Path, image: Picture | None = None, neutral: bool = False, texture: np.ndarray | None = None) -> None:
         """Write the face to .obj (with .mtl and .png) or .ply, in millimetres; to .glb, in metres, at rest with the expression units as morph targets, set as in the photo; or all numbers to .json.
 
         image: its photo, for colours    texture: as from `texture`, instead of it    neutral: at rest
@@ -236,7 +254,7 @@ class Face:
         else:
             raise ValueError(f"cannot save a face as {path.name}: choose .obj, .ply, .glb or .json")
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Everything but the mesh, as plain numbers for JSON."""
         def numbers(array, digits):
             return np.asarray(array, dtype=float).round(digits).tolist()
@@ -249,7 +267,7 @@ class Face:
                                 scale_px_per_mm=round(float(self.pose.scale), 6), translation_px=numbers(self.pose.translation, 3)),
                     landmarks_mm=numbers(self.landmarks, 3), landmarks_px=numbers(self.image_landmarks, 2))
 
-    def overlay(self, image):
+    def overlay(self, image: Picture) -> np.ndarray:
         """The photo with the shaded face half-transparent over it and the 68 landmarks as dots, uint8 (H, W, 3)."""
         pixels = load_image(image)
         height, width = pixels.shape[:2]
@@ -274,20 +292,21 @@ class Face:
         photo.paste(layer, tuple(corner.tolist()), layer)
         return np.asarray(photo)
 
-    def to_html(self, path, image, title="Reconstructed face", texture=None):
+    def to_html(self, path: str | Path, image: Picture, title: str = "Reconstructed face", texture: np.ndarray | None = None) -> None:
         """Write one page that needs no network: the head to turn, to animate and to lay over its photo `image` (under 1 MB). texture: as from `texture`, where that is at hand already"""
         from . import export, viewer
         pixels = load_image(image)
         uv, vertex, triangles = export.unwrap(self.model)
-        facts, sure = {"Yaw, pitch, roll": "{:+.1f}°, {:+.1f}°, {:+.1f}°".format(*self.pose.angles_deg)}, self.confidence
+        facts: dict[str, str | tuple[str, str]] = {"Yaw, pitch, roll": "{:+.1f}°, {:+.1f}°, {:+.1f}°".format(*self.pose.angles_deg)}
+        sure = self.confidence
         if self.score is not None:
             facts["Detector score"] = f"{self.score:.2f}"
         if sure is not None:
             facts["Confidence"] = f"{sure.score:.2f}", ("Not like the faces that the network learned from: do not trust this one." if sure.unlike_training else
                                                         f"On synthetic faces with this score, landmarks are typically {sure.landmark_error_percent:.1f} % of the face's size off, vertices {sure.vertex_error_mm:.1f} mm.")
         viewer.write_html(path, vertices_neutral=self.neutral_vertices[vertex], expression_offset=(self.vertices - self.neutral_vertices)[vertex], triangles=triangles,
-                          units=self.model.units.cpu().numpy()[vertex], unit_names=self.model.unit_names, unit_strengths=export.unit_strengths(self, self.model)[0],
-                          texture=export.texture(self, self.model, pixels) if texture is None else texture, uv=uv, recess=self.model.recess.cpu().numpy()[vertex], photo=pixels,
+                          units=self.model.units.cpu().numpy()[vertex], unit_names=self.model.unit_names, unit_strengths=export.unit_strengths(self, self.model)[0],  # ty: ignore[missing-union-attribute]
+                          texture=export.texture(self, self.model, pixels) if texture is None else texture, uv=uv, recess=self.model.recess.cpu().numpy()[vertex], photo=pixels,  # ty: ignore[missing-union-attribute]
                           camera=dict(rotation=self.pose.rotation, scale=self.pose.scale, translation=self.pose.translation), facts=facts, title=title)
 
 
@@ -299,7 +318,7 @@ class Reconstructor:
     calibration: None, or a confidence.Calibration, with which every face tells how far to trust it (and every crop is looked at together with its mirror image)
     """
 
-    def __init__(self, net, model, device="cpu", calibration=None):
+    def __init__(self, net: network.E2FAR, model: morphable.MorphableModel, device: str | torch.device = "cpu", calibration: Calibration | None = None):
         expected, given = (model.n_identity, model.n_expression), (net.n_identity, net.n_expression)
         if given != expected:
             raise ValueError(f"the weights predict {given[0]} identity and {given[1]} expression coefficients but the face model {model.name!r} has {expected[0]} and "
@@ -307,7 +326,7 @@ class Reconstructor:
         self.network, self.model, self.device, self.calibration = net.to(device).eval(), model.to(device), device, calibration
 
     @classmethod
-    def from_pretrained(cls, weights=None, face_model=None, device="cpu"):
+    def from_pretrained(cls, weights: str | Path | None = None, face_model: str | Path | None = None, device: str | torch.device = "cpu") -> "Reconstructor":
         """Read trained weights (.safetensors), the calibration beside them if it is theirs, and a face model (name or .npz); None takes the shipped ones.
 
         Raises FileNotFoundError or ValueError with one line.
@@ -327,14 +346,14 @@ class Reconstructor:
         return found
 
     @cached_property
-    def version(self):
+    def version(self) -> str:
         """Sixteen hexadecimal digits that change when a number in the network or the face model does."""
         digest = hashlib.sha256()
         for tensor in (*self.network.state_dict().values(), *self.model.state_dict().values()):
             digest.update(tensor.cpu().contiguous().numpy())
         return digest.hexdigest()[:16]
 
-    def __call__(self, image, box=None, refine=True):
+    def __call__(self, image: Picture, box: Box | None = None, refine: bool = True) -> Face:
         """The largest and surest face of a photo (path, PIL image or uint8 (H, W, 3)), or the face in `box` (x0, y0, x1, y1) px.
 
         refine: look again where the first estimate's own landmarks ask for another crop.
@@ -343,14 +362,14 @@ class Reconstructor:
         boxes = None if box is None else [box]
         return self.reconstruct(image, boxes, refine, largest_only=True)[0]
 
-    def reconstruct(self, image, boxes=None, refine=True, largest_only=False):
+    def reconstruct(self, image: Picture, boxes: Iterable[Box] | None = None, refine: bool = True, largest_only: bool = False) -> list[Face]:
         """All faces of a photo (those in `boxes`, or all that are detected) as a list, in one batch."""
         name = Path(image).name if isinstance(image, (str, Path)) else "the picture"
         pixels = load_image(image)
         boxes, scores = locate(pixels, boxes, largest_only, name)
         return self.batch([pixels] * len(boxes), boxes, scores, refine)
 
-    def batch(self, pictures, boxes, scores=None, refine=True):
+    def batch(self, pictures: Sequence[np.ndarray], boxes: np.ndarray | Sequence[Box], scores: Sequence[float | None] | None = None, refine: bool = True) -> list[Face]:
         """One Face for each of the squares `boxes` (B, 4) px of B `pictures` (H, W, 3) uint8, of one photo or of many: the network sees all at once.
 
         scores: the detector's, where it found them
@@ -370,7 +389,7 @@ class Reconstructor:
         return [self._face(estimate, i, box, score) for i, (box, score) in enumerate(zip(boxes, scores or [None] * len(boxes)))]
 
     @torch.inference_mode()
-    def look(self, crops, mirror=False):
+    def look(self, crops: torch.Tensor, mirror: bool = False) -> dict[str, torch.Tensor]:
         """What the network makes of crops (B, 3, S, S) in [0, 1], as a dict of tensors over the batch.
 
         identity, expression    vertices, neutral_vertices: (B, N, 3) mm    rotation, scale, translation: camera, in shares of the crop's side    landmarks: (B, 68, 2), in the same

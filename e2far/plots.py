@@ -236,7 +236,7 @@ def seed_points(table, means):
     for line, phase in zip(axes, phases):
         for axis, error in zip(line, errors):
             for place, variant in enumerate(variants):
-                chosen = lambda t: t[(t["phase"] == phase) & (t["variant"] == variant) & (t["error"] == error)]
+                chosen = lambda t: t[(t["phase"] == phase) & (t["variant"] == variant) & (t["error"] == error)]      # noqa: B023 (used at once)
                 if chosen(table).empty:
                     continue
                 points, row, colour = chosen(table)["ratio"], chosen(means).iloc[0], COLOURS.get(variant)

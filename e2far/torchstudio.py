@@ -27,6 +27,9 @@ class TorchStudio(nn.Module):
     chunk: how many samples are looked at together, about 200 bytes each; besides these a batch takes about 100 bytes for each of its samples
     """
 
+    template: torch.Tensor; identity_basis: torch.Tensor; expression_basis: torch.Tensor; head: torch.Tensor; triangles: torch.Tensor; surface: torch.Tensor; bind: torch.Tensor; share: torch.Tensor
+    neck: torch.Tensor; recess: torch.Tensor; eyes: torch.Tensor; is_eye: torch.Tensor; texture: torch.Tensor; whiskers: torch.Tensor
+
     def __init__(self, studio, chunk=1 << 22):
         super().__init__()
         self.studio, self.chunk = studio, chunk

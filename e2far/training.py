@@ -4,9 +4,9 @@
 """
 import copy
 import functools
+import io
 import logging
 import math
-import pickle
 import platform
 import sys
 import time
@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 import e2far
 from e2far import augmentation, camera, data, losses
 from e2far.live import LiveFaces
+from e2far.network import leaves, read_pickled
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)        # it would announce its precision at every training
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -96,7 +97,7 @@ def pretrain(recognizer, faces, *, steps, batch_size, learning_rate, seed, weigh
 
     A share `held_out` of the pictures is kept aside for the accuracy "top1".    options: as for `fit`, from `precision` on
     """
-    people, pictures = faces.person.unique(return_counts=True)
+    people = faces.person.unique()
     if len(people) != recognizer.n_people:
         raise ValueError(f"{faces.folder} shows {len(people)} people, but the recogniser tells {recognizer.n_people} apart: make it with n_people={len(people)}")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(faces)))
@@ -185,7 +186,7 @@ def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed
             batch = faces.gather(at)
         # Choice: pictures are changed before the batch is shared out among processes, so that their number changes nothing.
         batch["image"] = augmentation.augment(batch["image"], augment * step / total, (seed, step))
-        return fabric.to_device({name: values[fabric.global_rank::fabric.world_size] for name, values in batch.items()})
+        return fabric.to_device({name: values[fabric.global_rank::fabric.world_size] for name, values in batch.items()})  # ty: ignore[missing-union-attribute]
 
     loop(run, phases, ahead(batch_at, run) if fabric.device.type == "cuda" else batch_at, objective, clip, ema)
     return pd.DataFrame(run.rows)
@@ -256,29 +257,52 @@ class Run:
             if self.log and self.fabric.is_global_zero:
                 with data.replacing(self.log) as partial:
                     pd.DataFrame(self.rows).to_csv(partial, index=False)
-        if self.checkpoint and self.step % self.checkpoint_every == 0 and self.fabric.is_global_zero:
-            self.save()
+        if self.checkpoint and self.step % self.checkpoint_every == 0:
+            if self.fabric.world_size > 1:
+                self.sums = {name: value if name == "steps" else self.fabric.all_reduce(value) for name, value in self.sums.items()}       # another number of processes may go on
+            if self.fabric.is_global_zero:
+                self.save()
 
     def save(self):
         with data.replacing(self.checkpoint) as partial:
+            content = io.BytesIO()          # Choice: not straight to the file: where the disk is full torch.save tells of its own source, not of the disk.
             torch.save(dict(module=self.module.state_dict(), average=self.average.state_dict(), optimizer=self.optimizer.state_dict(), settings=self.settings, versions=VERSIONS,
-                            **{name: getattr(self, name) for name in ("step", "images", "seconds", "rows", "sums")}), partial)
+                            **{name: getattr(self, name) for name in ("step", "images", "seconds", "rows", "sums")}), content)
+            partial.write_bytes(content.getbuffer())
 
     def resume(self):
+        # Choice: damage is caught as a whole, since a pickle of wrong contents fails in too many ways to list.
         try:
-            state = torch.load(self.checkpoint, map_location=self.fabric.device, weights_only=True)
-            settings, versions = state.pop("settings"), state.pop("versions")
-        except (RuntimeError, EOFError, OSError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-            raise OSError(f"{self.checkpoint} is truncated or no checkpoint ({str(error)[:100]}): delete it to train from the start") from error
-        if settings != self.settings:
-            changed = [name for name in self.settings if settings.get(name) != self.settings[name]]
-            raise ValueError(f"{self.checkpoint} belongs to a training with other {', '.join(changed)}: delete it to train from the start")
+            state = read_pickled(self.checkpoint, self.fabric.device)
+            settings, versions = state["settings"], state["versions"]
+            changed = [name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name)]
+        except Exception as error:
+            raise OSError(f"{self.checkpoint} is truncated or no checkpoint ({' '.join(str(error).split())[:100]}): delete it to train from the start") from error
+        if changed:
+            raise ValueError(f"{self.checkpoint} belongs to a training with other {', '.join(map(repr, changed))[:300]}: delete it to train from the start")
         if versions != VERSIONS:
-            logging.getLogger(__name__).warning("%s was written with %s; going on with %s, which may round differently", self.checkpoint, versions, VERSIONS)
+            logging.getLogger(__name__).warning("%s was written with %s; going on with %s, which may round differently", self.checkpoint, str(versions)[:300], VERSIONS)
+        try:
+            self._restore(state)
+        except Exception as error:
+            raise OSError(f"{self.checkpoint} is damaged ({' '.join(str(error).split())[:300]}): delete it to train from the start") from error
+
+    def _restore(self, state):
+        """Take over a checkpoint's `state`; raises where it is not that of such a run, or not finite."""
+        hyper = lambda: [{name: value for name, value in group.items() if name != "lr"} for group in self.optimizer.state_dict()["param_groups"]]
+        mine = hyper()
         for name in ("module", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state.pop(name))
-        for name, value in state.items():
-            setattr(self, name, value)
+            getattr(self, name).load_state_dict(state[name])
+        if hyper() != mine or any(value.shape not in (parameter.shape, ()) for parameter, kept in self.optimizer.optimizer.state.items() for value in kept.values()):
+            raise ValueError("another optimizer's")
+        for name, kind in dict(step=int, images=int, seconds=float, rows=list, sums=dict).items():
+            if type(state[name]) is not kind:
+                raise ValueError(f"{name} is a {type(state[name]).__name__}")
+            setattr(self, name, state[name])
+        if not 0 <= self.step <= self.total or self.images < 0 or not all(isinstance(row, dict) for row in self.rows):
+            raise ValueError(f"step {self.step} of {self.total}")
+        if not all(math.isfinite(value) if isinstance(value, float) else value.isfinite().all() for value in leaves(state) if isinstance(value, (float, torch.Tensor))):
+            raise ValueError("numbers that are not finite")
 
 
 def rates_at(phases, step):

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from scipy.io import loadmat
 
-from e2far.network import BLOCKS, MEAN_COLOUR
+from e2far.facemodels import check_mat
+from e2far.network import BLOCKS, MEAN_COLOUR, read_pickled
 
 WHAT = ("VGG-16 as vgg_face.mat or vgg_face_dag.pth, requested from the Visual Geometry Group of Oxford (its VGG-Face page; licence for research), "
         "or the state dict of torchvision's vgg16 or vgg16_bn (.pth, .pt or .safetensors)")
@@ -57,6 +58,7 @@ def load(module, path):
 
 def _read_mat(path):
     """Tensors as in vgg_face_dag.pth, and the mean and std of the input, of a MatConvNet file."""
+    check_mat(path)
     stored = loadmat(path, variable_names=["net", "layers", "normalization", "meta"])
     for name in ("net", "meta"):
         if name in stored:
@@ -79,7 +81,7 @@ def _read_mat(path):
 
 
 def _read_torch(path):
-    return _of_known_input(torch.load(path, map_location="cpu", weights_only=True))
+    return _of_known_input(read_pickled(path))
 
 
 def _read_safetensors(path):
@@ -117,9 +119,10 @@ def _as_trunk(stored, normalisation):
             raise ValueError(f"{key} is missing")
         if tuple(stored[key].shape) != shape:
             raise ValueError(f"{key} has shape {tuple(stored[key].shape)}, not {shape}")
-        if not stored[key].isfinite().all():
+        value = stored[key].float()
+        if value.is_complex() or not value.isfinite().all():
             raise ValueError(f"{key} holds numbers that are not finite")
-        return stored[key].float()
+        return value
 
     for name, (block, place) in zip(names, PLAN):
         key, n_out = f"blocks.{block}.{place}", len(stored.get(f"{name}.weight", ()))
@@ -133,6 +136,7 @@ def _as_trunk(stored, normalisation):
         else:
             tensors[f"{key}.0.bias"] = bias
         n_in = n_out
-    if not mean.isfinite().all():
-        raise ValueError("its mean colour is not finite")
+    broken = [key for key, value in tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{'its mean colour' if broken == ['mean_colour'] else broken[0]} is not finite")
     return tensors

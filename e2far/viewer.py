@@ -53,7 +53,7 @@ def write_html(path, *, vertices_neutral, expression_offset, triangles, units=No
         data.update(texture=jpeg(Image.fromarray(np.asarray(texture))), uv=pack(*quantised(uv)))
     elif colours is not None:
         data["colours"] = pack(np.asarray(colours, np.uint8))
-    if photo is not None:
+    if photo is not None and camera is not None:
         picture, zoom, corner = around(np.asarray(photo), vertices + offset, camera)
         data["photo"] = dict(width=picture.width, height=picture.height, address=jpeg(picture))
         data["camera"] = dict(rotation=np.asarray(camera["rotation"], float).tolist(), scale=float(camera["scale"]) * zoom,
@@ -63,7 +63,7 @@ def write_html(path, *, vertices_neutral, expression_offset, triangles, units=No
         text, meaning = text if isinstance(text, tuple) else (text, "")
         rows.append(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(text))}{meaning and f'<small>{html.escape(meaning)}</small>'}</dd>")
     fields = dict(title=html.escape(title), facts="".join(rows), data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"))
-    page = files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
+    page = files("e2far").joinpath("viewer.html").read_text(encoding="utf-8")
     Path(path).write_text(re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], page), encoding="utf-8")     # in one pass: what is filled in is not searched
 
 

@@ -78,7 +78,7 @@ def test_no_iteration_is_the_mean_face_and_each_one_corrects_the_last(model):
     found = list(net.estimates(image))
     assert len(found) == 4 and all(torch.equal(net(image)[name], found[-1][name]) for name in NAMES)
     torch.nn.init.normal_(net.trunk.blocks[0][0][0].weight)                                                 # so that it sees the rendering
-    for earlier, later in zip(found, list(net.estimates(image, 3))):
+    for earlier in found:
         again = list(net.estimates(image, 1, start=earlier))[1]
         change = net.heads(net.features(image, earlier))
         assert all(torch.equal(again[name], earlier[name] + change[name]) for name in NAMES)

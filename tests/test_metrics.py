@@ -29,7 +29,7 @@ def test_vertex_error_is_the_length_of_a_known_offset():
 
 def test_alignment_undoes_a_similarity_and_says_which():
     true = faces(3)
-    s, rotation, t = metrics.similarity_transform(true, moved(true))
+    s, rotation, _ = metrics.similarity_transform(true, moved(true))
     angles = torch.tensor([0.4, -0.2, 0.3], dtype=torch.float64)
     assert_close(s, torch.full((3,), 1.3, dtype=torch.float64))
     assert_close(rotation, euler_to_matrix(angles).expand(3, 3, 3))

@@ -83,7 +83,7 @@ def test_the_frontal_rectangle_undoes_the_detection_of_photos(stub, monkeypatch)
     """A face that `photo.detect` boxes is, in the crop of that box, where the frontal rectangle says."""
     from e2far import photo
     monkeypatch.setattr(photo, "_dlib_detector", lambda: type("", (), {"run": lambda *a: ([dlib.rectangle(300, 350, 499, 549)], [1.], [0])}))
-    (x0, y0, x1, y1), _ = photo.detect(np.zeros((1024, 1024, 3), np.uint8))[0]
+    (x0, y0, x1, _), _ = photo.detect(np.zeros((1024, 1024, 3), np.uint8))[0]
     peers.landmarks(ramp(60)[None])
     np.testing.assert_allclose(stub.seen[0] * (x1 - x0) + [x0, y0, x0, y0], (300, 350, 500, 550), atol=1.5)
 

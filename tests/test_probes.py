@@ -126,9 +126,9 @@ def test_a_probe_is_ridge_regression_on_components_and_a_plain_readout():
 
 def test_the_path_of_alphas_is_ridge_regression_at_each():
     features, target, alphas = rng.normal(size=(50, 7)) + 3, rng.normal(size=(50, 2)) - 5, (.1, 10., 1e4)
-    for features in (features, np.concatenate([features, features], 1)):           # of full rank, and not
-        for alpha, weight, bias in zip(alphas, *probes.ridge_path(features, target, alphas)):
-            expected = Ridge(alpha=alpha).fit(features, target)
+    for x in (features, np.concatenate([features, features], 1)):           # of full rank, and not
+        for alpha, weight, bias in zip(alphas, *probes.ridge_path(x, target, alphas)):
+            expected = Ridge(alpha=alpha).fit(x, target)
             np.testing.assert_allclose(weight, expected.coef_.T, atol=1e-10)
             np.testing.assert_allclose(bias, expected.intercept_, atol=1e-10)
 

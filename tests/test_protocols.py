@@ -7,7 +7,6 @@ from scipy.spatial.transform import Rotation
 from torch.testing import assert_close
 
 from e2far import metrics, protocols
-from e2far.camera import euler_to_matrix
 from e2far.facemodels import arkit
 from e2far.morphable import MorphableModel, toy_model
 

@@ -204,7 +204,7 @@ def test_the_face_is_detected_once_and_then_followed(clip, shipped, raw, monkeyp
 
 
 def test_a_lost_face_is_bridged_and_found_again(clip, shipped, raw, tmp_path):
-    path, pictures, _, truth, _ = clip
+    _, pictures, _, truth, _ = clip
     video.write(tmp_path / "lost.mp4", [grey(SIZE + 20) if i in range(COUNT)[GAP] else picture for i, picture in enumerate(pictures)], RATE)
     bridged = video.reconstruct(tmp_path / "lost.mp4", shipped, smooth=0)
     lost = ~bridged.found
@@ -248,7 +248,7 @@ def values(document, index):
     return np.frombuffer(document.binary_blob(), np.float32, accessor.count * dict(SCALAR=1, VEC4=4)[accessor.type], document.bufferViews[accessor.bufferView].byteOffset)
 
 
-def test_what_is_saved_says_what_was_found(track, tmp_path, validate):      # noqa: F811
+def test_what_is_saved_says_what_was_found(track, tmp_path, validate):
     paths = video.save(track, tmp_path / "new")
     assert [path.name for path in paths] == ["clip.json", "clip_overlay.mp4", "clip.glb"] and sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in paths)
     stored = json.loads(paths[0].read_text())
@@ -279,7 +279,7 @@ def test_the_strengths_of_units_are_those_of_single_faces(track):
 
 
 @pytest.mark.parametrize("units", [True, False])
-def test_any_face_model_is_animated(units, clip, validate, tmp_path):      # noqa: F811
+def test_any_face_model_is_animated(units, clip, validate, tmp_path):
     toy = morphable.toy_model(dtype=torch.float32)
     model = toy if units else morphable.MorphableModel(toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles, toy.landmarks)
     quarter = Rotation.from_euler("y", [[0.], [20.], [70.]], degrees=True).as_matrix().astype(np.float32)

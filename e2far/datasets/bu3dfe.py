@@ -33,7 +33,7 @@ def read(folder):
 
 def build(folder, key):
     name, marked = key
-    person, expression, level, ethnicity = NAME.fullmatch(f"{Path(name).name}_F3D.wrl").groups()
+    person, expression, level, ethnicity = NAME.fullmatch(f"{Path(name).name}_F3D.wrl").groups()  # ty: ignore[missing-union-attribute]
     sources = {"scan": partial(read_wrl, folder / f"{name}_F3D.wrl")} | ({"scan_points": partial(read_bnd, folder / f"{name}_F3D.bnd")} if marked else {})
     return Item(name, person, folder / f"{name}_F2D.bmp", dict(expression=EXPRESSIONS[expression], level=int(level), ethnicity_code=ethnicity, sex="female" if person[0] == "F" else "male"), sources)
 

@@ -106,7 +106,7 @@ def table(judged, bootstrap=2000, seed=0):
     """Rows (method, measure, value, low, high, n, unit) of what `judge` found, with 95 % bootstrap intervals over people; n pictures. Then a row for each reason of failures: value of n pictures."""
     rows, tried = [], judged.picture.nunique()
     for method, part in judged[judged.failed.isna()].groupby("method", sort=False):
-        def add(measure, unit, value, low, high, n=len(part)):
+        def add(measure, unit, value, low, high, n=len(part), method=method):
             rows.append(dict(method=method, measure=measure, value=value, low=low, high=high, n=n, unit=unit))
 
         for protocol in [column for column in POOLED if column in part]:

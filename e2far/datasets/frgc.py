@@ -34,7 +34,7 @@ def read(folder):
 
 def build(root, key):
     session, scan, picture = key
-    return Item(f"{session}/{scan.split('.')[0]}", NAME.fullmatch(scan)[2], root / session / picture if picture else None, dict(session=session.removesuffix("range")),
+    return Item(f"{session}/{scan.split('.')[0]}", NAME.fullmatch(scan)[2], root / session / picture if picture else None, dict(session=session.removesuffix("range")),  # ty: ignore[not-subscriptable]
                 {"scan": partial(read_abs, root / session / scan)})
 
 

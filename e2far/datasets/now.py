@@ -95,7 +95,7 @@ def read_box(path):
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
             _, _, kind = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version](file)
-            if kind != object:
+            if kind != np.dtype(object):
                 raise ValueError(f"it holds {kind}, not a dict of left, top, right, bottom")
             box = BoxUnpickler(file, encoding="latin1").load().objects[0]
         if not isinstance(box, dict) or not {"left", "top", "right", "bottom"} <= set(box):

@@ -107,7 +107,7 @@ def read_mesh(path, what="a triangle mesh (.obj, .ply)", scale=1.):
     import trimesh
     with reading(path, what):
         mesh = trimesh.load(path, process=False, maintain_order=True, skip_materials=True, force="mesh")
-        return as_mesh(mesh.vertices, mesh.faces, scale)
+        return as_mesh(mesh.vertices, mesh.faces, scale)  # ty: ignore[missing-attribute]
 
 
 def read_obj_points(path, count, what, scale=1.):

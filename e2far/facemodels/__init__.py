@@ -1,8 +1,13 @@
 """Face models: our own (`makehuman`) and readers of those that others publish."""
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
+import numpy as np
+
 FORMATS = ".npz (ours or FLAME's), .mat (Basel 2009), .h5 (Basel 2017, 2019), .pkl (FLAME), .bin (Surrey, eos) or ICT-FaceKit's folder FaceXModel"
+LARGEST = 2 ** 31       # bytes that a packed file, or an array of one, may unpack to: four times the largest that is published. A megabyte can hold a gigabyte of zeros
 
 
 def read(path, n_identity=None, n_expression=None, landmarks=None):
@@ -38,8 +43,33 @@ def is_flame(path):
     try:
         with zipfile.ZipFile(path) as file:
             return "v_template.npy" in file.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except Exception:               # damaged zip files fail in too many ways to list
         return False
+
+
+def read_npz(path, names=None):
+    """The arrays `names` (None: all) of an .npz, pickled ones never: a dict. Raises ValueError where they are larger than LARGEST, and whatever a damaged file makes numpy raise."""
+    with zipfile.ZipFile(path) as file:
+        if sum(member.file_size for member in file.infolist()) > LARGEST:
+            raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in names or stored.files}
+
+
+def check_mat(path):
+    """Raise ValueError where the packed variables of a MATLAB file (level 5) are larger than LARGEST."""
+    with open(path, "rb") as file:
+        order, size = "<" if file.read(128)[126:] == b"IM" else ">", 0
+        while len(tag := file.read(8)) == 8:
+            kind, length = struct.unpack(order + "II", tag)
+            if kind != 15:
+                file.seek(length, 1)
+                continue
+            unpacker, end = zlib.decompressobj(), file.tell() + length
+            while piece := file.read(min(2 ** 16, end - file.tell())):
+                size += len(unpacker.decompress(piece))
+                if size > LARGEST:
+                    raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
 
 
 def truncate(model, n_identity, n_expression, landmarks):

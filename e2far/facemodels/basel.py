@@ -5,6 +5,7 @@ import numpy as np
 from scipy.io import loadmat
 from scipy.spatial import cKDTree
 
+from e2far import facemodels
 from e2far.facemodels.registration import as_modes, as_vertices, assemble, check_landmarks, reading
 
 MAT = ("a Basel Face Model 2009, 01_MorphableModel.mat (shapeMU, shapePC, shapeEV, tl), requested from the University of Basel (faces.dmi.unibas.ch), "
@@ -22,6 +23,7 @@ def read_mat(path, n_identity=None, n_expression=None, landmarks=None):
     2009 itself has no expressions: then our own are carried over (see registration.assemble).
     """
     with reading(path, MAT):
+        facemodels.check_mat(path)
         stored = loadmat(path, variable_names=["shapeMU", "shapePC", "shapeEV", "tl", "tri", "expMU", "expPC", "expEV", "kpt_ind", "meanshape", "idBase", "exBase", "keypoints", "model"])
         if "model" in stored:
             struct = stored["model"].ravel()[0]
@@ -47,6 +49,13 @@ def deviations(variances):
     return np.sqrt(variances)
 
 
+def values(file, name):
+    """The dataset `name` of an HDF5 file, if it is not larger than any face model's."""
+    if file[name].nbytes > facemodels.LARGEST:
+        raise ValueError(f"{name} claims {file[name].nbytes:,} bytes")
+    return np.asarray(file[name][()])
+
+
 def read_h5(path, n_identity=None, n_expression=None, landmarks=None):
     """The MorphableModel of a 2017 or 2019 .h5: mm; pcaVariance are variances of orthonormal modes; the points that it names replace those carried over.
 
@@ -58,15 +67,15 @@ def read_h5(path, n_identity=None, n_expression=None, landmarks=None):
         except ImportError:
             raise ImportError(f"{path}: reading .h5 files needs h5py: pip install h5py") from None
         with h5py.File(path, "r") as file:
-            mean = as_vertices(file["shape/model/mean"][()])
-            modes = lambda part, count: as_modes(file[f"{part}/model/pcaBasis"][()], len(mean), deviations(file[f"{part}/model/pcaVariance"][()]), f"{part}/model/pcaBasis", count)
+            mean = as_vertices(values(file, "shape/model/mean"))
+            modes = lambda part, count: as_modes(values(file, f"{part}/model/pcaBasis"), len(mean), deviations(values(file, f"{part}/model/pcaVariance")), f"{part}/model/pcaBasis", count)
             identity, expression = modes("shape", n_identity), None
             if "expression" in file:
                 expression = modes("expression", n_expression)
-                offset = as_vertices(file["expression/model/mean"][()], "the mean expression")
-            triangles = np.asarray(file["shape/representer/cells"][()]).astype(np.int64)
-            reference = as_vertices(np.asarray(file["shape/representer/points"][()]).T, "shape/representer/points") if "shape/representer/points" in file else mean
-            text = np.asarray(file["metadata/landmarks/json"][()] if "metadata/landmarks/json" in file else []).ravel()
+                offset = as_vertices(values(file, "expression/model/mean"), "the mean expression")
+            triangles = values(file, "shape/representer/cells").astype(np.int64)
+            reference = as_vertices(values(file, "shape/representer/points").T, "shape/representer/points") if "shape/representer/points" in file else mean
+            text = values(file, "metadata/landmarks/json").ravel() if "metadata/landmarks/json" in file else np.array([])
         triangles = triangles.T if triangles.shape[0] == 3 < triangles.shape[1] else triangles
         points = json.loads(text[0] if text.dtype.kind in "OSU" else text.tobytes()) if len(text) else []
         points = {p["id"]: p["coordinates"] for p in points} if isinstance(points, list) else points

@@ -3,6 +3,7 @@ import pickle
 
 import numpy as np
 
+from e2far import facemodels
 from e2far.facemodels.registration import as_modes, as_vertices, assemble, reading
 
 WHAT = "a FLAME model, generic_model.pkl, flame2023.pkl or an .npz of it (v_template, shapedirs, f), requested from the Max Planck Institute for Intelligent Systems (flame.is.tue.mpg.de)"
@@ -65,13 +66,18 @@ class Unpickler(pickle._Unpickler):
     The interpreter in Python, not the one in C, so that BUILD can be kept from setting attributes of anything else than these stand-ins.
     """
 
+    stack: list
+
     def load_build(self):
         state = self.stack.pop()
         if not isinstance(self.stack[-1], Inert):
             raise pickle.UnpicklingError(f"the pickle would change a {type(self.stack[-1]).__name__}")
         self.stack[-1].__setstate__(state)
 
-    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+    def load_bytearray8(self):
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))       # Python's own makes room for as many bytes as the file claims
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}  # ty: ignore[invalid-assignment]
 
     def find_class(self, module, name):
         package = module.split(".")[0]
@@ -90,7 +96,9 @@ def plain(value):
         if "x" not in getattr(value, "state", {}):
             raise ValueError(f"a {type(value).__name__} object that holds no array")
         value = value.state["x"]
-    return value.array if isinstance(value, Array) else np.asarray(value)
+    if not isinstance(value, (Array, np.ndarray)):         # lists of one list again and again would be many numbers
+        raise ValueError(f"a {type(value).__name__} where an array should be")
+    return value.array if isinstance(value, Array) else value
 
 
 def read(path, n_identity=None, n_expression=None, landmarks=None):
@@ -100,8 +108,7 @@ def read(path, n_identity=None, n_expression=None, landmarks=None):
     """
     with reading(path, WHAT):
         if str(path).endswith(".npz"):
-            with np.load(path, allow_pickle=False) as file:
-                stored = {k: file[k] for k in ("v_template", "shapedirs", "f")}
+            stored = facemodels.read_npz(path, ("v_template", "shapedirs", "f"))
         else:
             with open(path, "rb") as file:
                 stored = Unpickler(file, encoding="latin1").load()

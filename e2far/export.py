@@ -47,7 +47,7 @@ def unwrap(model):
             flat = mean[here][:, [0, 1]] * [1, -1] if eye or name == "teeth" else mean[here][:, [0, 2]]         # from the front; tongue and mouth from above
             uv[here] = (left, top) + np.array([width, height]) * (.06 + .88 * (flat - flat.min(0)) / np.ptp(flat, axis=0).clip(1e-9))
         skin &= ~here
-    torn = np.flatnonzero(skin[triangles].all(1) & (np.ptp(uv[triangles], axis=1).max(1) > .2))                 # they would lie across the disc
+    torn = np.flatnonzero(skin[triangles].all(1) & (np.ptp(uv[triangles], axis=1).max(1) > .3))                 # they would lie across the disc
     vertex = np.concatenate((np.arange(len(mean)), triangles[torn].ravel()))
     uv = np.concatenate((uv, np.repeat(uv[triangles[torn, 0]], 3, axis=0)))                                     # all three corners at one place on the rim
     triangles[torn] = len(mean) + np.arange(3 * len(torn)).reshape(-1, 3)
@@ -218,11 +218,11 @@ def save(face, model, path, image=None, neutral=False, picture=None):
         mesh = trimesh.Trimesh(vertices, face.triangles, vertex_colors=vertex_colours(model, picture), process=False)
     else:
         material = trimesh.visual.material.SimpleMaterial(Image.fromarray(picture), diffuse=[255] * 4, specular=[0, 0, 0, 255], name=f"{path.stem}_texture")
-        mesh = trimesh.Trimesh(vertices[vertex], triangles, visual=trimesh.visual.TextureVisuals(uv * [1, -1] + [0, 1], material), process=False)
+        mesh = trimesh.Trimesh(vertices[vertex], triangles, vertex_normals=_normals(vertices, face.triangles)[vertex], visual=trimesh.visual.TextureVisuals(uv * [1, -1] + [0, 1], material), process=False)
     if kind == ".ply":
         data = mesh.export(file_type="ply", vertex_normal=False).replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1)
-    else:       # Choice: an OBJ without normals, though some viewers then show facets: with them trimesh drops vertices of no triangle as it reads, and the rest change their numbers
-        text, beside = trimesh.exchange.obj.export_obj(mesh, include_normals=False, return_texture=True, mtl_name=path.stem + ".mtl", header="e2far, millimetres")
+    else:
+        text, beside = trimesh.exchange.obj.export_obj(mesh, include_normals=picture is not None, return_texture=True, mtl_name=path.stem + ".mtl", header="e2far, millimetres")
         for name, content in beside.items():
             path.with_name(name).write_bytes(content)
         data = text.encode()

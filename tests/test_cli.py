@@ -1,8 +1,10 @@
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ def folder(tmp_path_factory):
 def run(folder, tmp_path):
     """Runs `e2far reconstruct` on photos in `folder` with the tiny network; results go to `tmp_path / "out"`."""
     def run(*photos, weights="tiny.safetensors", options=()):
-        names = [str(folder / photo) for photo in photos]
+        names = [str(folder / photo) for photo in photos]               # an absolute path stays as it is
         files = ["--out", str(tmp_path / "out"), "--weights", str(folder / weights), "--face-model", str(folder / "toy.npz")]
         return CliRunner().invoke(app, ["reconstruct", *names, *files, *options])
     return run
@@ -56,7 +58,7 @@ def test_a_photo_becomes_a_mesh_landmarks_an_overlay_and_a_page(run, tmp_path):
     result = run("astronaut.png")
     assert result.exit_code == 0 and result.stderr == ""
     out = tmp_path / "out"
-    assert sorted(file.name for file in out.iterdir()) == ["astronaut.html", "astronaut.json", "astronaut.obj", "astronaut_overlay.png"]
+    assert sorted(file.name for file in out.iterdir()) == ["astronaut.glb", "astronaut.html", "astronaut.json", "astronaut.mtl", "astronaut.obj", "astronaut_overlay.png", "astronaut_texture.png"]
     mesh = trimesh.load(out / "astronaut.obj", process=False)
     stored = json.loads((out / "astronaut.json").read_text())
     assert len(mesh.vertices) == 224 and np.shape(stored["landmarks_px"]) == (68, 2) and set(stored["pose"]) == {"yaw_deg", "pitch_deg", "roll_deg"}
@@ -117,13 +119,145 @@ def test_photos_of_one_name_do_not_overwrite_each_other(run, folder, tmp_path):
 def test_an_interruption_leaves_no_half_files(run, tmp_path, monkeypatch):
     from e2far.photo import Face
 
-    def interrupt(self, path, image):
+    def interrupt(self, path, *_):
         path.write_text("half a pa")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Face, "to_html", interrupt)
-    assert run("astronaut.png", options=["--box", BOX]).exit_code != 0
+    result = run("astronaut.png", options=["--box", BOX])
+    assert result.exit_code == 130 and "run the same command again" in result.stderr and "Traceback" not in result.output
     assert not list((tmp_path / "out").iterdir())
+
+
+# Folders
+
+@pytest.fixture
+def album(folder, tmp_path):
+    """A folder with three small photos of a face, one in a subfolder, and one without; beside them what is no photo."""
+    album = tmp_path / "album"
+    (album / "sub").mkdir(parents=True)
+    face = Image.fromarray(astronaut()[30:240, 120:330])
+    for name in ("a.png", "b.JPG", "sub/a.png"):
+        face.save(album / name)
+    Image.new("RGB", (160, 120), "grey").save(album / "wall.png")
+    (album / "notes.txt").write_text("not a photo")
+    (album / "._a.png").write_text("what some file systems put beside a photo")
+    return album
+
+
+def written(out):
+    """Time of writing of each file under `out`."""
+    return {file.relative_to(out).as_posix(): file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
+
+
+def test_a_folder_with_its_subfolders(run, album, tmp_path):
+    (album / "broken.jpg").write_text("not a photo")
+    result = run(album, options=["--only", "json"])
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert set(written(tmp_path / "out")) == {"a.json", "b.json", "sub/a.json"}
+    summary = result.stdout.splitlines()[-3:]
+    assert summary[0].startswith("5 photos: 3 reconstructed, 0 finished before, 1 without a face, 1 unreadable, 0 failed otherwise")
+    assert "without a face" in summary[1] and "wall.png" in summary[1] and "unreadable" in summary[2] and "broken.jpg" in summary[2]
+    assert len(result.stderr.splitlines()) == 2
+    stored = json.loads((tmp_path / "out" / "sub" / "a.json").read_text())
+    assert (stored["made_with"]["photo"], stored["face"], stored["faces"]) == ("../album/sub/a.png", 1, 1)
+
+
+def test_finished_photos_are_skipped(run, folder, album, tmp_path):
+    """Unless forced, the photo is newer, a file is missing, or other weights or options are asked for."""
+    (album / "wall.png").unlink()
+    out, only = tmp_path / "out", ["--only", "json,ply"]
+    assert run(album, options=only).exit_code == 0
+    first = written(out)
+
+    def changed(*options, weights="tiny.safetensors"):
+        for file in out.rglob("*.*"):
+            os.utime(file, ns=(first[file.relative_to(out).as_posix()],) * 2)
+        result = run(album, options=[*only, *options], weights=weights)
+        assert result.exit_code == 0, result.output
+        return {name.split(".")[0] for name, time in written(out).items() if time != first.get(name)}
+
+    assert changed() == set()
+    assert changed("--batch-size", "1") == set() and changed("--only", "json") == set()
+    assert changed("--force") == {"a", "b", "sub/a"}
+    (out / "b.ply").unlink()
+    assert changed() == {"b"}
+    os.utime(album / "a.png", (2e9, 2e9))
+    assert changed() == {"a"}
+    os.utime(album / "a.png", (1e9, 1e9))
+    (out / "sub" / "a.json").write_text("[]")
+    assert changed() == {"sub/a"}
+    assert changed("--box", "40,40,170,170") == {"a", "b", "sub/a"}
+    assert changed("--box", "40,40,170,170") == set()
+    torch.manual_seed(7)
+    save_network(E2FAR(n_identity=6, n_expression=4, image_size=48, width=1 / 32), folder / "other.safetensors")
+    assert changed("--box", "40,40,170,170", weights="other.safetensors") == {"a", "b", "sub/a"}
+
+
+def test_all_faces_are_finished_only_together(run, folder, tmp_path):
+    Image.fromarray(np.hstack([astronaut()[:256, 100:356]] * 2)).save(folder / "pair.png")
+    out, options = tmp_path / "out", ["--all-faces", "--only", "json"]
+    run("pair.png", options=options)
+    first = written(out)
+    assert set(first) == {"pair_face1.json", "pair_face2.json"}
+    run("pair.png", options=options)
+    assert written(out) == first
+    (out / "pair_face2.json").unlink()
+    run("pair.png", options=options)
+    assert set(written(out)) == set(first) and written(out) != first
+
+
+def test_an_interrupted_folder_is_taken_up_again(run, album, tmp_path, monkeypatch):
+    from e2far.photo import Face
+    whole, count = Face.to_dict, []
+
+    def interrupt(self):
+        count.append(0)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return whole(self)
+
+    monkeypatch.setattr(Face, "to_dict", interrupt)
+    result = run(album, options=["--only", "ply", "--batch-size", "1"])
+    first = written(tmp_path / "out")
+    assert result.exit_code == 130 and set(first) == {"a.ply", "a.json"} and "1 reconstructed" in result.stdout
+    result = run(album, options=["--only", "ply"])
+    assert "2 reconstructed, 1 finished before" in result.stdout and set(written(tmp_path / "out")) == {f"{name}.{kind}" for name in ("a", "b", "sub/a") for kind in ("ply", "json")}
+    assert all(written(tmp_path / "out")[name] == time for name, time in first.items())
+
+
+def test_batches_change_nothing(run, album, tmp_path):
+    numbers = []
+    for size in (1, 2, 16):
+        run(album, options=["--only", "json", "--force", "--batch-size", str(size)])
+        numbers.append([json.loads((tmp_path / "out" / name).read_text()) for name in ("a.json", "b.json", "sub/a.json")])
+    for one, other in zip(numbers[0] * 2, numbers[1] + numbers[2]):
+        np.testing.assert_allclose(one["landmarks_px"], other["landmarks_px"], atol=.02)
+        np.testing.assert_allclose(one["identity"], other["identity"], atol=2e-4)
+
+
+def test_results_are_not_taken_for_photos(run, album, tmp_path):
+    """The next run of a folder must not find its own overlays."""
+    assert "name another" in one_line(run(album, options=["--out", str(album)]))
+    for _ in range(2):
+        result = run(album, options=["--out", str(album / "out"), "--only", "overlay"])
+        assert result.stdout.splitlines()[-2].startswith("4 photos"), result.output
+    assert {file.name for file in (album / "out").rglob("*.png")} == {"a_overlay.png", "b_overlay.png"}
+
+
+def test_a_folder_without_pictures_and_an_unknown_kind_of_file(run, tmp_path):
+    (tmp_path / "bare").mkdir()
+    assert "bare is a folder, not a picture" in one_line(run(tmp_path / "bare"))
+    result = run(tmp_path / "bare", "astronaut.png", options=["--only", "json"])
+    assert result.exit_code == 1 and "1 reconstructed" in result.stdout and set(written(tmp_path / "out")) == {"astronaut.json"}
+    assert "there is no 'stl'; choose from json, obj" in one_line(run("astronaut.png", options=["--only", "json,stl"]))
+
+
+def test_the_faces_of_one_photo_do_not_overwrite_another_photo():
+    from e2far.cli import find_photos
+    work = find_photos([Path("x.png"), Path("x_face1.png"), Path("other/X.jpg")], Path("out"), all_faces=True)
+    assert [place.name for _, place in work] == ["x", "x_face1_2", "X_2"]
+    assert [place.name for _, place in find_photos([Path("x.png"), Path("x_face1.png")], Path("out"))] == ["x", "x_face1"]
 
 
 def test_the_version_is_shown_and_the_package_imports_without_torch():

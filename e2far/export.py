@@ -47,7 +47,7 @@ def unwrap(model):
             flat = mean[here][:, [0, 1]] * [1, -1] if eye or name == "teeth" else mean[here][:, [0, 2]]         # from the front; tongue and mouth from above
             uv[here] = (left, top) + np.array([width, height]) * (.06 + .88 * (flat - flat.min(0)) / np.ptp(flat, axis=0).clip(1e-9))
         skin &= ~here
-    torn = np.flatnonzero(skin[triangles].all(1) & (np.ptp(uv[triangles], axis=1).max(1) > .5))                 # they would lie across the whole disc
+    torn = np.flatnonzero(skin[triangles].all(1) & (np.ptp(uv[triangles], axis=1).max(1) > .3))                 # they would lie across the disc
     vertex = np.concatenate((np.arange(len(mean)), triangles[torn].ravel()))
     uv = np.concatenate((uv, np.repeat(uv[triangles[torn, 0]], 3, axis=0)))                                     # all three corners at one place on the rim
     triangles[torn] = len(mean) + np.arange(3 * len(torn)).reshape(-1, 3)
@@ -191,6 +191,13 @@ def unit_strengths(face, model):
     return strengths, float(np.linalg.norm((units @ strengths).reshape(-1, 3) - offset, axis=1).mean())
 
 
+def _normals(vertices, triangles):
+    """Unit normals (N, 3) float32 of the vertices; of a vertex of no triangle +z, because file formats know no other."""
+    directions = rasterize.vertex_normals(vertices, triangles)
+    directions[abs(directions).max(1) < .1] = 0, 0, 1
+    return directions.astype(np.float32)
+
+
 def save(face, model, path, image=None, neutral=False, picture=None):
     """Write a `photo.Face` of this `model` to .obj (with .mtl and _texture.png beside it), .ply or .glb, coloured from its upright photo (H, W, 3) uint8 where one is given.
 
@@ -211,11 +218,11 @@ def save(face, model, path, image=None, neutral=False, picture=None):
         mesh = trimesh.Trimesh(vertices, face.triangles, vertex_colors=vertex_colours(model, picture), process=False)
     else:
         material = trimesh.visual.material.SimpleMaterial(Image.fromarray(picture), diffuse=[255] * 4, specular=[0, 0, 0, 255], name=f"{path.stem}_texture")
-        mesh = trimesh.Trimesh(vertices[vertex], triangles, visual=trimesh.visual.TextureVisuals(uv * [1, -1] + [0, 1], material), process=False)
+        mesh = trimesh.Trimesh(vertices[vertex], triangles, vertex_normals=_normals(vertices, face.triangles)[vertex], visual=trimesh.visual.TextureVisuals(uv * [1, -1] + [0, 1], material), process=False)
     if kind == ".ply":
         data = mesh.export(file_type="ply", vertex_normal=False).replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1)  # ty: ignore[missing-union-attribute, no-matching-overload]
     else:
-        text, beside = trimesh.exchange.obj.export_obj(mesh, include_normals=False, return_texture=True, mtl_name=path.stem + ".mtl", header="e2far, millimetres")
+        text, beside = trimesh.exchange.obj.export_obj(mesh, include_normals=picture is not None, return_texture=True, mtl_name=path.stem + ".mtl", header="e2far, millimetres")
         for name, content in beside.items():
             path.with_name(name).write_bytes(content)
         data = text.encode()
@@ -254,23 +261,18 @@ def glb(face, model, picture=None, neutral=False):
         indices = pygltflib.AccessorSparseIndices(bufferView=view(rows), componentType=pygltflib.UNSIGNED_INT)
         return accessor(array, sparse=pygltflib.Sparse(count=len(rows), indices=indices, values=pygltflib.AccessorSparseValues(bufferView=view(array[rows]))))
 
-    def normals(vertices):
-        directions = rasterize.vertex_normals(vertices, face.triangles)[vertex]
-        directions[abs(directions).max(1) < .1] = 0, 0, 1        # a vertex of no triangle
-        return directions.astype(np.float32)
-
-    at_rest = normals(rest)
+    at_rest = _normals(rest, face.triangles)[vertex]
     attributes = pygltflib.Attributes(POSITION=whole(rest[vertex].astype(np.float32)), NORMAL=whole(at_rest), TEXCOORD_0=None if picture is None else whole(uv))
     indices = whole(triangles.astype(np.uint32).reshape(-1, 1), pygltflib.ELEMENT_ARRAY_BUFFER)
     targets = []
     for unit in np.moveaxis(units, 2, 0):
-        turn = normals(rest + unit) - at_rest
+        turn = _normals(rest + unit, face.triangles)[vertex] - at_rest
         turn[abs(turn).max(1) < 1e-3] = 0                       # less than a tenth of a degree is not worth its bytes
         targets.append(pygltflib.Attributes(POSITION=sparse(unit[vertex].astype(np.float32)), NORMAL=sparse(turn)))
     material = pygltflib.PbrMetallicRoughness(metallicFactor=0., roughnessFactor=.9)
     document = pygltflib.GLTF2(
         asset=pygltflib.Asset(generator="e2far"), scene=0, scenes=[pygltflib.Scene(nodes=[0])], nodes=[pygltflib.Node(name="head", mesh=0)],
-        materials=[pygltflib.Material(name="head", pbrMetallicRoughness=material)],
+        materials=[pygltflib.Material(name="head", doubleSided=True, pbrMetallicRoughness=material)],
         meshes=[pygltflib.Mesh(name="head", primitives=[pygltflib.Primitive(attributes=attributes, indices=indices, material=0, targets=targets)],
                                weights=(0 * strengths if neutral else strengths).tolist(), extras=dict(targetNames=list(model.unit_names), vertices=len(rest), residual_mm=round(residual, 3)))])
     if picture is None:

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from . import camera, data, export, morphable, photo
 
 # Choice: a Gaussian of .05 s, in seconds so that it means the same at any frame rate: a blink lasts .1 to .4 s. It looks ahead as far as back, since the whole video is known, and so does not lag.
-# On a rendered clip (24 frames at 25 a second, mouth opening 1.2 times a second): width 0, .02, .05, .1, .15 s: error of expression .64, .63, .61, .67, .84 mm; second differences .43, .31, .15, .10, .06 mm
-# (the true ones .13).
+# On a rendered clip (24 frames at 25 a second, the mouth opens 1.2 times a second), widths of 0, .02, .05, .1 and .15 s: error of the expression .64, .63, .61, .67, .84 mm; its second differences
+# .43, .31, .15, .10, .06 mm (the true ones .13).
 SMOOTH_S = .05
 OUTPUTS = dict(json=".json", overlay="_overlay.mp4", glb=".glb")
 
@@ -141,7 +141,7 @@ class Track:
         triangles, region, landmarks = (getattr(model, key).cpu().numpy() for key in ("triangles", "region", "landmarks"))
         pose = photo.Pose(self.rotation[i], float(self.scale[i]), self.translation[i])
         return photo.Face(vertices=vertices, neutral_vertices=neutral, triangles=triangles, landmarks=vertices[landmarks], image_landmarks=pose.project(vertices[landmarks]), identity=self.identity,
-                          expression=self.expression[i], pose=pose, region=region, box=tuple(self.boxes[i].tolist()), face_model=model.name, confidence=self.confidence[i])
+                          expression=self.expression[i], pose=pose, region=region, box=tuple(self.boxes[i].tolist()), face_model=model.name, confidence=self.confidence[i], model=model)
 
     def unit_strengths(self):
         """Strengths (T, J) in [0, 1] of the model's expression units, as `export.unit_strengths`, which does the same for one face."""
@@ -169,7 +169,8 @@ def reconstruct(path, reconstructor, box=None, every=1, limit=None, smooth=SMOOT
     path: a video (MP4, MOV, MKV, WebM, AVI, GIF, ...)    reconstructor: photo.Reconstructor    box: (x0, y0, x1, y1) px around the face in the first frame; default: detected
     every, limit: take each `every`-th frame, `limit` at most    smooth: s, width of the Gaussian; 0 for none    progress: show a bar
 
-    Identity is the `middle` of all frames', weighted by their confidence. With it scale and translation are fitted again to every frame's landmarks. Frames without the face are bridged by straight lines.
+    Identity is the `middle` of all frames', weighted by their confidence; with it scale and translation are fitted again to every frame's landmarks.
+    Frames without the face are bridged by straight lines.
     Raises photo.NoFace if no frame shows a face, FileNotFoundError or ValueError with one line if the video cannot be read.
     """
     if not smooth >= 0:
@@ -225,7 +226,10 @@ def _follow(reconstructor, pixels, box):
 # Outputs ------------------------------------------------------------------------------------------------------------------------------------
 
 def save(track, folder, only=tuple(OUTPUTS)):
-    """Write VIDEO.json (all numbers), VIDEO_overlay.mp4 (frames without the face as they are) and VIDEO.glb (`animated_glb`) into a folder, or what `only` names of json, overlay and glb; returns the paths."""
+    """Write VIDEO.json (all numbers), VIDEO_overlay.mp4 (frames without the face as they are) and VIDEO.glb (`animated_glb`) into a folder; returns the paths.
+
+    only: some of json, overlay, glb. Raises ValueError for another.
+    """
     if unknown := [kind for kind in only if kind not in OUTPUTS]:
         raise ValueError(f"there is no output {unknown[0]!r}: choose from {', '.join(OUTPUTS)}")
     paths = [Path(folder) / (track.path.stem + OUTPUTS[kind]) for kind in only]

@@ -72,6 +72,7 @@ def test_the_interactive_mesh_has_a_button_a_shape(toy):
     figure = plots.mesh_view({"neutral": toy.mean.numpy(), "smile": toy.mean.numpy() + 1}, toy.triangles.numpy())
     assert [trace.visible for trace in figure.data] == [True, False] and len(figure.layout.updatemenus[0].buttons) == 2
     assert len(figure.data[0].x) == toy.n_vertices and len(figure.data[0].i) == len(toy.triangles)
+    assert figure.layout.scene.camera.projection.type != "orthographic"           # plotly lights the back then, and the face is black
 
 
 def test_training_curves_show_what_the_logs_hold():

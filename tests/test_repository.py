@@ -68,7 +68,7 @@ def tracked():
 def test_environment_yml_lists_the_packages_of_pyproject():
     listed = next(entry["pip"] for entry in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"] if isinstance(entry, dict))
     options = [entry for entry in listed if entry.startswith("--")]
-    assert sorted(set(listed) - set(options)) == sorted(requirements("notebooks", "test", "readers", "cluster", "speed", "facemodel"))
+    assert sorted(set(listed) - set(options)) == sorted(requirements("notebooks", "test", "readers", "cluster", "speed", "video", "facemodel"))
     assert options == ["--constraint constraints.txt", "--editable ."]
 
 
@@ -80,7 +80,7 @@ def test_environment_yml_asks_for_the_same_python():
 def test_constraints_pin_every_package():
     pins = {package(line): line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")}
     assert all("==" in line for line in pins.values())
-    assert not [r for r in requirements("notebooks", "test", "readers", "cluster", "speed", "facemodel") if package(r) not in pins and "==" not in r]
+    assert not [r for r in requirements("notebooks", "test", "readers", "cluster", "speed", "video", "facemodel") if package(r) not in pins and "==" not in r]
 
 
 def test_makefile_installs_the_face_models_package_as_pyproject_names_it():

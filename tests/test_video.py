@@ -7,8 +7,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from test_export import read, validate      # noqa: F401 (a fixture)
+from typer.testing import CliRunner
 
 from e2far import morphable, photo, synthesis, video
+from e2far.cli import app
 from e2far.photo import NoFace, Reconstructor
 
 av = pytest.importorskip("av", reason="needs the extra `video`")
@@ -290,3 +292,17 @@ def test_any_face_model_is_animated(units, clip, validate, tmp_path):
     document = pygltflib.GLTF2.load(path)
     assert [channel.target.path for channel in document.animations[0].channels] == ["rotation", "weights"][:1 + units]
     np.testing.assert_allclose(at_key(document, 2)[:model.n_vertices] * 1000, toy.mean.numpy() @ quarter[2].T, atol=1e-3)
+
+
+# The command line
+
+def test_the_command_writes_what_save_does_and_ends_with_one_line_where_it_cannot(clip, tmp_path):
+    run = lambda *arguments: CliRunner().invoke(app, ["video", *map(str, arguments)])
+    done = run(clip[0], "--out", tmp_path / "out", "--limit", 3, "--only", "json,overlay")
+    assert done.exit_code == 0 and "3 frames, 0 of them without a face" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip.json", "clip_overlay.mp4"] and len(json.loads((tmp_path / "out" / "clip.json").read_text())["frames"]) == 3
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    for arguments, said in ((["absent.mp4"], "absent.mp4: no such file"), ([tmp_path / "empty.mp4"], "not a video"), ([clip[0], "--only", "obj"], "no 'obj'"), ([clip[0], "--box", "1,2"], "--box")):
+        failed = run(*arguments, "--out", tmp_path / "none")
+        assert failed.exit_code == 1 and said in failed.stderr and failed.stderr.startswith("e2far: ") and len(failed.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "none").exists()

@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce resume test release clean
+.PHONY: setup reproduce resume test lint coverage release clean
 
 setup: .venv/installed
 
@@ -39,6 +39,16 @@ test: setup
 	rm -rf .scratch
 	python -m pytest -q
 	E2FAR_PROFILE=smoke E2FAR_OUT=$(CURDIR)/.scratch python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+# The checks of CONTRIBUTING.md and CI; `make test` needs none of these tools.
+lint: setup
+	$(UV) --constraint constraints.txt --requirement pyproject.toml --extra dev
+	pre-commit run --all-files --show-diff-on-failure
+
+coverage: setup
+	coverage run -m pytest -q
+	coverage combine
+	coverage report
 
 # After `make reproduce PROFILE=weights`: ship what it trained, and the face model it was trained with.
 release: setup

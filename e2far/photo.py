@@ -238,7 +238,12 @@ class Face:
     def texture(self, image: Picture) -> np.ndarray:
         """The texture (S, S, 3) uint8 of the head, sampled from its photo `image`: half a second. `save` and `to_html` take it, so that it need not be made for each."""
         from . import export
-        return export.texture(self, self.model, load_image(image))
+        return export.texture(self, self._known_model(), load_image(image))
+
+    def _known_model(self):
+        if self.model is None:
+            raise ValueError("this Face does not know its face model, which meshes and pages are made with: give Face(..., model=...), or use a Reconstructor's")
+        return self.model
 
     def save(self, path: str | Path, image: Picture | None = None, neutral: bool = False, texture: np.ndarray | None = None) -> None:
         """Write the face to .obj (with .mtl and .png) or .ply, in millimetres; to .glb, in metres, at rest with the expression units as morph targets, set as in the photo; or all numbers to .json.
@@ -250,7 +255,7 @@ class Face:
         if path.suffix.lower() == ".json":
             path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         elif path.suffix.lower() in (".obj", ".ply", ".glb"):
-            export.save(self, self.model, path, None if image is None else load_image(image), neutral, texture)
+            export.save(self, self._known_model(), path, None if image is None else load_image(image), neutral, texture)
         else:
             raise ValueError(f"cannot save a face as {path.name}: choose .obj, .ply, .glb or .json")
 
@@ -296,7 +301,7 @@ class Face:
         """Write one page that needs no network: the head to turn, to animate and to lay over its photo `image` (under 1 MB). texture: as from `texture`, where that is at hand already"""
         from . import export, viewer
         pixels = load_image(image)
-        uv, vertex, triangles = export.unwrap(self.model)
+        uv, vertex, triangles = export.unwrap(self._known_model())
         facts: dict[str, str | tuple[str, str]] = {"Yaw, pitch, roll": "{:+.1f}°, {:+.1f}°, {:+.1f}°".format(*self.pose.angles_deg)}
         sure = self.confidence
         if self.score is not None:

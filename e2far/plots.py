@@ -205,7 +205,7 @@ def layer_gallery(pictures, height=520):
         Image.fromarray(picture).save(file, "JPEG", quality=85)
         figure.add_image(source="data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(), visible=k == 0, hoverinfo="skip")
     steps = [dict(label=name, method="update", args=[dict(visible=[k == shown for k in range(len(pictures))])]) for shown, name in enumerate(pictures)]
-    figure.update_layout(height=height, margin=dict(l=0, r=0, t=10, b=10), xaxis_visible=False, yaxis_visible=False, sliders=[dict(steps=steps, currentvalue=dict(prefix="neighbours by "), pad=dict(t=10))])
+    figure.update_layout(height=height, margin=dict(l=40, r=40, t=10, b=70), xaxis_visible=False, yaxis_visible=False, sliders=[dict(steps=steps, currentvalue=dict(prefix="neighbours by "), pad=dict(t=10), font_size=10)])
     return figure
 
 

@@ -168,6 +168,12 @@ def mat_bomb(variable):
     return b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + struct.pack("<II", 15, len(packed)) + packed
 
 
+def mat_claim(variable, count=500_000_000):
+    """MATLAB's level 5: one variable, not packed, that claims two gigabytes and has none."""
+    content = struct.pack("<IIII", 6, 8, 7, 0) + struct.pack("<IIii", 5, 8, count, 1) + struct.pack("<II8s", 1, len(variable), variable) + struct.pack("<II", 7, 4 * count)
+    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + struct.pack("<II", 14, len(content) + 4 * count) + content
+
+
 def h5_bomb():
     import h5py
     file = io.BytesIO()
@@ -221,6 +227,8 @@ BOMBS = {
     "pickle nested deep": ("face model, FLAME .pkl", lambda: {"": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."}),
     "mat of packed zeros": ("face model, Basel 2009 .mat", lambda: {"": mat_bomb(b"shapeMU")}),
     "mat of packed zeros for VGG": ("VGG .mat", lambda: {"": mat_bomb(b"layers")}),
+    "mat that claims gigabytes": ("face model, Basel 2009 .mat", lambda: {"": mat_claim(b"shapeMU")}),
+    "mat that claims gigabytes for VGG": ("VGG .mat", lambda: {"": mat_claim(b"layers")}),
     "h5 of nothing": ("face model, Basel 2017 .h5", lambda: {"": h5_bomb()}),
     "one number as a huge tensor": ("VGG .pth", lambda: {"": pth_bomb(torch.ones(1).expand(40000, 3, 60, 60))}),
     "pth of packed zeros": ("VGG .pth", lambda: {"": pth_bomb(torch.zeros(1), packed=True)}),

@@ -384,6 +384,15 @@ def test_an_unknown_kind_of_file(face, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_face_without_its_model_says_so(face, picture, tmp_path):
+    import dataclasses
+    lost = dataclasses.replace(face, model=None)
+    for write in (lambda: lost.save(tmp_path / "face.obj"), lambda: lost.to_html(tmp_path / "face.html", picture), lambda: lost.texture(picture)):
+        with pytest.raises(ValueError, match="does not know its face model"):
+            write()
+    lost.save(tmp_path / "face.json")
+
+
 def test_numbers_come_back_from_json(face, tmp_path):
     face.save(tmp_path / "face.json")
     stored = json.loads((tmp_path / "face.json").read_text())

@@ -80,7 +80,7 @@ def test_environment_yml_asks_for_the_same_python():
 def test_constraints_pin_every_package():
     pins = {package(line): line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")}
     assert all("==" in line for line in pins.values())
-    assert not [r for r in requirements("notebooks", "test", "readers", "cluster", "speed", "video", "facemodel") if package(r) not in pins and "==" not in r]
+    assert not [r for r in requirements("notebooks", "test", "readers", "cluster", "speed", "video", "facemodel", "dev") if package(r) not in pins and "==" not in r]
 
 
 def test_makefile_installs_the_face_models_package_as_pyproject_names_it():
@@ -201,6 +201,18 @@ def test_a_stage_runs_its_notebook_and_keeps_the_copy(stage):
 
 
 @each_stage
+def test_a_stage_depends_on_the_modules_that_its_notebook_imports(stage):
+    """But for those that only read params.yaml, whose blocks are watched, and draw."""
+    deps = plain(STAGES[stage]["deps"])
+    for notebook in [ROOT / dep for dep in deps if dep.endswith(".ipynb")]:
+        tree = ast.parse("\n".join(code(nbformat.read(notebook, as_version=4))))
+        names = {name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("e2far") for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))}
+        paths = {name.replace(".", "/") for name in names} - {"e2far", "e2far/params", "e2far/plots"}
+        used = {path + ending for path in paths for ending in (".py", "/__init__.py") if (ROOT / (path + ending)).exists()}
+        assert not {path for path in used if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)}
+
+
+@each_stage
 def test_a_stage_watches_its_block_in_every_profile(stage):
     watched = STAGES[stage]["params"]
     assert "profile" in watched
@@ -217,7 +229,7 @@ def test_no_two_stages_write_the_same_place():
     assert len(set(places)) == len(places)
 
 
-@pytest.mark.parametrize("document", ["README.md", "data/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "data/README.md", "CONTRIBUTING.md"])
 def test_figures_and_links_exist_and_figures_have_a_stage(document):
     text = (ROOT / document).read_text()
     for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", text):

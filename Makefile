@@ -28,7 +28,7 @@ setup: .venv/installed
 
 reproduce: setup .dvc/config.local
 	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far import params; params.choose("$(PROFILE)")'; fi
-	rm -rf data/facemodel data/faces data/models data/analysis data/rivals
+	rm -rf data/facemodel data/faces data/models data/analysis data/rivals data/timings
 	dvc repro --force
 
 # After an interruption: go on with the profile in params.yaml, keeping finished shards, trainings and checkpoints.

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from e2far import facemodels, morphable, network, photo
 from e2far.cli import app
+from e2far.facemodels import surrey
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="forks, and measures memory as Linux does")
@@ -239,7 +240,7 @@ BOMBS = {
     "network of people without number": ("network .safetensors", lambda: header_of(n_identity=MANY)),
     "network of many layers": ("network .safetensors", lambda: header_of(fused=["pool4"] * 20000)),
     "network with a deep header": ("network .safetensors", lambda: {"": save(fuzz.kinds()["network .safetensors"].parts["tensors"], metadata={"e2far": DEEP.decode()})}),
-    "Surrey with triangles without number": ("face model, Surrey .bin", lambda: surrey_bomb()),
+    "Surrey with triangles without number": ("face model, Surrey .bin", lambda: surrey_bomb()),        # noqa: PLW0108 (defined below)
     "a picture of 900 megapixels": ("picture", lambda: png(30000, 30000)),
     "a picture with gigabytes of text": ("picture", lambda: png(9, 9, (b"zTXt", b"Comment\0\0" + zeros(450)))),
     "a picture with gigabytes of colour profile": ("picture", lambda: png(9, 9, (b"iCCP", b"icc\0\0" + zeros(450)))),
@@ -375,3 +376,79 @@ def test_the_command_line_tells_each_broken_photo_in_one_line(tmp_path):
                                       "--weights", str(tmp_path / "tiny.safetensors"), "--face-model", str(tmp_path / "toy.npz")])
     assert len(broken) > 9 and result.exit_code == 1 and isinstance(result.exception, SystemExit) and "Traceback" not in result.output
     assert all(sum(line.startswith("e2far: ") and path.name in line for line in result.stderr.splitlines()) == 1 for path in broken) and (tmp_path / "out" / "good.json").exists()
+
+
+def test_a_surrey_model_is_read_as_eos_reads_it(tmp_path):
+    part, rng = pytest.importorskip("eos").morphablemodel, np.random.default_rng(0)
+    pca = lambda modes: part.PcaModel(rng.normal(size=(60, 1)).astype("f4"), np.asfortranarray(rng.normal(size=(60, modes)).astype("f4")), rng.random((modes, 1)).astype("f4"), rng.integers(0, 20, (7, 3)).tolist())
+    shape, colour, expression, smile = pca(4), pca(2), pca(3), part.Blendshape()
+    smile.name, smile.deformation = "ß", rng.normal(size=60).astype("f4")
+    for kind in (expression, [smile]):
+        part.save_model(part.MorphableModel(shape, kind, colour), str(tmp_path / "x.bin"))
+        archive = surrey.Archive(tmp_path / "x.bin")
+        assert archive.number("<u4") == 4
+        for model in (shape, colour):
+            mean, modes, variances, triangles = archive.model()
+            assert np.array_equal(mean.ravel(), model.get_mean()) and np.array_equal(triangles, model.get_triangle_list())
+            np.testing.assert_allclose(modes * np.sqrt(variances.ravel()), model.get_rescaled_pca_basis(), rtol=1e-6)
+        assert archive.number("u1") == 0 and archive.number("<i4") == (0 if kind is expression else 1)
+    [(name, offsets)] = archive.blendshapes()
+    assert name == "ß" and np.array_equal(offsets.ravel(), smile.deformation)
+
+
+TENSORS = lambda: fuzz.kinds()["network .safetensors"].parts["tensors"]
+HEADER = lambda: fuzz.kinds()["network .safetensors"].parts["header"]
+FOUND = {       # each got past, or through, what read it before
+    "negative variance": ("network .safetensors", lambda: fuzz.safetensors_of(dict(header=HEADER(), tensors=TENSORS() | {"trunk.blocks.0.0.1.running_var": torch.tensor([-1., 1.])}))),
+    "complex weights": ("network .safetensors", lambda: fuzz.safetensors_of(dict(header=HEADER(), tensors=TENSORS() | {"pose_head.1.bias": torch.ones(8, dtype=torch.complex64)}))),
+    "a header that is a list": ("network .safetensors", lambda: fuzz.safetensors_of(dict(header=[1], tensors=TENSORS()))),
+    "a size that is no number": ("network .safetensors", lambda: header_of(width="wide")),
+    "a size below zero": ("network .safetensors", lambda: header_of(n_identity=-3)),
+    "weights that overflow by 255": ("VGG .safetensors", lambda: {"": save(fuzz.kinds()["VGG .safetensors"].parts | {"conv1_1.weight": torch.full((2, 3, 3, 3), 3e38)})}),
+    "text for numbers": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | dict(mean=np.full((224, 3), "x")))),
+    "fractions for vertices": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | dict(triangles=np.full((9, 3), 1.5)))),
+    "whole numbers for the mean": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | dict(mean=np.ones((224, 3), int)))),
+    "an attribute that is not a number": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | {"attribute.eye": np.full(224, np.nan)})),
+    "names that are no text": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | dict(header=np.array('{"name": 3, "unit_names": [1, 2, 3]}')))),
+    "an array's header cut short": ("landmarks .npy", lambda: {"": npy_header((68,)).replace(b"}", b"(")}),
+    "a picture in another colour space": ("picture", lambda: {"": fuzz.in_memory(lambda file: Image.new("LAB", (9, 9)).save(file, "TIFF"))}),
+    "a picture cut short": ("picture", lambda: {"": fuzz.pictures()[1][""][:700]}),
+    "yaml that is none": ("params.yaml", lambda: {"": b"a: b: c"}),
+    "yaml of one number": ("params.yaml", lambda: {"": b"3"}),
+    "yaml with infinity": ("params.yaml", lambda: {"": fuzz.PARAMS.replace("1.0e-3", ".inf").encode()}),
+    "a seed that is a text": ("params.yaml", lambda: {"": fuzz.PARAMS.replace("seed: 7", "seed: x").encode()}),
+    "an index of true faces": ("shards", lambda: fuzz.kinds()["shards"].files[0] | {"shards.json": b'{"faces": true, "shard_size": 4}'}),
+    "an index of no faces a shard": ("shards", lambda: fuzz.kinds()["shards"].files[0] | {"shards.json": b'{"faces": 6, "shard_size": 0}'}),
+    "labels that are not numbers": ("shards", lambda: first_shard(identity=torch.full((4, 6), torch.nan))),
+    "labels of a type that numpy has not": ("shards", lambda: first_shard(identity=torch.ones(4, 6, dtype=torch.bfloat16))),
+    "pictures of no pixels": ("shards", lambda: first_shard(image=torch.zeros(4, 0, 0, 3, dtype=torch.uint8))),
+    "labels of no faces": ("shards", lambda: first_shard(person=torch.tensor(1))),
+    "a checkpoint that is a list": ("checkpoint", lambda: {"": fuzz.in_memory(lambda file: torch.save([1], file))}),
+    "a checkpoint with an attribute": ("checkpoint", lambda: checkpoint(step="x")),
+    "a checkpoint beyond the end": ("checkpoint", lambda: checkpoint(step=10 ** 6)),
+    "a checkpoint that is not a number": ("checkpoint", lambda: checkpoint(module=fuzz.kinds()["checkpoint"].parts["module"] | {"0.weight": torch.full((3, 4), torch.nan)})),
+    "a checkpoint of another module": ("checkpoint", lambda: checkpoint(module={"x": torch.ones(3)})),
+    "curves that are text": ("calibration .json", lambda: calibration(score=["1"] * 12)),
+    "curves that are not numbers": ("calibration .json", lambda: calibration(score=[float("nan")] * 12)),
+    "curves of other lengths": ("calibration .json", lambda: calibration(score=[1., .5])),
+    "curves that fall": ("calibration .json", lambda: calibration(disagreement_percent=[12. - k for k in range(12)])),
+}
+
+
+def first_shard(**columns):
+    shards = fuzz.kinds()["shards"]
+    return shards.files[0] | {"000/shard-000000.safetensors": save(shards.parts["first"] | columns)}
+
+
+def checkpoint(**entries):
+    return {"": fuzz.in_memory(lambda file: torch.save(fuzz.kinds()["checkpoint"].parts | entries, file))}
+
+
+def calibration(**entries):
+    return {"": json.dumps(fuzz.kinds()["calibration .json"].parts | entries).encode()}
+
+
+@pytest.mark.parametrize("kind", sorted({tag for tag, _ in FOUND.values()}))
+def test_what_was_found_once_is_refused(kind):
+    outcomes = become(kind, {name: files() for name, (tag, files) in FOUND.items() if tag == kind})
+    assert outcomes == dict.fromkeys(outcomes, "refused")

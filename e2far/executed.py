@@ -33,8 +33,11 @@ def packed(png):
 
 
 def pack(notebook):
-    """Pack all pictures in the outputs of an executed `notebook`, in place."""
+    """Pack all pictures in the outputs of an executed `notebook`, in place, and leave out progress bars: widgets with random names, which a stored notebook cannot show."""
     content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})]
     for data in (output.get("data", {}) for cell in content.cells for output in cell.get("outputs", [])):
         if "image/png" in data:
             data["image/png"] = base64.b64encode(packed(base64.b64decode(data["image/png"]))).decode()

@@ -247,6 +247,8 @@ def load_network(path, kind=E2FAR):
 def check_described(kind, config, tensors, path):
     """Raise ValueError where no network `kind` has this `config`, or one that has more numbers than `tensors` of the file at `path`: nothing is allocated for what a damaged header claims."""
     try:
+        if min(config.get(name, 1) for name in ("n_identity", "n_expression", "n_people")) < 1:
+            raise ValueError("it predicts nothing")
         with torch.device("meta"):
             described = sum(value.numel() for value in kind(**config).state_dict().values())
     except Exception as error:      # of a wrong type or sign a number fails anywhere

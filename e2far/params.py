@@ -28,7 +28,7 @@ def load(section, profile=None):
             raise ValueError(f"no profile {profile!r} in params.yaml: choose one of {listed(everything['profiles'])}")
         sections = everything["profiles"][profile]
         if section not in sections:
-            raise ValueError(f"profile {profile!r} in params.yaml has no section {section!r}: it has {listed(sections)}")
+            raise ValueError(f"profile {profile!r} has no section {section!r}: it has {listed(sections)} (in params.yaml)")
         out = Path(os.environ.get("E2FAR_OUT") or ROOT).resolve()
         return SimpleNamespace(profile=profile, seed=everything["seed"], data=out / "data", reports=out / "reports", weights=ROOT / "data" / "weights", **sections[section])
     except (AttributeError, KeyError, TypeError) as error:

@@ -7,6 +7,7 @@ Image coordinates are pixels of the upright photo (its EXIF rotation applied), x
 """
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -75,14 +76,16 @@ def _load_file(path):
         raise ValueError(f"{path} is a folder, not a picture: name photos, or on the command line a folder that holds some")
     if not path.is_file():
         raise ValueError(f"{path} is a pipe or a device, not a picture: save it as a file first")
-    try:
-        image = Image.open(path, formats=FORMATS)
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP or GIF file") from None
-    except Exception as error:                                  # Pillow's readers fail in too many ways to list
-        raise _failure(path, error) from None
-    with image:
-        return _decode(image, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                         # a damaged TIFF warns dozens of times
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except Image.UnidentifiedImageError:
+            raise ValueError(f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP or GIF file") from None
+        except Exception as error:                              # Pillow's readers fail in too many ways to list
+            raise _failure(path, error) from None
+        with image:
+            return _decode(image, path)
 
 
 def _failure(name, error):

@@ -279,7 +279,7 @@ class Run:
         except Exception as error:
             raise OSError(f"{self.checkpoint} is truncated or no checkpoint ({' '.join(str(error).split())[:100]}): delete it to train from the start") from error
         if changed:
-            raise ValueError(f"{self.checkpoint} belongs to a training with other {', '.join(map(repr, changed))[:300]}: delete it to train from the start")
+            raise ValueError(f"{self.checkpoint} belongs to a training with other {' '.join(', '.join(map(str, changed)).split())[:300]}: delete it to train from the start")
         if versions != VERSIONS:
             logging.getLogger(__name__).warning("%s was written with %s; going on with %s, which may round differently", self.checkpoint, str(versions)[:300], VERSIONS)
         try:

@@ -4,10 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
-from e2far import jobs, shards
+from e2far import executed, jobs, shards
 from interrupt import contents
 from test_training import model, root        # noqa: F401 (fixtures)
 
@@ -40,7 +41,7 @@ train(root, folder / "threaded")
 def made(root, tmp_path_factory):
     """The same made twice: here, and in a process with another hash seed, and with two threads for all that is not torch's; there the training once more, with two threads of torch's."""
     folder = tmp_path_factory.mktemp("made")
-    two = {name: "2" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")} | dict(OMP_WAIT_POLICY="passive")        # threads that spin are slow on a busy machine
+    two = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "2") | dict(OMP_WAIT_POLICY="passive")        # threads that spin are slow on a busy machine
     again = subprocess.Popen([sys.executable, "-c", AGAIN, root, folder], env=os.environ | two | dict(PYTHONHASHSEED="7"), cwd=Path(__file__).parent)
     make(root, folder / "first")
     assert again.wait(300) == 0
@@ -59,3 +60,16 @@ def test_with_two_threads_a_training_is_the_same_but_for_rounding(made):
     assert apart[:3].max() < 1e-5 and apart.max() < 1e-2
     for kind in ("neutral_mm", "expression_mm", "expressive_mm"):
         assert two[kind].iloc[-1] == pytest.approx(one[kind].iloc[-1], rel=5e-3)
+
+
+def test_an_executed_notebook_keeps_no_random_names(tmp_path):
+    """A progress bar in Jupyter is a widget with another name in each run; what stands beside it stays."""
+    def execute(path, name):
+        bar = nbformat.v4.new_output("display_data", {"text/plain": "0%", "application/vnd.jupyter.widget-view+json": dict(model_id=name, version_major=2, version_minor=0)})
+        cells = [nbformat.v4.new_code_cell("1", outputs=[bar, nbformat.v4.new_output("stream", text="found")], id="a"), nbformat.v4.new_markdown_cell("end", id="b")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+        executed.pack(path)
+        return path.read_bytes()
+
+    first = execute(tmp_path / "first.ipynb", "5f0c")
+    assert first == execute(tmp_path / "again.ipynb", "99ab") and b"found" in first

@@ -1,4 +1,5 @@
 """Face models: our own (`makehuman`) and readers of those that others publish."""
+import mmap
 import struct
 import zipfile
 import zlib
@@ -57,19 +58,38 @@ def read_npz(path, names=None):
 
 
 def check_mat(path):
-    """Raise ValueError where the packed variables of a MATLAB file (level 5) are larger than LARGEST."""
+    """Raise ValueError where a MATLAB file (level 5) is damaged so that scipy would crash over it, or where its packed variables are larger than LARGEST."""
     with open(path, "rb") as file:
-        order, size = "<" if file.read(128)[126:] == b"IM" else ">", 0
-        while len(tag := file.read(8)) == 8:
-            kind, length = struct.unpack(order + "II", tag)
-            if kind != 15:
-                file.seek(length, 1)
-                continue
-            unpacker, end = zlib.decompressobj(), file.tell() + length
-            while piece := file.read(min(2 ** 16, end - file.tell())):
-                size += len(unpacker.decompress(piece))
-                if size > LARGEST:
-                    raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
+        end = file.read(128)[124:]
+        if end not in (b"\x00\x01IM", b"\x01\x00MI"):         # scipy knows the other levels, or refuses them
+            return
+        order, size = "<" if end[2:] == b"IM" else ">", 0
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for kind, start, stop in _elements(content, 128, len(content), order):
+                if kind != 15:
+                    continue
+                unpacker, unpacked = zlib.decompressobj(), bytearray()
+                for at in range(start, stop, 2 ** 16):
+                    unpacked += unpacker.decompress(content[at:min(at + 2 ** 16, stop)])
+                    if size + len(unpacked) > LARGEST:
+                        raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
+                size += len(unpacked)
+                list(_elements(unpacked, 0, len(unpacked), order))
+
+
+def _elements(content, at, end, order):
+    """Kind, start and end of the elements of a MATLAB file from `at` on, those within matrices checked too: of a known kind, none longer than what it is in."""
+    while at + 8 <= end:
+        kind, size = struct.unpack_from(order + "II", content, at)
+        start = at + 4 if kind >> 16 else at + 8            # four bytes or fewer lie in the tag
+        kind, size = (kind & 0xffff, kind >> 16) if kind >> 16 else (kind, size)
+        if kind not in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14, 15, 16, 17, 18) or start + size > end or start == at + 4 and size > 4:
+            raise ValueError("it is cut short or damaged")
+        if kind == 14:
+            list(_elements(content, start, start + size, order))
+        yield kind, start, start + size
+        at = at + 8 if start == at + 4 else start + size if kind == 15 else start + -(-size // 8) * 8
+
 
 
 def truncate(model, n_identity, n_expression, landmarks):

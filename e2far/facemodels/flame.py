@@ -1,5 +1,6 @@
 """FLAME (2017 to 2023, .pkl or .npz), without running any code that a pickle asks for."""
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Unpickler(pickle._Unpickler):
     The interpreter in Python, not the one in C, so that BUILD can be kept from setting attributes of anything else than these stand-ins.
     """
 
-    stack: list
+    stack: list; read: Callable[[int], bytes]
 
     def load_build(self):
         state = self.stack.pop()
@@ -75,7 +76,7 @@ class Unpickler(pickle._Unpickler):
         self.stack[-1].__setstate__(state)
 
     def load_bytearray8(self):
-        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))       # Python's own makes room for as many bytes as the file claims
+        self.stack.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))       # Python's own makes room for as many bytes as the file claims
 
     dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}  # ty: ignore[invalid-assignment]
 

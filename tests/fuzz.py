@@ -7,6 +7,7 @@ so that a crash is one fault. The same seed gives the same files; --case writes 
 """
 import argparse
 import io
+import faulthandler
 import json
 import math
 import multiprocessing
@@ -234,6 +235,7 @@ def status_mb(key):
 
 def child(kind, make, numbers, folder, pipe):
     """Reads the files make(number) of `kind` in a process of its own and tells what became of each."""
+    faulthandler.disable()                                          # pytest's: a crash is told by the parent
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (int((status_mb("VmSize") + 4 * MEMORY_MB) * 2 ** 20),) * 2)     # a seat belt: MemoryError, not a machine without memory
     os.chdir(folder)

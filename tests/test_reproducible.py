@@ -54,7 +54,7 @@ def test_data_and_training_are_the_same_bytes_twice(made):
 
 
 def test_with_two_threads_a_training_is_the_same_but_for_rounding(made):
-    """Threads add up in another order, and Adam, which divides by the size of a gradient, carries that on: once the trunk is trained too, losses differ by up to 0.1 % here, what is measured in the end by less."""
+    """Threads add up in another order, and Adam, which divides by the size of a gradient, carries that on: once the trunk is trained too, losses differ by up to 1 % here, what is measured in the end by less."""
     one, two = (pd.read_csv(made / name / "log.csv") for name in ("first/trained", "threaded"))
     apart = (two.loss / one.loss - 1).abs()
     assert apart[:3].max() < 1e-5 and apart.max() < 1e-2

@@ -3,6 +3,7 @@ r"""Pose, projection and the crop rule.
 A photo's camera is weak perspective: image point = scale * (R X)_xy + translation, with y turned downwards. The head frame is right-handed, x to the subject's
 left, y up, z out of the face; yaw turns the face towards the subject's left (+x), pitch is positive when the face looks down, roll tilts it in the image plane.
 """
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -33,6 +34,14 @@ def matrix_to_euler(rotation):
     yaw = torch.atan2(-rotation[..., 2, 0], rotation[..., 2, 2])
     roll = torch.atan2(-rotation[..., 0, 1], rotation[..., 1, 1])
     return torch.stack((yaw, pitch, roll), -1)
+
+
+def rotation_about(vector):
+    """Rodrigues' formula: rotation (3, 3) by |vector| radians about `vector` (3,), of numpy."""
+    angle = np.linalg.norm(vector)
+    x, y, z = vector / max(angle, 1e-12)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
 def sixd_to_matrix(sixd):

@@ -168,7 +168,7 @@ def named(photos, at_most=10):
 @app.command()
 def reconstruct(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", show_default=False,
-                                              help="Pictures of faces (JPEG, PNG, TIFF, WebP, BMP, GIF), or folders of them, which are searched with all their subfolders.")],
+                                              help="Pictures of faces (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM), or folders of them, which are searched with all their subfolders.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if it does not exist.")],
     box: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", show_default=False,
                                      help="Square around the face in pixels, brows to chin in its middle two thirds; skips detection.")] = None,
@@ -233,13 +233,13 @@ def reconstruct(
 def reconstruct_video(
     clip: Annotated[Path, typer.Argument(metavar="VIDEO", show_default=False, help="One shot of one person (MP4, MOV, MKV, WebM, AVI, GIF).")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if it does not exist.")],
-    box: Annotated[str, typer.Option(metavar="X0,Y0,X1,Y1", show_default=False, help="Square around the face in the first frame, in pixels; default: detected.")] = None,
+    box: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", show_default=False, help="Square around the face in the first frame, in pixels; default: detected.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Take each so many-th frame.")] = 1,
-    limit: Annotated[int, typer.Option(min=1, show_default=False, help="At most so many frames; default: all.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, show_default=False, help="At most so many frames; default: all.")] = None,
     smooth: Annotated[float, typer.Option(min=0., metavar="SECONDS", help="Width of the Gaussian that smooths expression and camera over time; 0 for none.")] = .05,
     only: Annotated[str, typer.Option(metavar="KIND,...", help="Which files to write: some of json, overlay, glb.")] = "json,overlay,glb",
-    weights: Annotated[Path, typer.Option(metavar="FILE", help="Trained network; default: the shipped one.", show_default=False)] = None,
-    face_model: Annotated[Path, typer.Option(metavar="FILE", help="Face model the network was trained with; default: the shipped one.", show_default=False)] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Trained network; default: the shipped one.", show_default=False)] = None,
+    face_model: Annotated[Path | None, typer.Option(metavar="FILE", help="Face model the network was trained with; default: the shipped one.", show_default=False)] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
 ):
     """Write VIDEO.json (numbers of all frames), VIDEO_overlay.mp4 and VIDEO.glb (the head, animated): one identity for the whole video, expression and camera smoothed over time.

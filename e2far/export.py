@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage, optimize
 
 from . import rasterize
+from .appearance import smoothstep
 
 RADIUS = .492                       # of the disc on which the skin lies, in units of the picture's side
 CHARTS = dict(right_eye=(0, 0, .135, .135), left_eye=(.865, 0, .135, .135), teeth=(0, .865, .135, .06), tongue=(0, .93, .135, .07), mouth=(.865, .865, .135, .135))     # left, top, width, height
@@ -94,11 +95,11 @@ def texture(face, model, image, size=1024):
     eye, scalp, place = eye > .5, scalp > .5, np.stack((y, x)) - .5
 
     colour = np.dstack([ndimage.map_coordinates(picture[..., c], place, order=1, mode="nearest") for c in range(3)])
-    weight *= _smoothstep((facing - np.where(scalp, .15, .3)) / .35)       # at grazing angles the background is near; beside hair there is more hair
+    weight *= smoothstep((facing - np.where(scalp, .15, .3)) / .35)       # at grazing angles the background is near; beside hair there is more hair
     weight *= z > ndimage.map_coordinates(depth, place, order=0, mode="nearest") - BEHIND_MM
     weight *= (x > 0) & (y > 0) & (x < picture.shape[1]) & (y < picture.shape[0])
     for part, softness in ((eye, 2), (~eye, 7)):                # fade out towards the border of what is seen
-        weight = np.where(part, np.minimum(weight, _smoothstep(2 * ndimage.gaussian_filter(weight * part, softness * size / 1024) - 1)), weight)
+        weight = np.where(part, np.minimum(weight, smoothstep(2 * ndimage.gaussian_filter(weight * part, softness * size / 1024) - 1)), weight)
     islands, count = ndimage.label((weight > 0) & ~eye)
     if count:                                                   # of skin; only the largest is the face
         weight[(islands > 0) & (islands != 1 + np.bincount(islands.ravel())[1:].argmax())] = 0
@@ -150,11 +151,6 @@ def _median(colours, otherwise):
     return np.median(colours, axis=0) if len(colours) else np.asarray(otherwise)
 
 
-def _smoothstep(x):
-    x = x.clip(0, 1)
-    return x * x * (3 - 2 * x)
-
-
 def spread(values, weight):
     """`values` (S, S, C) where `weight` (S, S, 1) in [0, 1] is one, and where it is less what lies around, by ever coarser averages (pull and push, Gortler et al. 1996)."""
     size = len(values)
@@ -179,16 +175,24 @@ def vertex_colours(model, picture):
     return np.stack([ndimage.map_coordinates(picture[..., c], place, order=1, mode="nearest") for c in range(3)], axis=1)
 
 
-def unit_strengths(face, model):
-    """Strengths (J,) in [0, 1] of the model's expression units that come nearest to a face's expression, and what they leave, mean mm over the region.
+def nearest_units(model, modes, coefficients):
+    """Strengths (T, J) in [0, 1] of a MorphableModel's expression units that come nearest to the offsets `coefficients` (T, L) of `modes` (N, 3, L) mm: least squares over the region.
 
-    Choice: least squares of the shapes in mm, not of the 29 coefficients as in `MorphableModel.units_to_modes`, because the units move in more ways than the modes do: on the
-    astronaut's smile .01 mm are left instead of .20.
+    Choice: of the shapes in mm, not of the 29 coefficients as in `MorphableModel.units_to_modes`, because the units move in more ways than the modes do: on the astronaut's smile
+    .01 mm are left instead of .20.
     """
-    units = _array(model.units)[face.region].reshape(3 * len(face.region), -1).astype(float)
-    offset = (face.vertices - face.neutral_vertices)[face.region].astype(float)
-    strengths = optimize.lsq_linear(units, offset.ravel(), bounds=(0, 1)).x.round(3) if units.size else np.zeros(0)
-    return strengths, float(np.linalg.norm((units @ strengths).reshape(-1, 3) - offset, axis=1).mean())
+    units, modes = (values[_array(model.region)].reshape(3 * len(model.region), -1).astype(float) for values in (_array(model.units), modes))
+    if not units.size:
+        return np.zeros((len(coefficients), 0))
+    q, r = np.linalg.qr(units)                                  # the same least squares with as many rows as units
+    return np.stack([optimize.lsq_linear(r, target, bounds=(0, 1)).x for target in coefficients @ (q.T @ modes).T]).round(3)
+
+
+def unit_strengths(face, model):
+    """Strengths (J,) of the `nearest_units` to a face's expression, and what they leave, mean mm over the region."""
+    offset = (face.vertices - face.neutral_vertices).astype(float)
+    strengths = nearest_units(model, offset[..., None], np.ones((1, 1)))[0]
+    return strengths, float(np.linalg.norm((_array(model.units) @ strengths - offset)[face.region], axis=1).mean())
 
 
 def _normals(vertices, triangles):

@@ -24,8 +24,7 @@ class Surface(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        inside = torch.zeros(model.n_vertices, dtype=torch.bool).index_fill(0, model.region, True)
-        used, triangles = model.triangles[inside[model.triangles].all(1)].unique(return_inverse=True)
+        used, triangles = model.region_triangles.unique(return_inverse=True)
         mean, basis = model.mean[used], torch.cat((model.identity_basis, model.expression_basis), 2)[used]
         code = (mean - mean.amin(0)) / (mean.amax(0) - mean.amin(0)) - .5           # PNCC: where on the mean face it is (Zhu et al. 2016)
         for name, value in dict(mean=mean, basis=basis, code=code, triangles=triangles.int()).items():
@@ -137,12 +136,12 @@ class IterativeE2FAR(E2FAR):
 
 def load_iterative(path, model):
     """The IterativeE2FAR of the face model `model` stored at `path` by `save_network`, in eval mode. Raises as `load_network`."""
-    tensors, header = network._load(path, "network")
+    tensors, header = network.read_tensors(path, "network")
     if "iterations" not in header["config"]:
         raise ValueError(f"{path} holds no IterativeE2FAR: make one with iterative.iterative_job")
     network.check_described(E2FAR, {name: value for name, value in header["config"].items() if name != "iterations"}, tensors, path)
     net = IterativeE2FAR(model, **header["config"])
-    network._fill(net, tensors, path)
+    network.fill(net, tensors, path)
     net.metadata = header["metadata"]
     return net.eval()
 

@@ -9,7 +9,20 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from e2far.camera import rotation_about
+
 NOW_LANDMARKS = (36, 39, 42, 45, 33, 48, 54)      # iBUG: eye corners from right to left, nose base, mouth corners
+YAW_BINS = ("0-30", "30-60", "60-90")              # degrees
+
+
+def as_points(values, shape, name):
+    """`values` as a float64 array of `shape` (None: any length), all finite; ValueError if it is not."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, values.shape)):
+        raise ValueError(f"{name} has shape {values.shape}, not {tuple('N' if n is None else n for n in shape)}".replace("'", ""))
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds numbers that are not finite")
+    return values
 
 
 # ---- true correspondence -----------------------------------------------------------------------------------------
@@ -180,7 +193,7 @@ def _refine(surface, scan, s, rotation, t, scale, iterations):
         step = np.zeros(7)
         step[:jacobian.shape[1]] = -np.linalg.solve(
             hessian + damping * np.diag(hessian.diagonal() + 1e-9 * hessian.trace()), gradient)
-        turn, factor = _rotation_about(step[:3]), np.exp(step[6])
+        turn, factor = rotation_about(step[:3]), np.exp(step[6])
         trial = s * factor, turn @ rotation, factor * turn @ (t - middle) + middle + step[3:6]
         measured = measure(*trial)
         before, after = (distance ** 2).mean(), (measured[0] ** 2).mean()
@@ -195,30 +208,30 @@ def _refine(surface, scan, s, rotation, t, scale, iterations):
     return distance
 
 
-def _rotation_about(vector):
-    """Rodrigues' formula: rotation (3, 3) by |vector| radians about `vector`."""
-    angle = np.linalg.norm(vector)
-    x, y, z = vector / max(angle, 1e-12)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
 # ---- photos ------------------------------------------------------------------------------------------------------
 
-def nme_68(pred, true, yaw_deg, points=slice(None)):
-    """AFLW2000-3D: mean 2-D distance / sqrt(w h) of the true landmarks' box, in percent, by |yaw| and the bins' plain mean.
+def nme(pred, true, points=slice(None)):
+    """Mean 2-D distance / sqrt(w h) of the true landmarks' box, in percent, (...). pred, true: (..., 68, 2) px    points: which landmarks count, e.g. slice(17, None) leaves out the jaw"""
+    return 100 * np.linalg.norm(pred - true, axis=-1)[..., points].mean(-1) / np.sqrt(np.ptp(true, axis=-2).prod(-1))
 
-    pred, true: (B, 68, 2) px    yaw_deg: (B,)    points: which landmarks count, e.g. slice(17, None) leaves out the jaw
+
+def yaw_bin(yaw_deg):
+    """Which of YAW_BINS |yaw| is in, (B,): 0, 1, 2."""
+    return np.digitize(np.abs(yaw_deg), (30, 60), right=True)
+
+
+def nme_68(pred, true, yaw_deg, points=slice(None)):
+    """AFLW2000-3D: `nme` by |yaw| and the bins' plain mean.
+
+    pred, true: (B, 68, 2) px    yaw_deg: (B,)    points: as there
     returns {"0-30": ..., "30-60": ..., "60-90": ..., "mean": ...}; an empty bin is nan, and so is the mean then.
     """
     pred, true, yaw = (np.asarray(x, np.float64) for x in (pred, true, yaw_deg))
     if pred.shape != true.shape or pred.shape[1:] != (68, 2) or yaw.shape != (len(pred),):
         raise ValueError(f"expected (B, 68, 2) twice and (B,), got {pred.shape}, {true.shape}, {yaw.shape}")
-    side = np.sqrt(np.ptp(true, axis=1).prod(1))
-    error = 100 * np.linalg.norm(pred - true, axis=2)[:, points].mean(1) / side
-    bins = np.digitize(np.abs(yaw), (30, 60), right=True)
-    means = [error[bins == i].mean() if (bins == i).any() else np.nan for i in range(3)]
-    return dict(zip(("0-30", "30-60", "60-90"), map(float, means)), mean=float(np.mean(means)))
+    error, bins = nme(pred, true, points), yaw_bin(yaw)
+    means = [error[bins == i].mean() if (bins == i).any() else np.nan for i in range(len(YAW_BINS))]
+    return dict(zip(YAW_BINS, map(float, means)), mean=float(np.mean(means)))
 
 
 # ---- numbers for a table -----------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from e2far import facemodels
+from e2far.data import replacing
 
-ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = ROOT / "data" / "weights" / "makehuman.npz"
+SHIPPED = Path(__file__).resolve().parent.parent / "data" / "weights" / "makehuman.npz"
 
 
 class MorphableModel(nn.Module):
@@ -68,6 +68,11 @@ class MorphableModel(nn.Module):
     n_expression = property(lambda self: self.expression_basis.shape[2])
 
     @property
+    def region_triangles(self) -> torch.Tensor:
+        """The triangles (F', 3) whose corners are all in the region."""
+        return self.triangles[torch.isin(self.triangles, self.region).all(1)]
+
+    @property
     def recess(self) -> torch.Tensor:
         """How far (N,) mm behind its place a vertex is drawn: teeth, tongue and the mouth's lining must never poke through closed lips."""
         depths = {"teeth": 4., "mouth": 7., "tongue": 9.}       # the tongue behind the teeth
@@ -105,12 +110,8 @@ class MorphableModel(nn.Module):
         integers = {k: getattr(self, k).numpy().astype(np.int32) for k in ("triangles", "landmarks", "region")}
         attributes = {f"attribute.{k}": v.numpy().astype(np.float16) for k, v in self.attributes.items()}
         header = np.array(json.dumps(dict(name=self.name, unit_names=self.unit_names)))
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        with replacing(path) as partial, open(partial, "wb") as file:
             np.savez_compressed(file, mean=self.mean.numpy().astype(np.float32), header=header, **half, **integers, **attributes)
-        partial.replace(path)
 
 
 def load_face_model(name_or_path: str | Path = "makehuman") -> MorphableModel:

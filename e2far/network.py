@@ -234,12 +234,12 @@ def load_network(path, kind=E2FAR):
 
     Raises FileNotFoundError, OSError (truncated, not safetensors) or ValueError (not an E2FAR, wrong shapes, NaN) with one line that says what to do.
     """
-    tensors, header = _load(path, "network")
+    tensors, header = read_tensors(path, "network")
     if ("fused" if kind is E2FAR else "n_people") not in header["config"]:
         raise ValueError(f"{path} holds no {kind.__name__}: name a file written by save_network, or train one with `dvc repro training`")
     check_described(kind, header["config"], tensors, path)
     network = kind(**header["config"])
-    _fill(network, tensors, path)
+    fill(network, tensors, path)
     network.metadata = header["metadata"]
     return network.eval()
 
@@ -264,11 +264,11 @@ def save_trunk(module, path, half=False):
 
 def load_trunk(module, path):
     """Fill the trunk of an E2FAR or Recognizer, in place, from a file of `save_trunk`. Raises as `load_network`."""
-    tensors, header = _load(path, "trunk")
+    tensors, header = read_tensors(path, "trunk")
     wanted = _trunk_config(module)
     if header["config"] != wanted:
         raise ValueError(f"{path} holds a trunk of {str(header['config'])[:300]!r}, but the network has {wanted}: make both from the same parameters")
-    _fill(module.trunk, tensors, path)
+    fill(module.trunk, tensors, path)
 
 
 def _trunk_config(module):
@@ -281,8 +281,8 @@ def _save(state, path, half, header):
         partial.write_bytes(save(tensors, metadata={"e2far": json.dumps(header)}))      # not save_file, whose files their owner alone may read
 
 
-def _load(path, kind):
-    """Tensors (floats as float32) and header, a dict of the dicts config and metadata, of a file of ours."""
+def read_tensors(path, kind):
+    """Tensors (floats as float32) and header, a dict of the dicts config and metadata, of a file of ours. Raises as `load_network`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {kind} at {path}: make it with `dvc repro training`, or restore data/weights from git")
@@ -326,7 +326,8 @@ def read_pickled(path, device="cpu"):
     return state
 
 
-def _fill(module, tensors, path):
+def fill(module, tensors, path):
+    """Load `tensors` of the file at `path` into `module`; ValueError in one line where they do not fit."""
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Picture = str | Path | Image.Image | np.ndarray             # what `load_image` reads
 Box = Sequence[float] | np.ndarray                          # x0, y0, x1, y1 px
 
-WEIGHTS = morphable.ROOT / "data" / "weights" / "default.safetensors"
+WEIGHTS = morphable.SHIPPED.with_name("default.safetensors")
 
 # dlib's detector is five HOG filters: frontal, two half profiles, two tilted frontals. Each sees the face elsewhere in its square, so each has its own way to our box:
 # shift of the centre (x, y) and the box's side, in units of dlib's side. Choice: medians over 1,600 of 2,500 rendered faces (those dlib found), made symmetric; one face
@@ -42,7 +42,7 @@ SURE = .3                           # beside a better face only scores above thi
 # Landmarks that ask for a box further off than FAR (shares of the side), or by more than LARGER larger or smaller, are of a face that was not understood: they are not followed.
 LOOKS, CLOSE, FAR, LARGER = 3, .05, .3, 1.6
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")           # not PostScript, which Pillow reads too: it is a program, and would be run
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")    # not PostScript, which Pillow reads too: it is a program, and would be run
 
 OVERLAY_COLOUR, OVERLAY_OPACITY, OVERLAY_CONTRAST = (.82, .95, 1.05), .66, 2.2
 
@@ -81,7 +81,7 @@ def _load_file(path):
         try:
             image = Image.open(path, formats=FORMATS)
         except Image.UnidentifiedImageError:
-            raise ValueError(f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP or GIF file") from None
+            raise ValueError(f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP, GIF or PPM file") from None
         except Exception as error:                              # Pillow's readers fail in too many ways to list
             raise _failure(path, error) from None
         with image:
@@ -232,6 +232,11 @@ class Face:
     confidence: Confidence | None = None                # None where the weights come without a calibration
     model: morphable.MorphableModel | None = field(default=None, repr=False, compare=False)     # whose coefficients these are; meshes and pages need it
 
+    @property
+    def region_triangles(self) -> np.ndarray:
+        """The triangles (F', 3) whose corners are all in the region."""
+        return self.triangles[np.isin(self.triangles, self.region).all(1)]
+
     def mesh(self, neutral: bool = False) -> "trimesh.Trimesh":
         """The face as a trimesh.Trimesh, vertices in their order."""
         import trimesh
@@ -279,9 +284,6 @@ class Face:
         """The photo with the shaded face half-transparent over it and the 68 landmarks as dots, uint8 (H, W, 3)."""
         pixels = load_image(image)
         height, width = pixels.shape[:2]
-        skin = np.zeros(len(self.vertices), bool)
-        skin[self.region] = True
-        triangles = self.triangles[skin[self.triangles].all(1)]
         points = self.pose.project(self.vertices)
         reach = np.concatenate((points[self.region], self.image_landmarks))
         side = int(np.clip(1.1 * np.ptp(reach, axis=0).max(), 8, 3 * max(height, width)))
@@ -289,7 +291,7 @@ class Face:
         size = min(max(2 * side, 400), 1400)                    # drawn larger or smaller than it lies on the photo, then resampled
         turned = np.ascontiguousarray(self.vertices @ self.pose.rotation.T, dtype=np.float32)
         normals = rasterize.vertex_normals(turned, self.triangles)
-        picture, coverage = rasterize.render_plain((points - corner) * (size / side), turned[:, 2], triangles, normals, size, OVERLAY_COLOUR)
+        picture, coverage = rasterize.render_plain((points - corner) * (size / side), turned[:, 2], self.region_triangles, normals, size, OVERLAY_COLOUR)
         layer = Image.fromarray((np.dstack((picture ** OVERLAY_CONTRAST, OVERLAY_OPACITY * coverage)) * 255).astype(np.uint8))
         draw, radius = ImageDraw.Draw(layer), size * .006
         for x, y in ((self.image_landmarks - corner) * (size / side)).tolist():

@@ -157,6 +157,7 @@ def depth_panels(table, label, columns=3):
             axis.fill_between(layers, rows["low"], rows["high"], color=COLOURS.get(trunk), alpha=.18, lw=0)
         axis.axhline(0, color="#666666", lw=.8)
         axis.set(xlabel="layer", title=target)
+        axis.tick_params(axis="x", labelsize=8)
         axis.grid(alpha=.3)
         low, high = (f(table[table["target"] == target]["value"]) for f in (min, max))
         axis.set_ylim(min(0, low) - .06 * (high - min(0, low)), high + .25 * (high - min(0, low)))        # a band that is wider than the panel is cut off, not shown as small
@@ -354,6 +355,25 @@ def throughput(table, title=None):
     axis.set(xlabel="batch size", ylabel="images a second", ylim=(0, None), title=title or "")
     axis.grid(alpha=.3)
     figure.legend(fontsize=8, loc="outside right upper", frameon=False)
+    return figure
+
+
+def growth(table):
+    """Time and memory against the number of pictures, a colour a stage; dashed: in proportion, from each stage's largest number. table: rows of stage, pictures, seconds, more_gb (data frame)."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for name, (_, marker), (stage, rows) in zip(("fusion", "shared head", "pose", "expression"), STYLES, table.groupby("stage", sort=False)):
+        colour = COLOURS[name]
+        axes[0].plot(rows["pictures"], rows["seconds"], marker, color=colour, label=stage)
+        axes[0].plot(rows["pictures"], rows["pictures"] * rows["seconds"].iloc[-1] / rows["pictures"].iloc[-1], "--", color=colour, lw=1)
+        axes[1].plot(rows["pictures"], rows["more_gb"], f"{marker}-", color=colour, lw=1)
+    axes[0].set(xscale="log", yscale="log", ylabel="CPU seconds", title="Dashed: in proportion to the pictures")
+    axes[1].set(xscale="log", ylabel="GB more than for the fewest", title="Memory at the peak", ylim=(min(-.02, table["more_gb"].min()), max(.25, 1.1 * table["more_gb"].max())))
+    for axis in axes:
+        axis.set_xticks(sorted(set(table["pictures"])), [f"{n:,}" for n in sorted(set(table["pictures"]))])
+        axis.minorticks_off()
+        axis.set_xlabel("pictures")
+        axis.grid(alpha=.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper", frameon=False)
     return figure
 
 

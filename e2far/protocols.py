@@ -1,31 +1,21 @@
-"""How published benchmarks judge a face, and where on the face it errs: Feng, REALY, regions, normals, expression offsets, ARKit units, landmarks by yaw.
+"""How published benchmarks judge a face, and where on the face it errs: Feng, REALY, regions, normals, ARKit units, landmarks by yaw.
 
 metrics.py holds what these share: alignments, closest points, NoW, intervals, and `summarise` for cumulative curves.
 """
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
 from e2far import anthropometry, metrics, rasterize
+from e2far.metrics import as_points
 
 REALY_KEYPOINTS = {"nose": range(27, 36), "mouth": range(48, 68), "forehead": range(17, 27), "cheeks": (36, 40, 41, 45, 46, 47, 31, 35, 48, 54)}       # iBUG
 
 
-def _points(name, values, shape):
-    """`values` as float64 of `shape` (None: any length), or one line that says what is wrong."""
-    values = np.asarray(values, np.float64)
-    if values.ndim != len(shape) or any(want is not None and have != want for have, want in zip(values.shape, shape)):
-        raise ValueError(f"{name} has shape {values.shape}: expected ({', '.join('any' if n is None else str(n) for n in shape)})")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds numbers that are not finite")
-    return values
-
-
 def _mesh(name, vertices, triangles):
-    vertices, triangles = _points(f"{name} vertices", vertices, (None, 3)), np.asarray(triangles)
+    vertices, triangles = as_points(vertices, (None, 3), f"{name} vertices"), np.asarray(triangles)
     if triangles.ndim != 2 or triangles.shape[1] != 3 or len(triangles) == 0 or not 0 <= triangles.min() <= triangles.max() < len(vertices):
         raise ValueError(f"{name} triangles {triangles.shape} must be (F, 3), at least one, and name vertices 0 to {len(vertices) - 1}")
     return vertices, triangles
@@ -62,8 +52,7 @@ def judge_neutral(model, pred, true, regional=False):
 
     dict of now, metrical, feng: distances (M',) mm of the scan's points in each protocol's crop; regional=True: also realy, name -> mm, of REALY's four regions (`regions`; slow)
     """
-    inside = torch.zeros(model.n_vertices, dtype=torch.bool).index_fill(0, model.region, True)
-    skin = model.triangles[inside[model.triangles].all(1)].numpy()
+    skin = model.region_triangles.numpy()
     pred, true, seven, landmarks = pred.numpy(), true.numpy(), model.landmarks[list(metrics.NOW_LANDMARKS)].numpy(), model.landmarks.numpy()
     arguments = pred, skin, pred[seven], true[model.region.numpy()], true[seven]
     found = dict(now=metrics.now_error(*arguments), metrical=metrics.now_error(*arguments, metrical=True), feng=feng_error(*arguments))
@@ -84,8 +73,8 @@ def realy_error(vertices, triangles, keypoints, scan_vertices, scan_triangles, s
     With iBUG keypoints it shows 65 to 85 % of the error under true correspondence between faces of our model, and ranks them alike (correlation .99, NoW's .93).
     """
     (vertices, triangles), (scan, scan_triangles) = _mesh("predicted", vertices, triangles), _mesh("scan", scan_vertices, scan_triangles)
-    keypoints = _points("keypoints", keypoints, (None, 3))
-    scan_keypoints = _points("scan_keypoints", scan_keypoints, (len(keypoints), 3))
+    keypoints = as_points(keypoints, (None, 3), "keypoints")
+    scan_keypoints = as_points(scan_keypoints, (len(keypoints), 3), "scan_keypoints")
     seven = _index("seven", seven, len(keypoints), 3)
     if not regions:
         raise ValueError("regions names no region: pass name -> indices of scan vertices")
@@ -191,7 +180,7 @@ def normal_error(vertices, true, triangles, subset=None):
 
     Neither place nor size matters, turns do: align before.
     """
-    (vertices, triangles), true = _mesh("predicted", vertices, triangles), _points("true vertices", true, (len(vertices), 3))
+    (vertices, triangles), true = _mesh("predicted", vertices, triangles), as_points(true, (len(vertices), 3), "true vertices")
     subset = np.unique(triangles) if subset is None else _index("subset", subset, len(vertices))
     one, two = (rasterize.vertex_normals(np.ascontiguousarray(x), triangles)[subset] for x in (vertices, true))
     if min(np.linalg.norm(one, axis=1).min(), np.linalg.norm(two, axis=1).min()) < .5:
@@ -200,23 +189,6 @@ def normal_error(vertices, true, triangles, subset=None):
 
 
 # ---- expression --------------------------------------------------------------------------------------------------------------------------------------------
-
-def expression_offset_error(pred, pred_neutral, true, true_neutral):
-    """Distance (..., N) mm between what expression adds to a face and what it should add, identity removed. Four (..., N, 3) mm, all in the head's frame."""
-    _shapes(pred=pred, pred_neutral=pred_neutral, true=true, true_neutral=true_neutral)
-    return metrics.vertex_error(pred - pred_neutral, true - true_neutral)
-
-
-def unit_strengths(expression, model):
-    """Strengths >= 0 (B, J) of the model's named units whose coefficients come nearest to `expression` (B, L): non-negative least squares.
-
-    Mixtures as faces make them, sparse, are found again; others have more than one answer.
-    """
-    if not model.unit_names:
-        raise ValueError(f"the face model {model.name!r} names no expression units")
-    expression, matrix = _points("expression", expression, (None, model.n_expression)), model.units_to_modes.double().numpy()
-    return torch.from_numpy(np.stack([nnls(matrix, row)[0] for row in expression]))
-
 
 def unit_errors(errors, strengths, model, active=.3, share=.25):
     """Mean of `errors` (B, N) mm over the region's vertices that a unit moves, in pictures in which it is active: (B, J), nan where it is not, and for units that move no such vertex.
@@ -241,14 +213,13 @@ def nme_by_yaw(pred, true, yaw_deg, points=slice(None), clusters=None, samples=2
 
     Arguments as there    clusters: (B,) labels, e.g. the person, drawn whole (None: pictures). An empty bin is nan, and so is the mean then; draws that leave a filled bin empty do not count.
     """
-    pred, true = (_points(name, x, (None, 68, 2)) for name, x in (("pred", pred), ("true", true)))
-    yaw = _points("yaw_deg", yaw_deg, (len(true),))
+    pred, true = (as_points(x, (None, 68, 2), name) for name, x in (("pred", pred), ("true", true)))
+    yaw = as_points(yaw_deg, (len(true),), "yaw_deg")
     means = metrics.nme_68(pred, true, yaw, points)
-    side = np.sqrt(np.ptp(true, axis=1).prod(1))
-    error = 100 * np.linalg.norm(pred - true, axis=2)[:, points].mean(1) / side
+    error = metrics.nme(pred, true, points)
     cluster = np.unique(np.arange(len(yaw)) if clusters is None else np.asarray(clusters), return_inverse=True)[1]
-    inside = np.digitize(np.abs(yaw), (30, 60), right=True)[:, None] == np.arange(3)
-    count, total = np.zeros((2, cluster.max() + 1, 3))
+    inside = metrics.yaw_bin(yaw)[:, None] == np.arange(len(metrics.YAW_BINS))
+    count, total = np.zeros((2, cluster.max() + 1, len(metrics.YAW_BINS)))
     np.add.at(count, cluster, inside)
     np.add.at(total, cluster, inside * error[:, None])
     rng, n = np.random.default_rng(seed), len(count)

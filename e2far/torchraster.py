@@ -2,12 +2,6 @@
 import torch
 
 
-def vertex_normals(vertices, triangles):
-    """Unit normals (B, N, 3) of `vertices` (B, N, 3), area-weighted over the triangles (F, 3) around each."""
-    normals = vertex_areas(vertices, triangles)
-    return normals / (normals.norm(dim=-1, keepdim=True) + 1e-12)
-
-
 def vertex_areas(vertices, triangles):
     """Sums (B, N, 3) of the cross products of the triangles (F, 3) around each of `vertices` (B, N, 3): along its normal, as long as twice the area around it."""
     a, b, c = (vertices[:, corner] for corner in triangles.T)
@@ -88,11 +82,3 @@ def order(values):
     """int64 numbers below 2^31 that sort as the float32 of `values` does."""
     bits = (values.float() + 0.).view(torch.int32)              # + 0: minus zero is zero
     return (bits ^ (bits >> 31 & 0x7fffffff)).long()
-
-
-def interpolate(seen, weights, triangles, attributes):
-    """Vertex attributes (B or 1, N, C) at the pixels of `zbuffer`, (B, S, S, C); zero where there is no triangle. Gradients flow to attributes and weights."""
-    corners = triangles[seen.clamp(min=0)]
-    picture = torch.arange(len(attributes), device=seen.device)[:, None, None]
-    shares = torch.cat((weights, 1 - weights.sum(-1, keepdim=True)), -1) * (seen >= 0)[..., None]
-    return sum(shares[..., k, None] * attributes[picture, corners[..., k]] for k in range(3))

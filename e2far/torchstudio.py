@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from e2far import appearance, torchraster
+from e2far import appearance, data, torchraster
 
-LABELS = ("identity", "expression", "pose", "landmarks")
+LABELS = data.LABELS[:-1]            # without the person
 SCENE = (*LABELS, "rotation", "body", "distance", "centre", "side", "harmonics", "lamps", "shade", "background", "obstacles")
 WHOLE = ("coarse", "hash", "quality")          # numbers of a shot that are integers
 

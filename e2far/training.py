@@ -392,7 +392,7 @@ def measure(model, faces, guess, rows=None, batch_size=256):
     model = copy.deepcopy(model).float().cpu()
     U, W = model.identity_basis[model.region], model.expression_basis[model.region]
     average = dict(identity=faces.identity.mean(0), expression=faces.expression.mean(0))
-    parts = []
+    found = {}
     for places in torch.arange(len(rows)).split(batch_size):
         identity, expression, pose, landmarks = (getattr(faces, name)[rows[places]] for name in ("identity", "expression", "pose", "landmarks"))
         mine, part = {name: value[places] for name, value in guess.items()}, {}
@@ -407,8 +407,10 @@ def measure(model, faces, guess, rows=None, batch_size=256):
             part["pose_percent"] = losses.pose_offset(mine["pose"], pose, landmarks_mm(model, identity, expression)).norm(dim=-1).mean(-1)
             seen = camera.weak_perspective(landmarks_mm(model, mine["identity"], mine["expression"]), *camera.decode_pose(mine["pose"], side))
             part["landmark_percent"] = (seen - landmarks).norm(dim=-1).mean(-1) * 100 / side
-        parts.append(part)
-    return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]} | dict(person=faces.person[rows].numpy())
+        found = found or {name: torch.empty(len(rows), dtype=value.dtype) for name, value in part.items()}          # not a list of parts: small pieces between large ones keep memory from being given back
+        for name, value in part.items():
+            found[name][places] = value
+    return {name: values.numpy() for name, values in found.items()} | dict(person=faces.person[rows].numpy())
 
 
 def summary(errors):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import optimize
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
@@ -144,13 +143,8 @@ class Track:
                           expression=self.expression[i], pose=pose, region=region, box=tuple(self.boxes[i].tolist()), face_model=model.name, confidence=self.confidence[i], model=model)
 
     def unit_strengths(self):
-        """Strengths (T, J) in [0, 1] of the model's expression units, as `export.unit_strengths`, which does the same for one face."""
-        model, (units, modes) = self.model, (getattr(self.model, key)[self.model.region].cpu().numpy().astype(float) for key in ("units", "expression_basis"))
-        if not len(model.unit_names):
-            return np.zeros((len(self), 0))
-        q, r = np.linalg.qr(units.reshape(-1, units.shape[2]))               # the same least squares with as many rows as units
-        targets = self.expression @ (q.T @ modes.reshape(len(q), -1)).T
-        return np.stack([optimize.lsq_linear(r, target, bounds=(0, 1)).x for target in targets]).round(3)
+        """Strengths (T, J) in [0, 1] of the model's expression units, by `export.nearest_units`."""
+        return export.nearest_units(self.model, self.model.expression_basis.cpu().numpy(), self.expression)
 
     def to_dict(self):
         """All numbers of all frames, for JSON."""

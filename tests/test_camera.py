@@ -1,7 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from torch.testing import assert_close
 
 from e2far import camera
@@ -24,6 +26,11 @@ def test_euler_angles_make_rotations_and_come_back():
     assert_close(rotation @ rotation.mT, torch.eye(3, dtype=torch.float64).expand(len(ANGLES), 3, 3))
     assert_close(torch.linalg.det(rotation), torch.ones(len(ANGLES), dtype=torch.float64))
     assert_close(camera.matrix_to_euler(rotation), ANGLES)
+
+
+@pytest.mark.parametrize("vector", [(0, 0, 0), (1e-9, 0, 0), (.3, -.2, .5), (0, np.pi, 0)])
+def test_rotation_about_a_vector(vector):
+    np.testing.assert_allclose(camera.rotation_about(np.array(vector, float)), Rotation.from_rotvec(vector).as_matrix(), atol=1e-12)
 
 
 def test_yaw_turns_about_the_vertical_axis_first():

@@ -81,6 +81,15 @@ def test_now_lays_the_neutral_face_on_the_scan(tmp_path):
     assert value(table, "mean face", "NoW, median") == pytest.approx(np.median(direct), abs=.003) and set(table.n) == {3} and set(table.unit) == {"mm"}
 
 
+def test_the_mean_face_is_judged_once_on_a_scan(tmp_path, monkeypatch):
+    asked, samples, kept = [], now(tmp_path), evaluation.scan_errors
+    monkeypatch.setattr(evaluation, "scan_errors", lambda *arguments: asked.append(arguments[0]) or kept(*arguments))
+    judged = evaluation.judge("now", samples, Reconstructor())
+    assert [np.array_equal(x[:N], FLAT.astype(np.float32)) for x in asked] == [False, True, False, False, True] and list(judged.person[::2]) == ["FaMoS_1_TA", "FaMoS_1_TA", "FaMoS_2_TA"]
+    each = pd.DataFrame([row for item in samples for row in evaluation.judge_one(item, Reconstructor(), True)])
+    pd.testing.assert_frame_equal(judged.drop(columns="pooled"), each.drop(columns="pooled"))
+
+
 def test_only_the_metrical_error_and_not_now_sees_a_wrong_size(tmp_path):
     row = evaluation.judge("now", now(tmp_path, scale=1.1), Reconstructor(), limit=1).iloc[0]
     assert row["NoW"] < 1e-3 and row["Feng"] < 1e-3 and row["NoW, metrical"] > .2

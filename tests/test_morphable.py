@@ -29,6 +29,13 @@ def coefficients(model, n=5, seed=0):
     return torch.randn(n, model.n_identity, generator=generator, dtype=model.mean.dtype), torch.randn(n, model.n_expression, generator=generator, dtype=model.mean.dtype)
 
 
+def test_the_regions_triangles_have_all_corners_in_it(model):
+    assert torch.equal(model.region_triangles, model.triangles)
+    model.region = torch.arange(40, 120)
+    inside = set(model.region.tolist())
+    assert model.region_triangles.tolist() == [corners for corners in model.triangles.tolist() if inside.issuperset(corners)] != []
+
+
 def test_zero_coefficients_give_the_mean_face(model):
     assert_close(model(torch.zeros(2, 6, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.float64)), model.mean.expand(2, -1, -1))
 

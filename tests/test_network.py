@@ -154,7 +154,7 @@ def test_broken_weights_give_one_clear_line(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(OSError, match=f"{name} is truncated or not"):
             network.load_network(tmp_path / name)
-    tensors, header = load_file(good), network._load(good, "network")[1]
+    tensors, header = load_file(good), network.read_tensors(good, "network")[1]
     tensors["pose_head.1.weight"][0] = torch.nan
     save_file(tensors, tmp_path / "nan", metadata={"e2far": json.dumps(header)})
     with pytest.raises(ValueError, match="not finite in pose_head.1.weight"):

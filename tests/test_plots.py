@@ -152,6 +152,15 @@ def test_times_are_bars_with_their_spread():
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
 
 
+def test_growth_in_proportion_lies_on_its_dashed_line():
+    table = pd.DataFrame([dict(stage=stage, pictures=n, seconds=n * rate, more_gb=0.) for stage, rate in (("synthesis", .01), ("training", .002)) for n in (1000, 4000, 16000)])
+    figure = plots.growth(table)
+    time, memory = figure.axes
+    for marks, dashes in (time.lines[:2], time.lines[2:]):
+        assert np.allclose(marks.get_ydata(), dashes.get_ydata())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["synthesis", "training"] and [tick.get_text() for tick in memory.get_xticklabels()] == ["1,000", "4,000", "16,000"]
+
+
 def test_throughput_has_a_line_for_each_work_and_number_of_threads():
     table = pd.DataFrame([(w, t, b, b * t, b * t - .5, b * t + .5) for w in ("forward", "training") for t in (1, 2) for b in (1, 16)], columns=["work", "threads", "batch_size", "median", "low", "high"])
     figure = plots.throughput(table)

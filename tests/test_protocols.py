@@ -7,7 +7,6 @@ from scipy.spatial.transform import Rotation
 from torch.testing import assert_close
 
 from e2far import metrics, protocols
-from e2far.facemodels import arkit
 from e2far.morphable import MorphableModel, toy_model
 
 SEVEN = np.array([[-45, 30], [-15, 28], [15, 28], [45, 30], [0, -20], [-25, -50], [25, -50.]])
@@ -277,35 +276,6 @@ def test_a_vertex_without_a_normal_is_named():
 
 
 # ---- expression ------------------------------------------------------------------------------------------------------------------------------------------------
-
-def test_expression_offsets_leave_identity_out():
-    model = toy_model()
-    draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
-    one, two, expression = draw(3, 6), draw(4, 6)[:3], draw(3, 4)
-    offset = lambda identity, e: (model(identity, e), model.neutral(identity))
-    assert protocols.expression_offset_error(*offset(one, expression), *offset(two, expression)).max() < 1e-9
-    pred, neutral = offset(one, expression)
-    lifted = protocols.expression_offset_error(pred + torch.tensor([0., 3, 4]), neutral, *offset(two, expression))
-    assert_close(lifted, torch.full_like(lifted, 5.))
-    assert_close(protocols.expression_offset_error(*offset(one, 0 * expression), *offset(two, expression)), model.expression_offset(expression).norm(dim=-1))
-    with pytest.raises(ValueError, match="true_neutral"):
-        protocols.expression_offset_error(pred, neutral, pred, neutral[:2])
-    with pytest.raises(ValueError, match="pred_neutral.*finite"):
-        protocols.expression_offset_error(pred, neutral * torch.nan, pred, neutral)
-
-
-def test_the_strengths_of_units_are_found_again_from_coefficients(face_model):
-    rng = np.random.default_rng(0)
-    true = torch.from_numpy(np.stack([arkit.draw_units(face_model.unit_names, rng) for _ in range(40)]))
-    found = protocols.unit_strengths(face_model.from_units(true), face_model)
-    assert (found >= 0).all() and ((found >= .3) == (true >= .3)).double().mean() > .99
-    assert_close(face_model.from_units(found.float()), face_model.from_units(true), atol=1e-3, rtol=0)
-    with pytest.raises(ValueError, match="29"):
-        protocols.unit_strengths(np.zeros((2, 28)), face_model)
-    nameless = MorphableModel(**{key: getattr(face_model, key) for key in ("mean", "identity_basis", "expression_basis", "triangles", "landmarks")}, name="plain")
-    with pytest.raises(ValueError, match="'plain' names no expression units"):
-        protocols.unit_strengths(np.zeros((2, 29)), nameless)
-
 
 def test_unit_errors_are_those_of_a_loop(face_model):
     generator = torch.Generator().manual_seed(0)

@@ -14,7 +14,8 @@ import torch
 from scipy.io import loadmat
 
 from e2far import camera
-from e2far.datasets.records import Item, Samples, as_points, locate, names, reading, require
+from e2far.datasets.records import Item, Samples, locate, names, reading, require
+from e2far.metrics import as_points
 
 WHERE = "from Xiangyu Zhu's page of 3DDFA (cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm)"
 AFLW2000 = f"AFLW2000-3D, a folder of image*.jpg and image*.mat, {WHERE}"

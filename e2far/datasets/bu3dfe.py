@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from e2far.datasets.records import Item, Samples, as_mesh, as_points, names, reading, require
+from e2far.datasets.records import Item, Samples, as_mesh, names, reading, require
+from e2far.metrics import as_points
 
 WHAT = "BU-3DFE, a folder of F0001 ... M0044 with *_F3D.wrl, *_F3D.bnd and *_F2D.bmp, requested from Lijun Yin at Binghamton University (cs.binghamton.edu/~lijun/Research/3DFE)"
 EXPRESSIONS = {"NE": "neutral", "AN": "angry", "DI": "disgust", "FE": "fear", "HA": "happy", "SA": "sad", "SU": "surprise"}

@@ -1,11 +1,12 @@
 """Judges a reconstructor on a data set of the user's own, by the protocols that face reconstruction is published with: NoW, Feng, REALY, 68 landmarks by yaw. Beside it stands the mean face.
 
     samples = open_dataset("now", folder)
-    judged = evaluation.judge("now", samples, Reconstructor.from_pretrained(), n_jobs=4, progress=True)       # a scan of 80,000 points takes one core about 40 s, nearly all of it NoW's alignments
+    judged = evaluation.judge("now", samples, Reconstructor.from_pretrained(), n_jobs=4, progress=True)       # a face on a scan of 80,000 points takes one core about 20 s, nearly all of it NoW's alignments; the mean face is laid on each scan once
     print(evaluation.table(judged))                                                                           # judged[judged.challenge == "selfie"] for a part of it
 
 Never run on the real data sets, only on tiny files in the same formats (tests/test_dataset_evaluation.py).
 """
+import itertools
 import re
 
 import joblib
@@ -39,23 +40,35 @@ def judge(name, samples, reconstructor, limit=None, every=1, n_jobs=1, progress=
     """
     chosen = range(0, len(samples), every)[:limit]
     places = [str(place) for place in (samples.landmarks7, samples.folder) if place]
-    found = joblib.Parallel(n_jobs, return_as="generator")(joblib.delayed(judge_one)(samples[i], reconstructor, name in NEUTRAL_SCANS, places) for i in chosen)
-    return pd.DataFrame([row for rows in tqdm(found, total=len(chosen), unit="picture", disable=not progress) for row in rows])
+    scans = itertools.groupby((samples[i] for i in chosen), key=lambda item: item.scan_name or item.name)
+    found = joblib.Parallel(n_jobs, return_as="generator")(joblib.delayed(judge_scan)(list(items), reconstructor, name in NEUTRAL_SCANS, places) for _, items in scans)
+    pictures = tqdm(itertools.chain.from_iterable(found), total=len(chosen), unit="picture", disable=not progress)
+    return pd.DataFrame([row for rows in pictures for row in rows])
 
 
-def judge_one(item, reconstructor, neutral, places=()):
-    """Rows of `judge`, as dicts. neutral: the scan is of the face at rest    places: folders to leave out of what a failure says"""
+def judge_scan(items, *arguments):
+    """`judge_one` of each of the pictures that share a scan, on which the mean face is judged once."""
+    known = {}
+    return [judge_one(item, *arguments, known) for item in items]
+
+
+def judge_one(item, reconstructor, neutral, places=(), known=None):
+    """Rows of `judge`, as dicts. neutral: the scan is of the face at rest    places: folders to leave out of what a failure says    known: as of `measure`"""
     row = dict(picture=item.name, person=item.person) | item.facts
     try:
         row |= item.condition
-        errors = measure(item, reconstructor, neutral)
+        errors = measure(item, reconstructor, neutral, known)
     except (ValueError, OSError) as error:
         return [row | dict(method="network", failed=reason(error, item, places))]
     return [row | dict(method=method, failed=None) | its_errors for method, its_errors in errors.items()]
 
 
-def measure(item, reconstructor, neutral):
-    """Method -> its errors in one picture, by the names of `judge`. Raises ValueError or OSError if the picture cannot be judged."""
+def measure(item, reconstructor, neutral, known=None):
+    """Method -> its errors in one picture, by the names of `judge`. Raises ValueError or OSError if the picture cannot be judged.
+
+    known: a dict that keeps the mean face's errors for the next picture of the same scan
+    """
+    known = {} if known is None else known
     if item.image is None:
         raise ValueError("the owner gives no picture")
     if not {"scan", "landmarks"} & set(item.sources):
@@ -67,13 +80,17 @@ def measure(item, reconstructor, neutral):
     if "scan" not in item.sources:
         true = item.landmarks
         return {method: landmark_errors(pred, true) for method, pred in (("network", face.image_landmarks), ("mean face", face.pose.project(mean[landmarks])))}
-    scan, seven, regions, triangles = item.scan, item.scan_landmarks7, item.scan_regions, skin(face)
+    scan, seven, regions, triangles = item.scan, item.scan_landmarks7, item.scan_regions, face.region_triangles
     shapes = {"network": face.neutral_vertices if neutral else face.vertices, "mean face": mean}
+    shapes = {method: x for method, x in shapes.items() if method not in known}
     if regions:
         points = item.scan_points[:68]
-        return {method: protocols.realy_error(x, triangles, x[landmarks], *scan, points, regions, REALY_KEYPOINTS) for method, x in shapes.items()}
-    points = scan[0][np.unique(scan[1])]            # points of no triangle are no surface
-    return {method: scan_errors(x, triangles, x[landmarks[SEVEN]], points, seven) for method, x in shapes.items()}
+        errors = {method: protocols.realy_error(x, triangles, x[landmarks], *scan, points, regions, REALY_KEYPOINTS) for method, x in shapes.items()}
+    else:
+        points = scan[0][np.unique(scan[1])]        # points of no triangle are no surface
+        errors = {method: scan_errors(x, triangles, x[landmarks[SEVEN]], points, seven) for method, x in shapes.items()}
+    known.setdefault("mean face", errors.get("mean face"))
+    return errors | known
 
 
 def scan_errors(*arguments):
@@ -85,13 +102,7 @@ def scan_errors(*arguments):
 
 def landmark_errors(pred, true):
     """"NME", percent, and `pooled`. pred, true: (68, 2) px"""
-    side = np.sqrt(np.ptp(true, axis=0).prod())
-    return dict(NME=float(100 * np.linalg.norm(pred - true, axis=1).mean() / side), pooled=dict(pred=np.float32(pred), true=np.float32(true)))
-
-
-def skin(face):
-    """The triangles (F', 3) whose corners are all in the face's region."""
-    return face.triangles[np.isin(face.triangles, face.region).all(1)]
+    return dict(NME=float(metrics.nme(pred, true)), pooled=dict(pred=np.float32(pred), true=np.float32(true)))
 
 
 def reason(error, item, places):
@@ -159,7 +170,7 @@ def submit(samples, reconstructor, folder, progress=False):
             except (ValueError, OSError) as error:
                 failed[item.name] = reason(error, item, places)
                 continue
-            used, triangles = np.unique(skin(face), return_inverse=True)
+            used, triangles = np.unique(face.region_triangles, return_inverse=True)
             yield item.name, face.neutral_vertices[used], triangles.reshape(-1, 3), face.neutral_vertices[seven]
 
     write_now_submission(folder, faces())

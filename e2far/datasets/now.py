@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from e2far.data import replacing
-from e2far.datasets.records import Item, Samples, as_mesh, as_points, locate, names, read_mesh, read_picked_points, reading, require
+from e2far.datasets.records import Item, Samples, as_mesh, locate, names, read_mesh, read_picked_points, reading, require
+from e2far.metrics import as_points
 from e2far.facemodels.flame import Dtype, Inert, Unpickler
 
 WHAT = "the NoW dataset, with final_release_version, imagepathsvalidation.txt, scans and scans_lmks_onlypp, requested from the Max Planck Institute for Intelligent Systems (now.is.tue.mpg.de)"
@@ -55,7 +56,7 @@ def build(photos, scans, key):
     sources = {"box": partial(read_box, photos.parent / "detected_face" / f"{name}.npy")}
     if person in scans:
         sources |= {"scan": partial(read_mesh, scans[person][0], WHAT), "scan_landmarks7": partial(read_picked_points, scans[person][1])}
-    return Item(name, person, photos / key, dict(challenge=challenge), sources)
+    return Item(name, person, photos / key, dict(challenge=challenge), sources, scan_name=person)
 
 
 class AnyDtype(Dtype):

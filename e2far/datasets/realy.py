@@ -10,7 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from e2far.datasets.records import Item, Samples, as_points, locate, names, read_mesh, read_obj_points, reading, require
+from e2far.datasets.records import Item, Samples, locate, names, read_mesh, read_obj_points, reading, require
+from e2far.metrics import as_points
 from e2far.metrics import NOW_LANDMARKS
 
 WHAT = ("the REALY benchmark, a folder with REALY_image, REALY_scan_region, REALY_HIFI3D_keypoints and metrical_scale.txt, "

@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from e2far.facemodels.registration import reading as reading_model
+from e2far.metrics import as_points
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,6 @@ def reading(path, what):
         raise FileNotFoundError(f"{path} is missing: it should be {what}")
     with reading_model(path, what):
         yield
-
-
-def as_points(values, shape, name):
-    """`values` as a float64 array of `shape` (None: any length), all finite; ValueError if it is not."""
-    values = np.asarray(values, np.float64)
-    if values.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, values.shape)):
-        raise ValueError(f"{name} has shape {values.shape}, not {tuple('N' if n is None else n for n in shape)}".replace("'", ""))
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds numbers that are not finite")
-    return values
 
 
 def as_mesh(vertices, triangles, scale=1.):

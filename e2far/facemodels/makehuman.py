@@ -196,7 +196,7 @@ def principal_modes(offsets, region, count):
     return modes * np.sign(np.take_along_axis(modes.reshape(-1, count), abs(modes.reshape(-1, count)).argmax(0)[None], 0))     # a sign that reruns repeat
 
 
-def face_region(head, base, landmarks, ears, jaw_open):
+def face_region(head, base, ears, jaw_open):
     """Vertices of the face proper: skin from ear to ear, from the hairline to a plane under the jaw."""
     skin = head.part == "skin"
     low = base[skin & (np.linalg.norm(jaw_open, axis=1) > 8)]
@@ -212,6 +212,13 @@ def face_region(head, base, landmarks, ears, jaw_open):
     return np.unique(head.triangles[whole])
 
 
+def eye_directions(ball):
+    """x and y, each (n,), of the unit vectors from the middle of an eyeball to its vertices `ball` (n, 3); x is 9 more at the back, which has no iris."""
+    direction = ball - (ball.max(0) + ball.min(0)) / 2
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True).clip(1e-6)
+    return direction[:, 0] + 9 * (direction[:, 2] < 0), direction[:, 1]
+
+
 def appearance_attributes(head, mean, landmarks):
     """What the renderer knows about each vertex, name -> (N,): parts, lips, brows, eye directions, distance from the hairline in mm."""
     parts = {name: (head.part == name).astype(float) for name in ("eye", "teeth", "tongue", "mouth")}
@@ -219,10 +226,7 @@ def appearance_attributes(head, mean, landmarks):
     eye_x, eye_y = np.zeros(len(mean)), np.zeros(len(mean))
     for side in (1, -1):
         ball = (head.part == "eye") & (side * mean[:, 0] > 0)
-        centre = (mean[ball].max(0) + mean[ball].min(0)) / 2
-        direction = mean[ball] - centre
-        direction /= np.linalg.norm(direction, axis=1, keepdims=True).clip(1e-6)
-        eye_x[ball], eye_y[ball] = direction[:, 0] + 9 * (direction[:, 2] < 0), direction[:, 1]      # the back of the ball has no iris
+        eye_x[ball], eye_y[ball] = eye_directions(mean[ball])
     brows = np.full(len(mean), 99.)
     for line in (range(17, 22), range(22, 27)):
         curve = mean[landmarks[list(line)]] - [0, 2, 0]
@@ -251,7 +255,7 @@ def build(n_identity=80, n_expression=29, people=2000, mixtures=3000, seed=0, lo
 
     shapes, _ = draw_identities(head, macros, movements, people, rng, local_sd)
     ears = np.flatnonzero(np.max([np.linalg.norm(plus, axis=1) for plus, _ in movements["ears", "ear-wing-incr"]], axis=0) > 1)
-    region = face_region(head, shapes.mean(0), landmarks, ears, units[:, :, names.index("jawOpen")])
+    region = face_region(head, shapes.mean(0), ears, units[:, :, names.index("jawOpen")])
     mean = shapes[0]
     for _ in range(3):
         shapes = align(shapes, mean, region)

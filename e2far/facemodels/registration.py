@@ -15,7 +15,9 @@ from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from e2far.camera import rotation_about
 from e2far.facemodels.arkit import draw_units
+from e2far.facemodels.makehuman import eye_directions
 from e2far.morphable import MorphableModel, load_face_model
 from e2far.rasterize import vertex_normals
 
@@ -191,13 +193,9 @@ class Registration:
         push = np.einsum("nip,ni->p", weighted, gap)
         push[7:] -= self.RIDGE * coefficients[:modes]
         move = np.linalg.solve(weighted.reshape(-1, 7 + modes).T @ jacobian.reshape(-1, 7 + modes) + ridge, push)
-        angle = np.linalg.norm(move[:3])
-        x, y, z = move[:3] / max(angle, 1e-12)
-        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-        rotation = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
         after = coefficients.copy()
         after[:modes] += move[7:]
-        return rotation @ turn * np.exp(move[6].clip(-.2, .2)), shift + move[3:6], after
+        return rotation_about(move[:3]) @ turn * np.exp(move[6].clip(-.2, .2)), shift + move[3:6], after
 
     def landmarks(self):
         """68 different vertices (68,) of the foreign mesh nearest to our landmarks, and how far (68,) mm they are."""
@@ -277,9 +275,7 @@ def carry_attributes(model, weights, distance, vertices, triangles):
     result["eye_x"], result["eye_y"] = own["eye_x"] * (inner[:, 0] > .5), own["eye_y"] * (inner[:, 0] > .5)
     for label in np.unique(piece[(inner[:, 0] > .5) & (piece != main)]):
         at = piece == label
-        direction = vertices[at] - (vertices[at].max(0) + vertices[at].min(0)) / 2
-        direction /= np.linalg.norm(direction, axis=1, keepdims=True).clip(1e-6)
-        result["eye_x"][at], result["eye_y"][at] = direction[:, 0] + 9 * (direction[:, 2] < 0), direction[:, 1]        # as in makehuman.appearance_attributes
+        result["eye_x"][at], result["eye_y"][at] = eye_directions(vertices[at])
     return result, (skin > .5) & (piece == main)
 
 

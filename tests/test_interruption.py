@@ -247,9 +247,15 @@ def test_a_finished_training_is_done_anew_when_what_it_starts_from_has_changed(r
 
 # One process and two -----------------------------------------------------------------------------------------------------------------------------
 
-def part_of_a_training(rank, count, port, config, killed):
-    """One of `count` processes that share each batch, as torchrun starts them; killed: the first one ends them all once the checkpoint is written"""
-    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count), GROUP_RANK="0", ROLE_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="x")
+# What a process finds in its environment, started as one of `count` by ...
+STARTERS = dict(
+    torchrun=lambda rank, count, port: dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=count, LOCAL_WORLD_SIZE=count, GROUP_RANK=0, GROUP_WORLD_SIZE=1, ROLE_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, TORCHELASTIC_RUN_ID="x"),
+    slurm=lambda rank, count, port: dict(SLURM_JOB_ID=1, SLURM_JOB_NAME="x", SLURM_NNODES=1, SLURM_NODEID=0, SLURM_NODELIST="127.0.0.1", SLURM_NTASKS=count, SLURM_NTASKS_PER_NODE=count, SLURM_PROCID=rank, SLURM_LOCALID=rank, MASTER_PORT=port))
+
+
+def part_of_a_training(environment, count, config, killed):
+    """One of `count` processes that share each batch; killed: the first one ends them all once the checkpoint is written"""
+    os.environ |= {name: str(value) for name, value in environment.items()}
     torch.set_num_threads(1)
     if killed:
         save = training.Run.save
@@ -262,11 +268,11 @@ def part_of_a_training(rank, count, port, config, killed):
     jobs.train_job(**config, devices=count)
 
 
-def train_together(processes, count, config, killed=False):
+def train_together(processes, starter, count, config, killed=False):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running = [processes.Process(target=part_of_a_training, args=(rank, count, port, config, killed)) for rank in range(count)]
+    running = [processes.Process(target=part_of_a_training, args=(STARTERS[starter](rank, count, port), count, config, killed)) for rank in range(count)]
     for process in running:
         process.start()
     running[0].join(60)
@@ -277,16 +283,16 @@ def train_together(processes, count, config, killed=False):
     assert killed or [process.exitcode for process in running] == [0] * count
 
 
-@pytest.mark.parametrize("first, then", [(1, 2), (2, 1)])
-def test_a_checkpoint_moves_between_one_process_and_two(root, tmp_path, processes, first, then):
+@pytest.mark.parametrize("starter, first, then", [("torchrun", 1, 2), ("slurm", 2, 1)])
+def test_a_checkpoint_moves_between_one_process_and_two(root, tmp_path, processes, starter, first, then):
     """Without BatchNorm, whose statistics are each process's own, only the order of sums differs. The checkpoint lies between two rows of the log."""
     recipe = RECIPE | dict(ema=None, phases=[dict(steps=2, heads_rate=1e-3), dict(steps=4, heads_rate=1e-3, trunk_rate=1e-3)], log_every=3)
     config = dict(network=SIZES | dict(batch_norm=False), training=recipe)
     jobs.train_job(**job(root, tmp_path / "one", **config))
     moved = job(root, tmp_path / "moved", **config)
-    train_together(processes, first, moved, killed=True)
+    train_together(processes, starter, first, moved, killed=True)
     assert torch.load(tmp_path / "moved" / "checkpoint.pt", weights_only=True)["step"] == 4 and not (tmp_path / "moved" / "network.safetensors").exists()
-    train_together(processes, then, moved)
+    train_together(processes, starter, then, moved)
     one, other = (network.load_network(tmp_path / name / "network.safetensors").state_dict() for name in ("one", "moved"))
     for name in one:
         torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-5)

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -62,22 +63,28 @@ def test_a_variant_is_measured_after_each_phase(model, root, tmp_path):
     assert training.summary(training.evaluate(nets["full"], model, data.Faces(root / "test"))) == pytest.approx(found["full"], rel=1e-2, abs=1e-2)
 
 
+def train_small(root, out, devices):
+    """A training of both phases without BatchNorm."""
+    training = dict(batch_size=8, expression_weight=1., pose_weight=.1, weight_decay=1e-3, clip=5., augment=.5, log_every=2, checkpoint_every=3, phases=[dict(steps=2, heads_rate=1e-3), dict(steps=3, heads_rate=1e-3, trunk_rate=1e-3)])
+    jobs.train_job(folder=out, faces=root, model=Path(root) / "toy.npz", network=dict(image_size=48, width=1 / 16, batch_norm=False), training=training, seed=0, devices=devices)
+
+
 JOB = """
 import sys, torch
-from e2far import jobs
 torch.set_num_threads(1)
-root, out, devices = sys.argv[1:]
-training = dict(batch_size=8, expression_weight=1., pose_weight=.1, weight_decay=1e-3, clip=5., augment=.5, log_every=2, checkpoint_every=3, phases=[dict(steps=2, heads_rate=1e-3), dict(steps=3, heads_rate=1e-3, trunk_rate=1e-3)])
-jobs.train_job(folder=out, faces=root, model=root + "/toy.npz", network=dict(image_size=48, width=1 / 16, batch_norm=False), training=training, seed=0, devices=devices)
+from test_jobs import train_small
+train_small(*sys.argv[1:])
 """
 
 
 def test_two_processes_train_as_one_does(root, tmp_path):
     """Frozen and tuned phase without BatchNorm: each process takes its half of the same batch, so only the order of sums differs."""
     (tmp_path / "job.py").write_text(JOB)
-    for devices, launch in (("1", [sys.executable]), ("2", [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29571"])):
-        done = subprocess.run([*launch, str(tmp_path / "job.py"), str(root), str(tmp_path / devices), devices], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS="1"), timeout=240)
-        assert done.returncode == 0, done.stderr[-2000:]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29571", tmp_path / "job.py", root, tmp_path / "2", "2"]
+    together = subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=str(Path(__file__).parent)))
+    train_small(root, tmp_path / "1", 1)
+    said = together.communicate(timeout=240)[0]
+    assert together.returncode == 0, said[-2000:]
     one, two = (network.load_network(tmp_path / devices / "network.safetensors") for devices in "12")
     for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)

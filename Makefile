@@ -10,12 +10,13 @@ export PYTHONHASHSEED := 0
 export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce resume test lint coverage release clean
+.PHONY: setup reproduce resume test tools lint coverage release clean
 
 setup: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "e2far needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 13) or print("Python 3.13 or newer: eos-py has to be compiled. If that fails: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 	$(UV) --constraint constraints.txt --editable '.[notebooks,test,readers,cluster,speed,video]'
@@ -31,9 +32,10 @@ reproduce: setup .dvc/config.local
 	rm -rf data/facemodel data/faces data/models data/analysis data/rivals data/timings
 	dvc repro --force
 
-# After an interruption: go on with the profile in params.yaml, keeping finished shards, trainings and checkpoints.
+# After an interruption: go on with the profile in params.yaml, keeping finished shards, trainings and checkpoints. STAGES=synthesis: so far and no further.
 resume: setup .dvc/config.local
-	dvc repro
+	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far import params; params.choose("$(PROFILE)")'; fi
+	dvc repro $(STAGES)
 
 test: setup
 	rm -rf .scratch
@@ -41,11 +43,13 @@ test: setup
 	E2FAR_PROFILE=smoke E2FAR_OUT=$(CURDIR)/.scratch python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 # The checks of CONTRIBUTING.md and CI; `make test` needs none of these tools.
-lint: setup
+tools: setup
 	$(UV) --constraint constraints.txt --requirement pyproject.toml --extra dev
+
+lint: tools
 	pre-commit run --all-files --show-diff-on-failure
 
-coverage: setup
+coverage: tools
 	coverage run -m pytest -q
 	coverage combine
 	coverage report

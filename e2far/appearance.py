@@ -75,7 +75,7 @@ def draw_person(rng):
 
 
 def draw_hair(rng, female, bald, hairline):
-    """Shape of a hair shell (see styling.Wardrobe.hair), with `shell`: how much of it there is, 0 or 1; and whether it is a cap or scarf, `cap_on` on top."""
+    """Shape of a hair shell (see styling.Wardrobe.hair), with `shell`: how much of it there is, 0 or 1; and whether it is a cap or scarf, `covered`, on top."""
     worn = rng.random()
     covered = float(worn < .08)                                             # a cap, or a scarf that hides all hair
     style = dict(thickness=rng.uniform(1, 26), lift=rng.uniform(-.2, .9), recede=hairline, fringe=0., side=0., opening=rng.uniform(.85, 1.7), parting=rng.uniform(-.9, .9), flare=rng.uniform(-.12, .3),

@@ -4,6 +4,8 @@ import itertools
 import numpy as np
 import torch
 
+from e2far import camera
+
 
 def mean_face(model, n):
     """The guess that knows nothing: dict of zero identity (n, K), zero expression (n, L) and the mean face, (n, N, 3)."""
@@ -27,7 +29,7 @@ class LandmarkFitter:
     # Choice: eos sees the landmarks' vertices alone; the fit uses no other, and our model makes the whole mesh after.
     # Choice: points are scaled to the box that a 180 px crop shows, so that a lambda means the same at any image size.
     """
-    BOX = 180 / 1.45      # px, sqrt(w h) of the landmarks' box, in which the fit runs
+    BOX = 180 / camera.CROP_SIDE      # px, sqrt(w h) of the landmarks' box, in which the fit runs
 
     def __init__(self, model, lambda_identity=1.0, lambda_expression=1.0, iterations=50,
                  num_shape_coefficients_to_fit=None):

@@ -234,7 +234,7 @@ def reconstruct_video(
     clip: Annotated[Path, typer.Argument(metavar="VIDEO", show_default=False, help="One shot of one person (MP4, MOV, MKV, WebM, AVI, GIF).")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; made if it does not exist.")],
     box: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", show_default=False, help="Square around the face in the first frame, in pixels; default: detected.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Take each so many-th frame.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Take every n-th frame.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, show_default=False, help="At most so many frames; default: all.")] = None,
     smooth: Annotated[float, typer.Option(min=0., metavar="SECONDS", help="Width of the Gaussian that smooths expression and camera over time; 0 for none.")] = .05,
     only: Annotated[str, typer.Option(metavar="KIND,...", help="Which files to write: some of json, overlay, glb.")] = "json,overlay,glb",
@@ -280,7 +280,10 @@ def train(
     from . import data, jobs, params
     try:
         p, synthesis = params.load("training", profile), params.load("synthesis", profile)
-        found = jobs.settings(p, data.Faces(faces / "validation"))
+        seen = data.Faces(faces / "validation")
+        if seen.image_size != synthesis.image_size:
+            raise ValueError(f"{faces} holds pictures of {seen.image_size} px, and profile {p.profile} is for {synthesis.image_size}: make them with `make resume PROFILE={p.profile} STAGES=synthesis`, or choose the profile that they were made with")
+        found = jobs.settings(p, seen)
         phases = [p.tuned | dict(steps=p.frozen["steps"] + p.tuned["steps"])] if trunk is None or start else [p.frozen, p.tuned]
         if steps is not None:
             phases = [phases[-1] | dict(steps=steps, warmup=min(steps // 10, phases[-1].get("warmup", 0)))]

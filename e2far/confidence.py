@@ -24,7 +24,7 @@ OPPOSITE = (*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 3
             45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1))
 GOOD = 5.               # per cent of the face's size: landmarks that are off by less lie where a reader would put them
 FALSE_ALARMS = .01      # share of whole synthetic faces that count as unlike the training data
-SURE = .01              # no score is surer than this: of the 83 surest among 300 real photos 99 % were good, of the next 56, with scores over .9, 96 %
+SCORE_MARGIN = .01      # no score is surer than this: of the 83 surest among 300 real photos 99 % were good, of the next 56, with scores over .9, 96 %
 SPOILT = ("covered", "misplaced", "turned", "blurred", "noisy")
 EMPTY = ("clouds", "shuffled", "flat")
 ERRORS = ("landmark_error_percent", "vertex_error_mm")
@@ -182,5 +182,5 @@ def calibrate(reconstructor, faces, count=1000, seed=0):
     rounded = lambda values, digits: tuple(values.round(digits).tolist())
     errors = {name: rounded(np.exp(curve(np.log(found[name][face].clip(1e-3)), face, even)), 3) for name in ERRORS}
     good = (found["landmark_error_percent"] < GOOD).astype(float)                           # NaN is not
-    return Calibration(reconstructor.version, rounded(knots, 4), rounded(curve(good, slice(None), even, increasing=False).clip(SURE, 1 - SURE), 4), **errors,
+    return Calibration(reconstructor.version, rounded(knots, 4), rounded(curve(good, slice(None), even, increasing=False).clip(SCORE_MARGIN, 1 - SCORE_MARGIN), 4), **errors,
                        unlike_above_percent=round(float(np.quantile(disagreement[whole], 1 - FALSE_ALARMS)), 4))

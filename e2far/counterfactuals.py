@@ -92,7 +92,7 @@ def draw_sample(model, people, size, seed, pictures=2, n_jobs=1, shifts=(), **st
     """`pictures` photos of each of `people` with all that a probe may ask for, as tensors with a row a photo, person by person:
 
     image uint8 (n, 3, S, S); identity (n, K); expression (n, L); pose (n, 9); landmarks (n, 68, 2) px; person (n,); units (n, J) in [0, 1], strengths of the model's named units; albedo (n, 3), linear colour of the skin;
-    light (n, 4), its strength and direction: the first four spherical harmonics of what the lamps shed, mean of the colours. shifts: of `elsewhere`. Others as for `draw_pairs`.
+    light (n, 4), strength and direction of the soft light: the first four spherical harmonics of what sky and windows shed, mean of the colours, lamps left out. shifts: of `elsewhere`. Others as for `draw_pairs`.
     """
     blocks = np.array_split(np.arange(people), min(people, joblib.effective_n_jobs(n_jobs)))
     rows = [row for block in joblib.Parallel(n_jobs)(joblib.delayed(_sample_block)(model, size, studio, seed, block.tolist(), pictures, shifts) for block in blocks) for row in block]
@@ -100,8 +100,8 @@ def draw_sample(model, people, size, seed, pictures=2, n_jobs=1, shifts=(), **st
     return sample | dict(image=sample["image"].permute(0, 3, 1, 2))
 
 
-def _sample_block(model, size, settings, seed, people, pictures, shifts, split="test"):
-    threads = torch.get_num_threads()
+def _sample_block(model, size, settings, seed, people, pictures, shifts):
+    threads, split = torch.get_num_threads(), "test"
     torch.set_num_threads(1)
     studio, rows = Studio(model, size, **settings), []
     for person, picture in ((person, picture) for person in people for picture in range(pictures)):

@@ -147,6 +147,8 @@ class Faces(Dataset):
     def gather(self, indices) -> dict[str, torch.Tensor]:
         """Batch of the faces `indices` with images still uint8, (B, 3, S, S) in channels-last memory: what a training loop moves to its device."""
         indices = np.asarray(indices)
+        if indices.ndim != 1 or not len(indices) or indices.dtype.kind not in "iu":
+            raise IndexError(f"{self.folder}: give one or more whole numbers, not {indices.dtype} {indices.shape}")
         if ((indices < -self.count) | (indices >= self.count)).any():
             raise IndexError(f"{self.folder} holds {self.count} faces, and was asked for {indices.min()} to {indices.max()}")
         numbers, rows = np.divmod(indices % self.count, self.shard_size)
@@ -159,7 +161,7 @@ class Faces(Dataset):
         return batch | {"image": to_float(batch["image"])}
 
     def __getitem__(self, index):
-        if isinstance(index, int):
+        if isinstance(index, (int, np.integer)):
             return {name: column[0] for name, column in self.__getitems__([range(len(self))[index]]).items()}
         return self.__getitems__(range(len(self))[index] if isinstance(index, slice) else index)
 

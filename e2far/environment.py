@@ -52,9 +52,8 @@ def record(path):
     device = "cuda" if p.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     found = dict(profile=p.profile, seed=p.seed, commit=git("rev-parse", "HEAD").strip() or None, changed=[line[3:] for line in changed], system=f"{platform.system()} {platform.machine()}", processor=processor(),
                  cores=os.cpu_count(), threads=os.environ.get("OMP_NUM_THREADS"), precision=training.auto_precision(p.precision, device), python=platform.python_version(), versions=versions())
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        Path(partial).write_text(json.dumps(found, indent=1) + "\n")
+        partial.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

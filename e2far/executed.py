@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import sys
-from pathlib import Path
 
 import nbformat
 from PIL import Image
@@ -20,7 +19,6 @@ def record(notebook, path):
             for number, cell in enumerate(nbformat.read(notebook, as_version=4).cells) if cell.cell_type == "code"]
     if any(seconds is None for *_, seconds in rows):
         raise ValueError(f"{notebook} does not say how long its cells took: run it with papermill, and read it before nbstripout does")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("cell", "first_line", "seconds"), *((number, line, round(seconds, 3)) for number, line, seconds in rows)])
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from e2far import camera, data, jobs, morphable, network, rasterize, training as trainer
-from e2far.network import FRONTAL, E2FAR, damp, save_network
+from e2far.network import FRONTAL, E2FAR, check_images, damp, save_network
 
 CHANNELS = 6            # of a rendering: the normal map and PNCC, as in CoarseNet (Richardson et al. 2017)
 
@@ -92,8 +92,7 @@ class IterativeE2FAR(E2FAR):
 
     def features(self, image, estimate=None):
         """Dict of pool1 ... pool5 for images (B, 3, S, S), float in [0, 1], beside renderings of `estimate` (default: the mean face)."""
-        if image.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(f"image has shape {tuple(image.shape)}: expected (B, 3, {self.image_size}, {self.image_size})")
+        check_images(image, self.image_size)
         estimate = estimate or self.start(len(image))
         if len(estimate["pose"]) != len(image):
             raise ValueError(f"{len(estimate['pose'])} estimates for {len(image)} images: give one for each")

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import load_file
 
-from e2far import augmentation, camera, data, live as live_faces, losses, morphable, shards, training as trainer, vggface
+from e2far import augmentation, camera, data, live as live_faces, losses, morphable, rasterize, shards, torchraster, torchstudio, training as trainer, vggface
 from e2far.live import LiveFaces
 from e2far.network import E2FAR, Recognizer, load_network, load_trunk, save_network, save_trunk
 
@@ -45,6 +45,7 @@ def train_job(*, folder, faces, model, network, training, seed, trunk=None, star
     trunk: file of `save_trunk`, or of VGG-16 (`vggface`), to start from    start: file of `save_network` to start from, all of it    live: None, or arguments of `live.LiveFaces`, which then takes the place of the split "train"
     accelerator, devices: of lightning_fabric.Fabric; "auto" takes what there is    progress: show a bar
     """
+    origin = _inputs(dict(faces=faces, model=model, trunk=trunk, start=start))
     folder, faces, model = Path(folder), Path(faces), morphable.load_face_model(model)
     fabric, size = open_fabric(accelerator, devices, training.get("precision", "32-true")), network["image_size"]
     torch.manual_seed(seed)
@@ -56,7 +57,7 @@ def train_job(*, folder, faces, model, network, training, seed, trunk=None, star
     checkpoint, options = folder / "checkpoint.pt", {key: value for key, value in training.items() if key != "precision"}
     pictures = LiveFaces(model, size, device=str(fabric.device) if fabric.device.type == "cuda" else None, **live) if live else data.Faces(faces / "train", size)
     with pictures if live else nullcontext():  # ty: ignore[invalid-context-manager]
-        trainer.fit(net, model, pictures, data.Faces(faces / "validation", size), seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, progress=progress, **options)
+        trainer.fit(net, model, pictures, data.Faces(faces / "validation", size), seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, origin=origin, progress=progress, **options)
     if not fabric.is_global_zero:
         return None
     errors = trainer.evaluate(net, model, data.Faces(faces / test, size))
@@ -69,7 +70,7 @@ def train_job(*, folder, faces, model, network, training, seed, trunk=None, star
 
 def fill_trunk(net, trunk):
     """Fill the trunk of `net` from a file of `save_trunk`, or of VGG-16 (`vggface`)."""
-    (vggface.load if Path(trunk).suffix in (".mat", ".pth", ".pt") else load_trunk)(net, trunk)
+    (vggface.load if Path(trunk).suffix.lower() in (".mat", ".pth", ".pt") else load_trunk)(net, trunk)
 
 
 def begin(start, net):
@@ -83,7 +84,11 @@ def begin(start, net):
 
 def open_fabric(accelerator, devices, precision):
     """A launched Fabric on `devices` of this machine ("auto": all GPUs, or one process on a CPU), or in the processes that torchrun or SLURM has started; they share each batch (DDP)."""
+    if accelerator not in ("auto", "cpu", "cuda", "gpu"):
+        raise ValueError(f"accelerator {accelerator!r}: choose auto, cpu or cuda")
     kind = "cuda" if accelerator in ("cuda", "gpu") or accelerator == "auto" and torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch finds no CUDA device here: choose accelerator cpu, or auto")
     nodes = int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", "1")))
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) or (int(devices) if devices != "auto" else torch.cuda.device_count() if kind == "cuda" else 1)
     # Choice: a frozen trunk takes no part in a step, which DDP has to be told.
@@ -114,10 +119,11 @@ def variant_job(*, folder, faces, model, network, trunk, phases, training, seed,
 
 
 def features_job(*, folder, faces, network, trunk, path, layers, limit=None):
-    """Write what `layers` of the trunk of the file `trunk` answer for the first `limit` of the split "train" to `path` (`training.store_features`); a job for `run_many`."""
+    """Write what `layers` of the trunk of the file `trunk` answer for the first `limit` of the split "train" to `path` (`training.store_features`), which it returns; a job for `run_many`."""
     net = E2FAR(**network)
     fill_trunk(net, trunk)
     trainer.store_features(net, data.Faces(Path(faces) / "train", network["image_size"]), path, layers, limit)
+    return str(path)
 
 
 def pretrain_job(*, folder, faces, network, training, seed, people="people", trunk=None, accelerator="cpu", devices=1, progress=False):
@@ -125,15 +131,14 @@ def pretrain_job(*, folder, faces, network, training, seed, people="people", tru
 
     network: arguments of Recognizer but for the number of people    training: arguments of `pretrain`    others as for `train_job`
     """
-    folder, people = Path(folder), data.Faces(Path(faces) / people, network["image_size"])
-    folder.mkdir(parents=True, exist_ok=True)
+    origin, folder, people = _inputs(dict(faces=faces, trunk=trunk)), Path(folder), data.Faces(Path(faces) / people, network["image_size"])
     fabric = open_fabric(accelerator, devices, training.get("precision", "32-true"))
     torch.manual_seed(seed)
     recognizer = Recognizer(len(people.person.unique()), **network)
     if trunk:
         fill_trunk(recognizer, trunk)
     checkpoint, options = folder / "checkpoint.pt", {key: value for key, value in training.items() if key != "precision"}
-    log = trainer.pretrain(recognizer, people, seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, progress=progress, **options)
+    log = trainer.pretrain(recognizer, people, seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, origin=origin, progress=progress, **options)
     if not fabric.is_global_zero:
         return None
     save_network(recognizer, folder / "network.safetensors", seed=seed)
@@ -187,14 +192,14 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
 
 def _as_json(config, function):
     """What a job is known by: its config, what is in the files that it starts from, and the code that runs it."""
-    code = data.source_version(sys.modules[function.__module__], sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, trainer, vggface, sys.modules[E2FAR.__module__])
+    code = data.source_version(sys.modules[function.__module__], sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, rasterize, torchraster, torchstudio, trainer, vggface, sys.modules[E2FAR.__module__])
     return json.loads(json.dumps(config | dict(inputs=_inputs(config), code=code) | (dict(pictures=shards.code_version()) if config.get("live") else {}), default=str))
 
 
 def _inputs(config):
     """Sixteen hexadecimal digits that change with what is in the files of a config, whose paths may stay while a stage before it runs anew: networks, face model, settings of the shards."""
     found = []
-    for path in (Path(config[name]) for name in ("faces", "model", "trunk", "start") if config.get(name)):
+    for path in (morphable.SHIPPED if config[name] == "makehuman" else Path(config[name]) for name in ("faces", "model", "trunk", "start") if config.get(name)):
         found += [_digest(path, path.stat().st_mtime_ns)] if path.is_file() else [[index.read_text(), shards.read_header(data.shard_path(index.parent, 0))] for index in sorted(path.glob(f"*/{data.INDEX}"))]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 

@@ -146,7 +146,7 @@ def now_crop(scan_vertices, scan_landmarks7, factor=1.4):
 
 
 def now_error(vertices, triangles, landmarks7, scan_vertices, scan_landmarks7, metrical=False, iterations=20, factor=1.4):
-    """Distances (M',) mm of the cropped scan's vertices to the aligned mesh: the NoW protocol (FACTS 5).
+    """Distances (M',) mm of the cropped scan's vertices to the aligned mesh: the NoW protocol (Sanyal et al. 2019, and its evaluation code).
 
     vertices (N, 3), triangles (F, 3), landmarks7 (7, 3): the prediction    scan_vertices (M, 3) mm, scan_landmarks7 (7, 3)
     The 7 points are NOW_LANDMARKS in that order. Procrustes on them, then scale, rotation and translation refined by least

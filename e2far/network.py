@@ -162,8 +162,7 @@ class E2FAR(nn.Module):
 
     def features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Dict of pool1 ... pool5 for images (B, 3, S, S), float in [0, 1]."""
-        if image.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(f"image has shape {tuple(image.shape)}: expected (B, 3, {self.image_size}, {self.image_size})")
+        check_images(image, self.image_size)
         return self.trunk(image)
 
     def heads(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -204,6 +203,7 @@ class Recognizer(nn.Module):
 
     def features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Dict of pool1 ... pool5 for images (B, 3, S, S), float in [0, 1]."""
+        check_images(image, self.image_size)
         return self.trunk(image)
 
     def activations(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -213,6 +213,12 @@ class Recognizer(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(image)["pool5"])
+
+
+def check_images(image, size):
+    """Raise ValueError where `image` is not (B, 3, size, size)."""
+    if image.shape[1:] != (3, size, size):
+        raise ValueError(f"image has shape {tuple(image.shape)}: expected (B, 3, {size}, {size})")
 
 
 def check_image_size(image_size):

@@ -21,7 +21,7 @@ class Painter(nn.Module):
     """
 
     fields: torch.Tensor; shadows: torch.Tensor; sky: torch.Tensor; skin: torch.Tensor; place: torch.Tensor; brow_alpha: torch.Tensor; brow_place: torch.Tensor
-    directions: torch.Tensor; hairline: torch.Tensor; marks: torch.Tensor; wrap: torch.Tensor; inner: torch.Tensor; eyeball: torch.Tensor
+    directions: torch.Tensor; hairline: torch.Tensor; marks: torch.Tensor; wrap: torch.Tensor; inner: torch.Tensor; eyeball: torch.Tensor; whiskers: torch.Tensor
 
     def __init__(self, mean, landmarks, triangles, attributes, wardrobe):
         super().__init__()
@@ -46,6 +46,8 @@ class Painter(nn.Module):
                        brow_place=brow_place, directions=appearance.sphere_directions(), hairline=attributes.get("hairline", np.full(len(mean), -99.)),
                        marks=np.stack([maps[k] for k in MARKS], 1), wrap=np.concatenate((skin, np.zeros(w)))[:, None] * SKIN_WRAP,
                        inner=np.stack([maps[k] for k in ("mouth", "teeth", "tongue")], 1), eyeball=np.concatenate((maps["eye"], np.zeros(w))))
+        mark = dict(zip(MARKS, columns["marks"].astype(np.float32).T))
+        columns["whiskers"] = np.maximum(mark["beard"], mark["moustache"]) * (1 - mark["lips"])              # where they can grow
         columns["wrap"][len(mean) + brows.start: len(mean) + brows.stop] = SKIN_WRAP
         for name, values in columns.items():
             self.register_buffer(name, torch.from_numpy(np.asarray(values, np.float32)))
@@ -67,8 +69,7 @@ class Painter(nn.Module):
         blend(mark["lid"] * r["shadow_strength"][:, None], col("shadow"))
         blend(mark["lash"] * r["lash"][:, None], colour.new_full((1, 1, 3), .012))
         blend(smoothstep((mark["lips"] - .3) / .5) * r["lips_strength"][:, None], col("lips"))
-        whiskers = mark["beard"].maximum(mark["moustache"]) * (1 - mark["lips"])
-        blend(whiskers * r["stubble"][:, None], col("skin") * .3)
+        blend(self.whiskers * r["stubble"][:, None], col("skin") * .3)
         moustache, cheeks, chin = r["beard"].unbind(1)
         beard = torch.stack((mark["moustache"] * moustache[:, None], mark["beard"].pow(1 + 4 * (1 - cheeks[:, None])) * cheeks[:, None], mark["chin"] * chin[:, None])).amax(0) * (1 - mark["lips"])
         blend(beard, col("whiskers"))
@@ -78,7 +79,7 @@ class Painter(nn.Module):
             blend(mask[None], colour.new_tensor(goal))
         colour = torch.where(self.eyeball[: colour.shape[1], None] > .5, colour.new_ones(()), colour)
         gloss = (r["gloss"][:, None] * self.skin + r["lip_gloss"][:, None] * mark["lips"]) * (1 - scalp) * (1 - .7 * beard) + .35 * self.inner[:, 1]
-        strengths = torch.stack((r["pores"][:, None] * self.skin + .3 * whiskers * r["stubble"][:, None] + .22 * beard, .2 * beard + .35 * scalp * (1 - r["covered"][:, None]),
+        strengths = torch.stack((r["pores"][:, None] * self.skin + .3 * self.whiskers * r["stubble"][:, None] + .22 * beard, .2 * beard + .35 * scalp * (1 - r["covered"][:, None]),
                                  r["freckles"][:, None] * (mark["cheek"] + mark["nose"] + .15 * self.skin) * (1 - mark["lips"])), -1)
         detail = torch.cat((self.place.expand(len(colour), -1, -1), strengths), -1)
         return tuple(torch.cat(pair, 1) for pair in zip((colour.clamp(.003, 1), gloss, detail), self._worn(r)))

@@ -22,7 +22,7 @@ def model_file():
     spec = importlib.util.find_spec("face_recognition_models")          # Choice: found, not imported: it imports pkg_resources, which Python no longer brings
     path = spec and spec.origin and Path(spec.origin).parent / "models" / "shape_predictor_68_face_landmarks.dat"
     if not isinstance(path, Path) or not path.is_file():
-        raise ValueError("dlib's landmarks need its model file: pip install 'e2far[peers]' (trained on 300-W: not for commercial use)")
+        raise ValueError("dlib's landmarks need its model file: pip install -e '.[peers]' in e2far's folder (trained on 300-W: not for commercial use)")
     return path
 
 

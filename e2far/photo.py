@@ -34,7 +34,7 @@ WEIGHTS = morphable.SHIPPED.with_name("default.safetensors")
 # scatters about them by 6 % of the side across, 4 % down and 9 % in size. On the astronaut, whose landmarks were read by hand, the frontal filter asks for (.03, .08, 1.47).
 DLIB_TO_BOX = ((0., .08, 1.38), (.105, .13, 1.25), (-.105, .13, 1.25), (-.03, .05, 1.44), (.03, .05, 1.44))
 DETECTION_SIDES = (1024, 2048)      # px, longer side at which dlib looks, the second only if the first finds nothing: faces down to 8 % and 4 % of it (its window is 80 px)
-SURE = .3                           # beside a better face only scores above this count: the astronaut's badge scores .05
+SECOND_FACE_SCORE = .3              # beside a better face only scores above this count: the astronaut's badge scores .05
 
 # Choice: look again while the landmarks ask for a box whose place or size differs by more than CLOSE, LOOKS times at most. Errors of 51 landmarks (% of the face's size) on 300 real photos at yaws of
 # 0-30, 30-60 and 60-90 degrees, with true boxes | with boxes up to 20 % of their side off in x and y and 20 % too large or too small:
@@ -143,7 +143,7 @@ def detect(image: np.ndarray) -> list[tuple[tuple[float, float, float, float], f
         box = np.concatenate((centre - scale / 2 * unit, centre + scale / 2 * unit)) / zoom
         faces.append((tuple(box.tolist()), float(score)))
     faces.sort(key=lambda face: -face[1] * (face[0][2] - face[0][0]))
-    return faces[:1] + [face for face in faces[1:] if face[1] > SURE]
+    return faces[:1] + [face for face in faces[1:] if face[1] > SECOND_FACE_SCORE]
 
 
 def check_box(box, width, height):
@@ -172,7 +172,9 @@ def locate(image, boxes=None, largest_only=False, name="the picture"):
     Raises NoFace, or ValueError for a wrong box.
     """
     scores = None
-    if boxes is None:
+    if boxes is not None:
+        boxes = list(boxes)
+    else:
         found = detect(image)[:1 if largest_only else None]
         if not found:
             raise NoFace(f"no face found in {name}: say where it is with box=(x0, y0, x1, y1), or --box x0,y0,x1,y1 on the command line")
@@ -196,7 +198,7 @@ def crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
 
 # The result ---------------------------------------------------------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pose:
     """A weak-perspective camera of the photo: pixel = scale * (rotation @ X)_xy, y down, + translation."""
     rotation: np.ndarray        # (3, 3)
@@ -214,7 +216,7 @@ class Pose:
         return camera.weak_perspective(*tensors).numpy().astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Face:
     """One reconstructed face; arrays are float32, vertices in mm in the head frame (x to the subject's left, y up, z out of the face)."""
     vertices: np.ndarray            # (N, 3) mm, with the photo's expression
@@ -230,7 +232,7 @@ class Face:
     score: float | None = None      # the detector's, None where the box was given
     face_model: str = ""
     confidence: Confidence | None = None                # None where the weights come without a calibration
-    model: morphable.MorphableModel | None = field(default=None, repr=False, compare=False)     # whose coefficients these are; meshes and pages need it
+    model: morphable.MorphableModel | None = field(default=None, repr=False)     # whose coefficients these are; meshes and pages need it
 
     @property
     def region_triangles(self) -> np.ndarray:
@@ -357,7 +359,7 @@ class Reconstructor:
 
     @cached_property
     def version(self) -> str:
-        """Sixteen hexadecimal digits that change when a number in the network or the face model does."""
+        """Sixteen hexadecimal digits that change when a number in the network or in the face model's vectors and bases does."""
         digest = hashlib.sha256()
         for tensor in (*self.network.state_dict().values(), *self.model.state_dict().values()):
             digest.update(tensor.cpu().contiguous().numpy())

@@ -61,7 +61,7 @@ def image_grid(images, columns=8, titles=None, title=None, inch=1.25):
 def mesh_view(shapes, triangles, height=520):
     """An interactive plotly figure of one or more `shapes` {name: (N, 3) mm}, a button each, seen from the front."""
     import plotly.graph_objects as go
-    (a, b, c), names = np.asarray(triangles, np.uint16).T, list(shapes)
+    (a, b, c), names = np.asarray(triangles, np.uint32).T, list(shapes)
 
     def mesh(vertices, visible):
         x, y, z = np.asarray(vertices, np.float32).round(2).T
@@ -277,7 +277,7 @@ def live(handle, logs, column):
         if column in log:
             axes[1].plot(*(log[["images", column]].dropna().to_numpy() / [1000, 1]).T, ".-", color=colour)
     left = max((log.remaining_s.iloc[-1] for log in logs.values() if len(log)), default=0)
-    axes[0].set(xlabel="images seen (thousands)", ylabel="loss (mm² and percent²)", title=f"{left / 60:.1f} minutes left")
+    axes[0].set(xlabel="images seen (thousands)", ylabel="loss", title=f"{left / 60:.1f} minutes left")
     axes[1].set(xlabel="images seen (thousands)", ylabel=column.replace("_", " ") + ", validation")
     if logs:
         axes[0].legend(fontsize=8)

@@ -79,7 +79,7 @@ def measure_batch_norm(network, faces, rows, batch_size=64):
         norm.momentum = None                        # a plain average over the batches
     network.train()
     for start in range(0, len(rows), batch_size):
-        network.features(_images(faces, rows[start:start + batch_size]))
+        network.features(_images(faces, rows[start:start + batch_size]).to(next(network.parameters()).device))
     for norm in norms:
         norm.momentum = .1
     network.eval()
@@ -235,7 +235,7 @@ def receptive_field(layer):
 def linear_reader(network, layer, grid, readout, factor=None):
     """A probe as an answer to pictures, for `occluded`: callable (B, 3, S, S) -> (B, T).
 
-    layer, grid: as in `layer_features`, where the probe learned    readout: of `fit_probe`    factor: R of losses.gram_factor, applied to the answer; None leaves it as it is
+    layer, grid: as in `layer_features`, where the probe learned; grid is a number or None    readout: of `fit_probe`    factor: R of losses.gram_factor, applied to the answer; None leaves it as it is
     """
     device = next(network.parameters()).device
     weight, bias = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in readout)

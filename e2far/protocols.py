@@ -40,7 +40,7 @@ def _shapes(**meshes):
 # ---- scans -------------------------------------------------------------------------------------------------------------------------------------------------
 
 def feng_error(vertices, triangles, landmarks7, scan_vertices, scan_landmarks7):
-    """Distances (M',) mm of the cropped scan's vertices to the aligned mesh: Feng et al., FG 2018 (FACTS 5), whose table is their root mean square.
+    """Distances (M',) mm of the cropped scan's vertices to the aligned mesh: Feng et al., FG 2018, whose table is their root mean square.
 
     Arguments as in `metrics.now_error`. The similarity of the 7 landmarks alone places the mesh, and the ball that is measured is smaller.
     """
@@ -63,7 +63,7 @@ def judge_neutral(model, pred, true, regional=False):
 
 
 def realy_error(vertices, triangles, keypoints, scan_vertices, scan_triangles, scan_keypoints, regions, region_keypoints=REALY_KEYPOINTS, seven=metrics.NOW_LANDMARKS):
-    """Mean distance in mm between the points of a scan's regions and those that correspond to them on the prediction: REALY (Chai et al. 2022; FACTS 5).
+    """Mean distance in mm between the points of a scan's regions and those that correspond to them on the prediction: REALY (Chai et al. 2022, and its evaluation code).
 
     vertices (N, 3), triangles (F, 3): the prediction, outer skin only    keypoints, scan_keypoints: (K, 3), the same points on both    scan_vertices (M, 3) mm, scan_triangles (G, 3)
     regions: name -> indices of scan vertices    region_keypoints: name -> rows of the keypoints (default: iBUG)    seven: rows that place the prediction by a similarity

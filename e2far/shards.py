@@ -106,7 +106,7 @@ def on_cluster(job, numbers, scheduler, timeout_s=10):
     try:
         from dask.distributed import Client, KilledWorker, as_completed
     except ImportError:
-        raise ImportError(f"scheduler {scheduler} needs Dask: `pip install e2far[cluster]`, or set scheduler: null to work on this machine") from None
+        raise ImportError(f"scheduler {scheduler} needs Dask: `pip install -e '.[cluster]'` in e2far's folder, or set scheduler: null to work on this machine") from None
     try:
         client = Client(scheduler, timeout=timeout_s, set_as_default=False)
     except (OSError, ValueError) as error:

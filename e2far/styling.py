@@ -1,6 +1,6 @@
 """What a head wears: hair, brows, glasses and clothes, as small meshes that follow the head's own vertices.
 
-Each worn vertex is bound to vertices of the head, so that it moves with identity and expression: hair to the nearest place of the scalp, brows to triangles of the skin, glasses to the eyes.
+What is worn moves with identity and expression: hair follows vertices of the scalp, brows are bound to triangles of the skin, glasses follow the eyes' corners.
 """
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -78,7 +78,7 @@ class Wardrobe:
     def hair(self, style):
         """Places (COLUMNS * ROWS, 3) mm of a hair shell on the mean head, the head vertices (...,) they follow, and lengths (...,) in mm along the strands.
 
-        style: dict of thickness_mm, lift (how much thicker on top), recede and fringe in mm from the hairline, side (mm it falls below the ears), opening
+        style: dict of thickness (mm), lift (how much thicker on top), recede and fringe in mm from the hairline, side (mm it falls below the ears), opening
             (half-width of the face's window) and parting in radians, flare (mm outwards a mm of fall), waves (COLUMNS,)
         """
         azimuth, hem = self.azimuth, self.hem
@@ -86,7 +86,7 @@ class Wardrobe:
         end = np.minimum(hem, np.deg2rad(118.)) - style["recede"] / RADIUS_MM + style["fringe"] / RADIUS_MM * front + style["waves"] * .06
         aside = np.clip((abs(azimuth - .3 * style["parting"]) - style["opening"]) / .25, 0, 1)        # 0: the face's window, 1: sides and back
         fall = np.where(style["side"] > 0, aside * style["side"] * (1 + .15 * style["waves"]), 0)
-        end = np.where(style["side"] > 0, end + aside * (np.maximum(HANG, 0) - end), end)
+        end = np.where(style["side"] > 0, end + aside * (HANG - end), end)
         arc = (end * RADIUS_MM + fall)[:, None] * np.linspace(0, 1, ROWS) ** .85
         polar = np.minimum(arc / RADIUS_MM, end[:, None])
         row = np.rint(polar / POLAR[1]).astype(int).clip(0, len(POLAR) - 1)

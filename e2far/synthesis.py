@@ -175,8 +175,7 @@ class Studio:
         normals[n:][brows] = np.einsum("bk,bkd->bd", self.wardrobe.share[brows], normals[self.wardrobe.bind[brows]])
         squeeze = (1 - size[:n] / (person["areas"] + 1e-9)).clip(0, .7)
         if looks["beard_length"]:
-            whiskers = self.painter.marks[:, 7].maximum(self.painter.marks[:, 8]).numpy() * (1 - self.painter.marks[:, 6].numpy())
-            turned[:n] += normals[:n] * (whiskers * looks["beard_length"])[:, None]
+            turned[:n] += normals[:n] * (self.painter.whiskers.numpy() * looks["beard_length"])[:, None]
         tensor = lambda x: torch.from_numpy(np.asarray(x, np.float32))[None]
         batch = {k: tensor(v) for k, v in looks.items()} | {k: tensor(recipe[k]) for k in ("rotation", "harmonics", "lamps", "shade")}
         albedo, gloss, detail = self.painter.albedo(batch, tensor(squeeze))

@@ -35,10 +35,9 @@ class TorchStudio(nn.Module):
         self.studio, self.chunk = studio, chunk
         self.painter = copy.deepcopy(studio.painter)            # which moves to the device, while the studio's stays
         self.brows, self.clothes = (slice(part.start, part.stop) for part in (studio.wardrobe.parts[k] for k in ("brows", "clothes")))
-        marks = self.painter.marks
         columns = dict(template=studio.template, identity_basis=studio.identity_basis.T, expression_basis=studio.expression_basis.T, head=studio.head, triangles=studio.triangles, surface=studio.surface,
                        bind=studio.wardrobe.bind[self.brows], share=studio.wardrobe.share[self.brows], neck=studio.wardrobe.neck, recess=studio.recess, eyes=studio.eyes[:, 1:],
-                       is_eye=studio.eyes[studio.triangles, 0].sum(1) > 2.5, texture=studio.texture, whiskers=marks[:, 7].maximum(marks[:, 8]) * (1 - marks[:, 6]))
+                       is_eye=studio.eyes[studio.triangles, 0].sum(1) > 2.5, texture=studio.texture, whiskers=self.painter.whiskers)
         for name, values in columns.items():
             values = torch.as_tensor(np.array(values))
             self.register_buffer(name, values.float() if values.is_floating_point() else values if values.dtype == torch.bool else values.long())

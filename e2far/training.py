@@ -109,10 +109,10 @@ def pretrain(recognizer, faces, *, steps, batch_size, learning_rate, seed, weigh
 
     def validate(network):
         guesses = predict(network, faces, rows=held).argmax(1)
-        return dict(top1=float((people[guesses] == faces.person[held]).float().mean())) if len(held) else {}
+        return dict(top1=float((people[guesses] == faces.person[held]).float().mean()))
 
     phases = [Phase(steps, learning_rate, learning_rate, warmup=warmup)]
-    return _train(recognizer, faces, kept, phases, objective, validate, batch_size=batch_size, seed=seed, weight_decay=weight_decay, **options)
+    return _train(recognizer, faces, kept, phases, objective, validate if len(held) else None, batch_size=batch_size, seed=seed, weight_decay=weight_decay, **options)
 
 
 def fit(network, model, train, validation, *, phases, batch_size, expression_weight, pose_weight, weight_decay, seed, identity_weight=1., features=None, **options):
@@ -127,7 +127,7 @@ def fit(network, model, train, validation, *, phases, batch_size, expression_wei
     optimizer: "adamw" or "adam" (with weight decay as an L2 term)    clip, ema: see `loop`
     augment: strength of augmentation.augment at the end of training, reached linearly (False or 0: none, True or 1: full)
     log: CSV file, a row each `log_every` steps    validate_every: steps between validations (None: only at the end)
-    checkpoint: file written each `checkpoint_every` steps; if it exists, training goes on from it exactly as if it had not stopped
+    checkpoint: file written each `checkpoint_every` steps; if it exists, training goes on from it exactly as if it had not stopped    origin: what else a checkpoint must agree in, such as a digest of the files that training reads
     progress: show a bar with the time left
     Raises ValueError when the loss is no longer finite, or sizes do not agree.
     """
@@ -152,7 +152,7 @@ def fit(network, model, train, validation, *, phases, batch_size, expression_wei
 
 
 def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed, weight_decay, features=None, weights=None, precision="32-true", fabric=None, optimizer="adamw",
-           clip=None, ema=None, augment=0., log=None, log_every=50, validate_every=None, checkpoint=None, checkpoint_every=None, progress=True):
+           clip=None, ema=None, augment=0., log=None, log_every=50, validate_every=None, checkpoint=None, checkpoint_every=None, origin=None, progress=True):
     """Set `loop` up on the faces `rows` (None: all) of `faces`; what `pretrain` and `fit` share."""
     if faces.image_size != module.image_size:
         raise ValueError(f"{faces.folder} holds images of {faces.image_size} px, but the network takes {module.image_size} px: make one of them anew")
@@ -167,7 +167,7 @@ def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed
     total, live = sum(phase.steps for phase in phases), isinstance(faces, LiveFaces)
     rows = rows if live or rows is not None else torch.arange(len(next(iter(features.values()))) if features else len(faces))
     settings = dict(phases=[asdict(phase) for phase in phases], batch_size=batch_size, seed=seed, weight_decay=weight_decay, optimizer=optimizer, clip=clip, ema=ema,
-                    augment=float(augment), faces=faces.settings if live else len(rows), network=module.config, weights=weights)
+                    augment=float(augment), faces=faces.settings if live else len(rows), network=module.config, weights=weights, origin=origin)
     module.to(memory_format=torch.channels_last)
     heads = [p for name, p in module.named_parameters() if not name.startswith("trunk.")]
     optimizer = OPTIMIZERS[optimizer]([dict(params=heads), dict(params=list(module.trunk.parameters()))], lr=0., weight_decay=weight_decay, fused=True)
@@ -182,10 +182,12 @@ def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed
         else:
             at = rows[batch_indices(len(rows), batch_size, step, seed)]
             if features:
-                return fabric.to_device({name: getattr(faces, name)[at] for name in data.LABELS} | {layer: values[at].float() for layer, values in features.items()})
-            batch = faces.gather(at)
+                batch = {name: getattr(faces, name)[at] for name in data.LABELS} | {layer: values[at].float() for layer, values in features.items()}
+            else:
+                batch = faces.gather(at)
         # Choice: pictures are changed before the batch is shared out among processes, so that their number changes nothing.
-        batch["image"] = augmentation.augment(batch["image"], augment * step / total, (seed, step))
+        if "image" in batch:
+            batch["image"] = augmentation.augment(batch["image"], augment * step / total, (seed, step))
         return fabric.to_device({name: values[fabric.global_rank::fabric.world_size] for name, values in batch.items()})  # ty: ignore[missing-union-attribute]
 
     loop(run, phases, ahead(batch_at, run) if fabric.device.type == "cuda" else batch_at, objective, clip, ema)

@@ -3,7 +3,7 @@
     video --frame by frame--> coefficients, camera --one person, over time--> Track --save--> numbers (JSON), overlay (MP4), animated head (GLB)
 
 A video is taken for one shot of one person. The face is detected once; from then on every frame is cropped where the landmarks of the last one ask for it, and the detector is called again only where
-the face is lost. Needs the package `av` (`pip install 'e2far[video]'`).
+the face is lost. Needs the package `av` (extra `video`, which `make setup` installs).
 """
 import json
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def _av():
     try:
         import av                                               # here, since it is an extra
     except ImportError:
-        raise ValueError("videos need the package av: pip install 'e2far[video]'") from None
+        raise ValueError("videos need the package av: pip install -e '.[video]' in e2far's folder") from None
     return av
 
 
@@ -112,7 +112,7 @@ def smoothed(times, values, weight, width):
     return result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Track:
     """One person in T frames of a video; coefficients in standard deviations, cameras as in `photo.Pose`. Where the face was not found, expression and camera bridge the gap."""
     path: Path

@@ -284,6 +284,7 @@ def test_train_makes_a_network_from_a_profile(root, tmp_path):
 
 def test_train_says_what_is_missing(root, tmp_path):
     for options, message in ((["--faces", str(tmp_path / "none")], "dvc repro synthesis"), (["--faces", str(root), "--profile", "huge"], "no profile 'huge'"),
+                             (["--faces", str(root), "--profile", "paper"], "make resume PROFILE=paper STAGES=synthesis"),
                              (["--faces", str(root), "--trunk", str(tmp_path / "vgg_face.mat")], "requested from the Visual Geometry Group")):
         done = CliRunner().invoke(app, ["train", "--profile", "smoke", "--face-model", str(root / "toy.npz"), "--out", str(tmp_path), "--accelerator", "cpu", *options])
         assert done.exit_code == 1 and message in done.output and "Traceback" not in done.output, done.output

@@ -2,6 +2,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -33,7 +34,8 @@ def test_shards_read_as_one_dataset(folder):
         assert item["image"].shape == (3, 16, 16) and torch.equal(item["image"], truth["image"][row].permute(2, 0, 1).float() / 255)
         assert all(torch.equal(item[name], truth[name][row]) for name in data.LABELS)
     assert torch.equal(faces[-1]["image"], faces[11]["image"])
-    for outside in (12, -13, [3, 12], [-13]):
+    assert torch.equal(faces[np.int64(6)]["image"], faces[6]["image"])
+    for outside in (12, -13, [3, 12], [-13], [], [1.5], faces.person == 3):
         with pytest.raises(IndexError):
             faces[outside]
 

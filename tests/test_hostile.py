@@ -235,6 +235,7 @@ BOMBS = {
     "pickle that claims terabytes": ("face model, FLAME .pkl", lambda: {"": b"\x80\x05\x8e" + struct.pack("<Q", 2 ** 42) + b"."}),
     "pickle of lists of one list": ("face model, FLAME .pkl", lambda: {"": nested_pickle()}),
     "pickle nested deep": ("face model, FLAME .pkl", lambda: {"": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."}),
+    "pickle of an array that is its own": ("face model, FLAME .pkl", lambda: {"": b"\x80\x02}X\x0a\x00\x00\x00v_templatecchumpy.ch\nCh\n)\x81q\x00}X\x01\x00\x00\x00xh\x00sbs."}),
     "mat of packed zeros": ("face model, Basel 2009 .mat", lambda: {"": mat_bomb(b"shapeMU")}),
     "mat of packed zeros for VGG": ("VGG .mat", lambda: {"": mat_bomb(b"layers")}),
     "mat that claims gigabytes": ("face model, Basel 2009 .mat", lambda: {"": mat_claim(b"shapeMU")}),

@@ -2,18 +2,22 @@
 import multiprocessing
 import os
 import random
+import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -43,7 +47,7 @@ def job(root, folder, **changes):
 
 class SlowStudio(FakeStudio):
     def photograph(self, *place):
-        time.sleep(.002)
+        time.sleep(.006)
         return super().photograph(*place)
 
 
@@ -81,31 +85,35 @@ def test_a_data_set_whose_writer_is_killed(root, tmp_path, processes):
 
 
 def test_trainings_that_are_killed(root, tmp_path):
-    """Two side by side, of which one is killed at a random moment, four times; the other is stopped with it."""
+    """Two side by side, of which one is killed after a few more rows of the logs, four times; the other is stopped with it."""
     both = lambda place: {name: job(root, tmp_path / place / name, seed=seed, training=LONGER) for seed, name in enumerate("ab")}
     whole, rng, kept, kills = jobs.run_many(both("whole")), random.Random(1), {}, 0
-    while kills < 4:
-        def kill():
+    written = lambda: [path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*/log.csv")]
+    for _ in range(4):
+        over = threading.Event()
+
+        def kill(before, more):
             nonlocal kills
+            seen = set(before)
+            while not over.wait(.002) and len(seen) < len(before) + more:
+                with suppress(FileNotFoundError):
+                    seen |= set(written())
             running = [process for process in multiprocessing.active_children() if process.name.startswith("ForkServerProcess")]
-            if running:
+            if running and not over.is_set():
                 rng.choice(running).kill()
                 kills += 1
 
-        timer = threading.Timer(rng.uniform(.2, .8), kill)
-        before = kills
-        timer.start()
+        killer = threading.Thread(target=kill, args=(written(), rng.randint(1, 4)))
+        killer.start()
         try:
-            found = jobs.run_many(both("killed"), resume=True)
+            jobs.run_many(both("killed"), resume=True)
         except RuntimeError as error:
             assert "its process was killed" in str(error)
-        timer.cancel()
-        timer.join()
+        over.set()
+        killer.join()
         now = finished(tmp_path / "killed")
         assert now.items() >= kept.items()
         kept = now
-        if kills == before:
-            break
     assert kills >= 2
     found = jobs.run_many(both("killed"), resume=True)
     assert finished(tmp_path / "killed").items() >= kept.items()
@@ -126,12 +134,11 @@ def test_trainings_end_with_the_process_that_started_them(root, tmp_path, proces
     while not log.exists():
         assert parent.is_alive()
         time.sleep(.05)
+    children = psutil.Process(parent.pid).children(recursive=True)
+    assert children
     parent.kill()
     parent.join()
-    time.sleep(1)
-    seen = log.stat().st_mtime_ns
-    time.sleep(1)
-    assert log.stat().st_mtime_ns == seen
+    assert not psutil.wait_procs(children, timeout=20)[1]
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +190,34 @@ def once(save):
         save(run)
         raise KeyboardInterrupt
     return save_and_stop
+
+
+FULL = """
+import sys
+from pathlib import Path
+from e2far import jobs, network, shards, synthesis
+from test_interruption import RECIPE, FakeStudio, build, job
+root, full = map(Path, sys.argv[1:])
+synthesis.Studio = FakeStudio
+never = RECIPE | dict(checkpoint_every=None)
+for action in (lambda: shards.write_split(root / "toy.npz", full, "restyled", 400, 2, size=48, seed=0, shard_size=20, n_jobs=1), lambda: network.save_network(build(), full / "network.safetensors"),
+               lambda: jobs.train_job(**job(root, full / "trained")), lambda: jobs.train_job(**job(root, full / "quickly", training=never))):
+    try:
+        action()
+    except (OSError, RuntimeError) as error:
+        print(error)
+"""
+
+
+def test_a_disk_that_is_really_full(root, tmp_path):
+    """A small disk in memory, where the system lets us mount one: what writes to it says so in one line that names the file, and leaves no half of one."""
+    disk = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*disk, f"mount -t tmpfs -o size=256k none {tmp_path}"], capture_output=True).returncode:
+        pytest.skip("no disk may be mounted here")
+    command = f"mount -t tmpfs -o size=256k none {tmp_path} && {sys.executable} -c '{FULL}' {root} {tmp_path}; find {tmp_path} -name '*.partial'"
+    done = subprocess.run([*disk, command], capture_output=True, text=True, cwd=Path(__file__).parent, timeout=120)
+    told = done.stdout.splitlines()
+    assert len(told) == 4 and all(re.search(rf"\[Errno 28\] No space left on device: '{tmp_path}/[^']+'", line) for line in told), done.stdout + done.stderr[-2000:]
 
 
 def test_a_job_that_cannot_even_say_why_it_failed_is_named(root, tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ train_small(*sys.argv[1:])
 def test_two_processes_train_as_one_does(root, tmp_path):
     """Frozen and tuned phase without BatchNorm: each process takes its half of the same batch, so only the order of sums differs."""
     (tmp_path / "job.py").write_text(JOB)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29571", tmp_path / "job.py", root, tmp_path / "2", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "job.py", root, tmp_path / "2", "2"]
     together = subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=str(Path(__file__).parent)))
     train_small(root, tmp_path / "1", 1)
     said = together.communicate(timeout=240)[0]
@@ -113,6 +113,12 @@ def test_faces_can_be_made_as_training_goes(root, tmp_path):
     assert pd.read_csv(tmp_path / "job" / "log.csv").images.tolist() == [8, 16, 24] and found["neutral_mm"] > 0
     assert jobs.run_many(dict(job=job), resume=True)["job"] == found
     assert jobs.finished(job) and not jobs.finished(job | dict(seed=1)) and not jobs.finished(job, train_or_fail)          # another function, of another file
+
+
+@pytest.mark.parametrize("accelerator", ["cude", "mps", pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"))])
+def test_a_device_that_is_not_there_is_refused(accelerator):
+    with pytest.raises(ValueError, match="choose .*cpu"):
+        jobs.open_fabric(accelerator, 1, "32-true")
 
 
 def test_a_recogniser_is_trained_on_the_people_asked_for(root, tmp_path):

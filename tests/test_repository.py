@@ -72,9 +72,10 @@ def test_environment_yml_lists_the_packages_of_pyproject():
     assert options == ["--constraint constraints.txt", "--editable ."]
 
 
-def test_environment_yml_asks_for_the_same_python():
+def test_environment_yml_asks_for_a_python_that_ci_tests():
     python = next(entry for entry in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"] if str(entry).startswith("python"))
-    assert python == "python" + PYPROJECT["project"]["requires-python"]
+    tested = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert python == f"python{PYPROJECT['project']['requires-python']},<3.{int(tested[-1].split('.')[1]) + 1}"
 
 
 def test_constraints_pin_every_package():
@@ -89,8 +90,7 @@ def test_makefile_installs_the_face_models_package_as_pyproject_names_it():
 
 def test_one_version_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert e2far.__version__ == citation["version"] == PYPROJECT["project"].get("version", e2far.__version__)
-    assert f"## {e2far.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert e2far.__version__ == citation["version"] == re.search(r"(?m)^## (.*)", (ROOT / "CHANGELOG.md").read_text())[1]
     assert citation["references"][0]["identifiers"][0]["value"] == "arXiv:1704.05020"
 
 
@@ -241,17 +241,26 @@ def test_figures_and_links_exist_and_figures_have_a_stage(document):
 
 
 def test_the_front_page_prints_the_table_that_the_default_profile_made():
-    if yaml.safe_load((ROOT / "params.yaml").read_text())["profile"] == "default":      # the other profiles' numbers are not for the front page
-        assert (ROOT / "reports/metrics/benchmark.md").read_text() in (ROOT / "README.md").read_text()
+    if PARAMS["profile"] != "default":
+        pytest.skip("the other profiles' numbers are not for the front page")
+    assert (ROOT / "reports/metrics/benchmark.md").read_text() in (ROOT / "README.md").read_text()
+
+
+def test_the_first_screen_rounds_that_table():
+    rows = {cells[0]: cells[1:] for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ") for cells in [[cell.strip() for cell in line.strip("|").split("|")]]}
+    for first, below in {"our network, one look": "our network, shipped weights", "eos, a classic, fitted to 68 landmarks 2 px off the truth": "eos, 2 px noise",
+                         "our network, then a fit to such landmarks": "our network, refined on landmarks with 2 px noise"}.items():
+        assert rows[first] == [f"{float(cell.split()[0]) + 1e-9:.2f}" for cell in rows[below][:2]]
 
 
 @pytest.mark.parametrize("table", ["benchmark", "groups"])
 def test_the_model_card_prints_the_shipped_networks_numbers(table):
-    if PARAMS["profile"] == "default":          # the other profiles' numbers are not for the card
-        printed = re.search(rf"(?s)<!-- {table} -->\n(.*?)<!-- /{table} -->", (ROOT / "data/weights/MODEL_CARD.md").read_text())[1]
-        lines = (ROOT / f"reports/metrics/{table}.md").read_text().splitlines(keepends=True)
-        wanted = lines if table == "groups" else [*lines[:2], *(line for line in lines[2:] if line.startswith(("| mean face |", "| our network, shipped weights |")))]
-        assert len(wanted) >= 4 and printed == "".join(wanted)
+    if PARAMS["profile"] != "default":
+        pytest.skip("the other profiles' numbers are not for the card")
+    printed = re.search(rf"(?s)<!-- {table} -->\n(.*?)<!-- /{table} -->", (ROOT / "data/weights/MODEL_CARD.md").read_text())[1]
+    lines = (ROOT / f"reports/metrics/{table}.md").read_text().splitlines(keepends=True)
+    wanted = lines if table == "groups" else [*lines[:2], *(line for line in lines[2:] if line.startswith(("| mean face |", "| our network, shipped weights |")))]
+    assert len(wanted) >= 4 and printed == "".join(wanted)
 
 
 def test_every_committed_figure_belongs_to_a_stage():

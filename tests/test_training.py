@@ -257,6 +257,19 @@ def test_a_checkpoint_of_other_versions_is_used_with_a_warning(model, splits, tm
     assert "which may round differently" in caplog.text
 
 
+def test_a_checkpoint_of_other_files_is_not_taken_up(model, splits, tmp_path):
+    settings = QUICK | dict(phases=[Phase(2, 1e-3)], checkpoint=tmp_path / "c.pt", checkpoint_every=1)
+    training.fit(build(), model, *splits, **settings, origin="of these faces")
+    with pytest.raises(ValueError, match="other origin: delete it"):
+        training.fit(build(), model, *splits, **settings, origin="of those faces")
+
+
+def test_a_recogniser_learns_from_all_pictures_if_none_is_held_out(splits):
+    recognizer = network.Recognizer(len(splits[1].person.unique()), image_size=48, width=1 / 16)
+    log = training.pretrain(recognizer, splits[1], steps=1, batch_size=4, learning_rate=1e-3, seed=0, held_out=0, progress=False)
+    assert len(log) == 1 and "top1" not in log
+
+
 def test_identity_can_be_left_out_of_the_loss(model, splits):
     net, before = build(), build()
     log = training.fit(net, model, *splits, phases=[dict(steps=2, heads_rate=1e-3)], identity_weight=0., log_every=1, **QUICK)

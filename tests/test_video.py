@@ -130,7 +130,7 @@ def test_wrong_numbers_are_named(clip, shipped):
 
 def test_without_the_package_the_extra_is_named(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ValueError, match=r"pip install 'e2far\[video\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[video\]'"):
         next(video.frames(clip[0]))
 
 

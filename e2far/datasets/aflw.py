@@ -15,6 +15,7 @@ from scipy.io import loadmat
 
 from e2far import camera
 from e2far.datasets.records import Item, Samples, locate, names, reading, require
+from e2far.facemodels import check_mat
 from e2far.metrics import as_points
 
 WHERE = "from Xiangyu Zhu's page of 3DDFA (cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm)"
@@ -57,10 +58,16 @@ def annotated(name, person, image, pose, marks, key, what):
     return Item(name, person, image, {}, {"landmarks": partial(read_landmarks, marks, key, what), "box": partial(read_box, marks, key, what), "condition": partial(read_pose, pose, what)})
 
 
+def stored(path, name):
+    """The array `name` of a .mat."""
+    check_mat(path)
+    return loadmat(path, variable_names=[name])[name]
+
+
 def read_landmarks(path, key, what):
     """Landmarks (68, 2) px of the array `key`, (68, 2) or (3, 68), of a .mat."""
     with reading(path, what):
-        points = loadmat(path, variable_names=[key])[key]
+        points = stored(path, key)
         return as_points(points[:2].T if points.shape == (3, 68) else points, (68, 2), key)
 
 
@@ -72,5 +79,5 @@ def read_box(path, key, what):
 def read_pose(path, what):
     """pitch_deg, yaw_deg, roll_deg of a .mat."""
     with reading(path, what):
-        angles = as_points(loadmat(path, variable_names=["Pose_Para"])["Pose_Para"].ravel()[:3], (3,), "Pose_Para")
+        angles = as_points(stored(path, "Pose_Para").ravel()[:3], (3,), "Pose_Para")
         return dict(zip(("pitch_deg", "yaw_deg", "roll_deg"), np.degrees(angles).tolist()))

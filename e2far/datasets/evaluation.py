@@ -32,7 +32,7 @@ def judge(name, samples, reconstructor, limit=None, every=1, n_jobs=1, progress=
     """Judge `reconstructor` on the pictures of `samples`, the data set called `name`: a DataFrame with a row for each picture and method, "network" and "mean face".
 
     reconstructor: called with a picture's path and box (None: to be detected) it returns a `photo.Face`; `reconstructor.model` is its MorphableModel
-    every, limit: each so many-th picture, and at most so many    n_jobs: processes (1 if the reconstructor is on a GPU)
+    every, limit: every n-th picture, and at most so many    n_jobs: processes (1 if the reconstructor is on a GPU)
 
     Columns: picture, person, what was varied (`Item.condition`), method, failed (the reason, else None; such a picture has one row), the picture's own errors, and `pooled`, what `table` needs.
     Errors: "NoW", "NoW, metrical" (median mm), "Feng" (root mean square mm) where there is a scan with 7 landmarks; REALY's regions and "all" (mm) where the scan has regions; "NME" (percent).

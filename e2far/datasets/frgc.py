@@ -15,6 +15,7 @@ from e2far.datasets.records import Item, Samples, as_mesh, names, reading, requi
 
 WHAT = "FRGC v2, the folder FRGC-2.0-dist with nd1/Fall2003range/*.abs.gz and *.ppm beside them, requested from the University of Notre Dame (CVRL, cvrl.nd.edu)"
 NAME = re.compile(r"((\d+)d)(\d+)\.abs(\.gz)?")
+LONGEST = 2 ** 26             # characters of a line: ten times those of 480 x 640 numbers; a small packed file could hold far more
 JUMP_MM = 5.                        # Choice: a triangle with a longer edge spans a jump of range, such as from nose to cheek, and is no surface; the scanner's points are about 0.5-1 mm apart
 
 
@@ -42,11 +43,11 @@ def read_abs(path):
     """Vertices (N, 3) and triangles (F, 3) of a range scan (.abs, .abs.gz): two triangles for each square of four valid pixels, seen from +z counter-clockwise, but none across a jump."""
     with reading(path, WHAT):
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
-            header = re.fullmatch(r"(\d+)\s+rows\s+(\d+)\s+columns\s+pixels \(flag X Y Z\):\s*", "".join(file.readline() for _ in range(3)))
+            header = re.fullmatch(r"(\d+)\s+rows\s+(\d+)\s+columns\s+pixels \(flag X Y Z\):\s*", "".join(file.readline(LONGEST) for _ in range(3)))
             if not header:
                 raise ValueError("it does not begin with '480 rows', '640 columns', 'pixels (flag X Y Z):'")
             rows, columns = int(header[1]), int(header[2])
-            flag, x, y, z = (np.array(file.readline().split(), np.float64) for _ in range(4))
+            flag, x, y, z = (np.array(file.readline(LONGEST).split(), np.float64) for _ in range(4))
         if {len(values) for values in (flag, x, y, z)} != {rows * columns}:
             raise ValueError(f"it holds {len(flag)}, {len(x)}, {len(y)}, {len(z)} numbers, not {rows} x {columns} each: it is cut short")
         valid = (flag == 1).reshape(rows, columns)

@@ -36,7 +36,7 @@ def read(folder, listing, with_scans):
     listing = locate(folder, WHAT, *places(listing))
     photos = locate(folder, WHAT, *places("iphone_pictures")[::-1])
     keys = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
-    if bad := [key for key in keys if len(Path(key).parts) != 3 or ".." in key]:
+    if bad := [key for key in keys if len(Path(key).parts) != 3 or ".." in key or Path(key).is_absolute()]:
         raise ValueError(f"{listing}: {bad[0]!r} is not PERSON/CHALLENGE/IMG.jpg; it should be {WHAT}")
     there = {f"{parent}/{name}" for parent in {str(Path(key).parent) for key in keys} for name in names(photos / parent)}
     require(photos, WHAT, [key for key in keys if key not in there], len(keys), "pictures")
@@ -101,7 +101,7 @@ def read_box(path):
             box = BoxUnpickler(file, encoding="latin1").load().objects[0]
         if not isinstance(box, dict) or not {"left", "top", "right", "bottom"} <= set(box):
             raise ValueError("it holds no dict of left, top, right, bottom")
-        left, top, right, bottom = as_points([box[side] for side in ("left", "top", "right", "bottom")], (4,), "the box")
+        left, top, right, bottom = as_points([float(box[side]) for side in ("left", "top", "right", "bottom")], (4,), "the box")
         if right <= left or bottom <= top:
             raise ValueError(f"its box ({left:g}, {top:g}, {right:g}, {bottom:g}) is empty")
         x, y, half = (left + right) / 2, (top + bottom) / 2, BOX_SIDE * (right - left + bottom - top) / 4

@@ -1,7 +1,7 @@
 """Expressions as mixtures of the 52 ARKit units, drawn the way faces move: sparse, mostly symmetric, some units together, some never."""
 import numpy as np
 
-# Choice: how often a unit is active; all others 0.12. tongueOut moves no face vertex and mouthClose only corrects jawOpen (FACTS 2), so neither is drawn alone.
+# Choice: how often a unit is active; all others 0.12. tongueOut moves no face vertex and mouthClose only corrects jawOpen, so neither is drawn alone.
 OFTEN = {"jawOpen": .38, "mouthSmile": .30, "eyeBlink": .18, "eyeSquint": .18, "browInnerUp": .2, "browOuterUp": .2, "browDown": .2, "mouthPucker": .1,
          "tongueOut": .0, "mouthClose": .0}
 EXCLUDE = [("jawLeft", "jawRight"), ("mouthLeft", "mouthRight"), ("mouthFunnel", "mouthPucker"), ("mouthSmile", "mouthFrown"), ("mouthSmile", "mouthPucker"), ("mouthSmile", "mouthFunnel"),

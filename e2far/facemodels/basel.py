@@ -61,11 +61,11 @@ def read_h5(path, n_identity=None, n_expression=None, landmarks=None):
 
     # Choice: the mean holds the file's mean expression too, so that coefficients mean what they mean to others; expression 0 is the mean expression, not quite the neutral face.
     """
+    try:
+        import h5py
+    except ImportError:
+        raise ValueError(f"{path}: reading .h5 files needs h5py: pip install h5py") from None
     with reading(path, H5):
-        try:
-            import h5py
-        except ImportError:
-            raise ImportError(f"{path}: reading .h5 files needs h5py: pip install h5py") from None
         with h5py.File(path, "r") as file:
             mean = as_vertices(values(file, "shape/model/mean"))
             modes = lambda part, count: as_modes(values(file, f"{part}/model/pcaBasis"), len(mean), deviations(values(file, f"{part}/model/pcaVariance")), f"{part}/model/pcaBasis", count)

@@ -1,6 +1,7 @@
 """FLAME (2017 to 2023, .pkl or .npz), without running any code that a pickle asks for."""
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -93,7 +94,9 @@ class Unpickler(pickle._Unpickler):
 
 def plain(value):
     """The array behind a stand-in; chumpy keeps it as `x`."""
-    while isinstance(value, Inert) and not hasattr(value, "array"):
+    for _ in range(9):                                      # one that is its own `x` has no end
+        if not isinstance(value, Inert) or hasattr(value, "array"):
+            break
         if "x" not in getattr(value, "state", {}):
             raise ValueError(f"a {type(value).__name__} object that holds no array")
         value = value.state["x"]
@@ -108,7 +111,7 @@ def read(path, n_identity=None, n_expression=None, landmarks=None):
     Jaw, neck and eyes stay at rest: their rotations are not linear.
     """
     with reading(path, WHAT):
-        if str(path).endswith(".npz"):
+        if Path(path).suffix.lower() == ".npz":
             stored = facemodels.read_npz(path, ("v_template", "shapedirs", "f"))
         else:
             with open(path, "rb") as file:

@@ -45,19 +45,20 @@ def data_folder():
 def read_obj(path):
     """Vertices (V, 3), texture coordinates (T, 2), quads (F, 4), their texture corners (F, 4) and group names (F,) of a Wavefront file of quads."""
     vertices, textures, quads, corners, groups, group = [], [], [], [], [], ""
-    for line in open(path):
-        kind, *rest = line.split() or [""]
-        if kind == "v":
-            vertices.append([float(x) for x in rest[:3]])
-        elif kind == "vt":
-            textures.append([float(x) for x in rest[:2]])
-        elif kind == "g":
-            group = rest[0]
-        elif kind == "f":
-            pairs = [r.split("/") for r in rest]
-            quads.append([int(p[0]) - 1 for p in pairs])
-            corners.append([int(p[1]) - 1 for p in pairs])
-            groups.append(group)
+    with open(path) as file:
+        for line in file:
+            kind, *rest = line.split() or [""]
+            if kind == "v":
+                vertices.append([float(x) for x in rest[:3]])
+            elif kind == "vt":
+                textures.append([float(x) for x in rest[:2]])
+            elif kind == "g":
+                group = rest[0]
+            elif kind == "f":
+                pairs = [r.split("/") for r in rest]
+                quads.append([int(p[0]) - 1 for p in pairs])
+                corners.append([int(p[1]) - 1 for p in pairs])
+                groups.append(group)
     return np.array(vertices), np.array(textures), np.array(quads), np.array(corners), np.array(groups)
 
 
@@ -176,7 +177,7 @@ def draw_identities(head, macros, movements, n, rng, local_sd=LOCAL_SD, side_sd=
 
 
 def align(shapes, reference, region):
-    """`shapes` (n, N, 3) each moved by the similarity that lays its `region` nearest to the reference's (Umeyama 1991)."""
+    """`shapes` (n, N, 3), each centred, turned nearest to the reference's `region` (Umeyama 1991) and scaled to its centroid size."""
     points, goal = shapes[:, region], reference[region]
     centre, goal_centre = points.mean(1, keepdims=True), goal.mean(0)
     covariance = np.einsum("nvi,vj->nij", points - centre, goal - goal_centre)

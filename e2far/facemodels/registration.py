@@ -32,7 +32,7 @@ def reading(path, what):
         raise FileNotFoundError(f"no face model at {path}: it should be {what}")
     try:
         yield
-    except (ImportError, FileNotFoundError):
+    except FileNotFoundError:
         raise
     except Exception as error:      # parsers of foreign formats fail in too many ways to list
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -109,8 +109,7 @@ def turn_outward(vertices, triangles):
 
 
 class Registration:
-    """Our head laid over a foreign mesh (vertices (N, 3) mm, triangles (F, 3) facing outward): `placed` (M, 3) our vertices in the foreign frame, `turn` (3, 3) rotation times scale,
-    `residual` mm, the median distance from our face region to the foreign surface.
+    """Our head laid over a foreign mesh (vertices (N, 3) mm, triangles (F, 3) facing outward): `placed` (M, 3) our vertices in the foreign frame, `turn` (3, 3) rotation times scale.
 
     known: iBUG number -> place (3,) in the foreign frame, where landmarks are known    Raises ValueError where the mesh is not a face in millimetres in the head frame.
     """
@@ -140,11 +139,11 @@ class Registration:
             raise ValueError("its mean face is upside down or looks backward: expected x to the subject's left, y up, z out of the face")
         for limit, modes in [(15, 0)] * 4 + [(15, 10)] * 4 + [(12, 30)] * 6 + [(8, self.MODES)] * 8:
             state = self.step(*state, limit, modes)
-        self.residual, placed, matched = self.place(*state, 8)
+        residual, placed, matched = self.place(*state, 8)       # residual: mm, the median distance from our face region to the foreign surface
         scale, strange = np.cbrt(np.linalg.det(state[0])), np.sqrt(np.square(state[2]).mean())
-        if not .75 < scale < 1.35 or self.residual > 2 or matched < .5 or strange > 1.5:
+        if not .75 < scale < 1.35 or residual > 2 or matched < .5 or strange > 1.5:
             raise ValueError(f"its mean does not look like a face in mm, x to the subject's left, y up, z out of the face (our face fits at {scale:.2f} of its size, "
-                             f"{matched:.0%} of it within 8 mm, median {self.residual:.1f} mm off, {strange:.1f} times as unusual as a person)")
+                             f"{matched:.0%} of it within 8 mm, median {residual:.1f} mm off, {strange:.1f} times as unusual as a person)")
         self.known = dict(known or {})
         off = [np.linalg.norm(placed[self.model.landmarks[i]] - place) for i, place in self.known.items()]
         if off and np.median(off) > 12:

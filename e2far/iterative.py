@@ -59,7 +59,7 @@ class Surface(nn.Module):
 class IterativeE2FAR(E2FAR):
     """An E2FAR whose trunk sees the picture beside a rendering of the current estimate, and whose heads correct that estimate, `iterations` times from the mean face.
 
-    arguments: of E2FAR    trunk: None, or file of `save_trunk` to start from, made without renderings
+    arguments: of E2FAR    start_from: None, or file of `save_trunk` to start from, made without renderings
     `training.fit` trains it as any E2FAR. Raises ValueError when `iterations` is not a whole number above zero.
 
     # Choice: estimates met in training are the network's own after 0 ... T-1 iterations, without gradient, as Carreira et al. 2016 and not between the mean and the truth as errors at random: so that
@@ -70,15 +70,17 @@ class IterativeE2FAR(E2FAR):
 
     frontal: torch.Tensor
 
-    def __init__(self, model, iterations=4, trunk=None, **arguments):
+    def __init__(self, model, iterations=4, start_from=None, **arguments):
         if not isinstance(iterations, int) or iterations < 1:
             raise ValueError(f"iterations={iterations}: give a whole number above zero")
+        if arguments.get("trunk", "vgg16") != "vgg16":
+            raise ValueError(f"an iterative network reads its rendering in VGG-16's first convolution: trunk {arguments['trunk']} has none")
         super().__init__(**arguments | dict(n_identity=model.n_identity, n_expression=model.n_expression))
         self.config |= dict(iterations=iterations)
         self.iterations, self.surface = iterations, Surface(model).float()
         self.register_buffer("frontal", torch.tensor(FRONTAL), persistent=False)
-        if trunk:
-            jobs.fill_trunk(self, trunk)
+        if start_from:
+            jobs.fill_trunk(self, start_from)
         damp(self.pose_head, torch.zeros(9))                # a correction, not a pose
         first = self.trunk.blocks[0][0][0]  # ty: ignore[not-subscriptable]
         wide = nn.Conv2d(3 + CHANNELS, first.out_channels, first.kernel_size, padding=first.padding, bias=first.bias is not None)

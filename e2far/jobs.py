@@ -19,15 +19,16 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import load_file
 
-from e2far import augmentation, camera, data, live as live_faces, losses, morphable, rasterize, shards, torchraster, torchstudio, training as trainer, vggface
+from e2far import augmentation, camera, data, live as live_faces, losses, morphable, rasterize, shards, torchraster, torchstudio, training as trainer, trunks, vggface
 from e2far.live import LiveFaces
+from e2far.trunks import Timm
 from e2far.network import E2FAR, Recognizer, load_network, load_trunk, save_network, save_trunk
 
 
 def settings(p, faces):
     """What the blocks `training` of params.yaml (`params.load`) say, as arguments: dicts `network` of E2FAR, `training` of `fit`, `recognition` of `pretrain`. faces: data.Faces, for the size of pictures"""
     common = {name: getattr(p, name) for name in ("batch_size", "optimizer", "weight_decay", "clip", "precision", "log_every", "validate_every", "checkpoint_every")} | dict(augment=p.augmentation)
-    return SimpleNamespace(network=dict(image_size=faces.image_size, width=p.width, batch_norm=p.batch_norm, fused=p.fused),
+    return SimpleNamespace(network=dict(image_size=faces.image_size, width=p.width, batch_norm=p.batch_norm, fused=p.fused, trunk=p.trunk),
                            training=common | dict(ema=p.ema, expression_weight=p.expression_weight, pose_weight=p.pose_weight),
                            recognition=common | dict(steps=p.pretrain["steps"], learning_rate=p.pretrain["rate"], warmup=p.pretrain["warmup"]))
 
@@ -69,7 +70,10 @@ def train_job(*, folder, faces, model, network, training, seed, trunk=None, star
 
 
 def fill_trunk(net, trunk):
-    """Fill the trunk of `net` from a file of `save_trunk`, or of VGG-16 (`vggface`)."""
+    """Fill the trunk of `net` from a file of `save_trunk`, of VGG-16 (`vggface`), or of a timm network where that is the trunk."""
+    if net.config["trunk"].startswith("timm/"):
+        net.trunk = Timm(net.config["trunk"].removeprefix("timm/"), trunk)
+        return
     (vggface.load if Path(trunk).suffix.lower() in (".mat", ".pth", ".pt") else load_trunk)(net, trunk)
 
 
@@ -192,7 +196,7 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
 
 def _as_json(config, function):
     """What a job is known by: its config, what is in the files that it starts from, and the code that runs it."""
-    code = data.source_version(sys.modules[function.__module__], sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, rasterize, torchraster, torchstudio, trainer, vggface, sys.modules[E2FAR.__module__])
+    code = data.source_version(sys.modules[function.__module__], sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, rasterize, torchraster, torchstudio, trainer, trunks, vggface, sys.modules[E2FAR.__module__])
     return json.loads(json.dumps(config | dict(inputs=_inputs(config), code=code) | (dict(pictures=shards.code_version()) if config.get("live") else {}), default=str))
 
 

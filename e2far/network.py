@@ -7,6 +7,7 @@ At full width and 180 px (the sizes of the public re-implementation; the ReLUs a
     expression  conv6(pool4) 5x5 stride 2 pad 1, conv7(pool5) 1x1 -> concat 1024x5x5 -> conv8 1x1, 512 -> fc 4096 -> fc 1024 -> fc 29
     pose        pool5 -> fc 256 -> fc 9        (ours: the paper leaves pose out)
 """
+import copy
 import json
 import zipfile
 from collections.abc import Sequence
@@ -18,23 +19,10 @@ from safetensors.torch import save
 from torch import nn
 
 from e2far.data import replacing
+from e2far.trunks import LAYERS, Timm, convolution, open_trunk, scaled
 
-LAYERS = ("pool1", "pool2", "pool3", "pool4", "pool5")
-BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))          # channels and number of convolutions before each pool, VGG-16
-MEAN_COLOUR = (129.1863 / 255, 104.7624 / 255, 93.5940 / 255)       # of VGG-Face's training pictures; R, G, B
 FRONTAL = (1., 0., 0., 0., 1., 0., .53, 0., -.1)                    # pose vector of a face that looks ahead from the middle of its crop
 VARIANTS = {"shared head": None, "two heads": ("pool5",), "control": ("pool5", "pool5"), "fusion": ("pool4", "pool5")}
-
-
-def scaled(n, width):
-    """`n` channels of the full network at `width`, at least one."""
-    return max(1, round(n * width))
-
-
-def convolution(n_in, n_out, kernel, stride=1, padding=0, batch_norm=False):
-    """Convolution, optional BatchNorm (ours, for training small networks from scratch), ReLU."""
-    norm = [nn.BatchNorm2d(n_out)] if batch_norm else []
-    return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=not batch_norm), *norm, nn.ReLU(inplace=True))
 
 
 def fully_connected(*sizes, batch_norm=False):
@@ -59,8 +47,8 @@ def hidden_layers(head, x, name):
 
 
 def initialise(module):
-    """He initialisation: the variance of the signal is kept through the ReLUs, without which training from scratch stalls."""
-    for layer in module.modules():
+    """He initialisation: the variance of the signal is kept through the ReLUs, without which training from scratch stalls. timm's trunks have their own."""
+    for layer in (layer for part in module.children() if not isinstance(part, Timm) for layer in part.modules()):
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
@@ -75,54 +63,47 @@ def damp(head, bias=None):
             head[-1].bias.copy_(bias)
 
 
-class Trunk(nn.Module):
-    """VGG-16's features: image (B, 3, S, S) in [0, 1] to a dict of pool1 ... pool5, (B, channels, S / 2^i, S / 2^i)."""
-
-    mean_colour: torch.Tensor
-
-    def __init__(self, width=1.0, batch_norm=False):
-        super().__init__()
-        self.batch_norm = batch_norm
-        self.channels = {layer: scaled(n, width) for layer, (n, _) in zip(LAYERS, BLOCKS)}
-        self.blocks, n_in = nn.ModuleList(), 3
-        for (_, count), n_out in zip(BLOCKS, self.channels.values()):
-            sizes = [n_in] + [n_out] * count
-            self.blocks.append(nn.Sequential(*(convolution(a, b, 3, padding=1, batch_norm=batch_norm) for a, b in zip(sizes, sizes[1:])), nn.MaxPool2d(2)))
-            n_in = n_out
-        self.register_buffer("mean_colour", torch.tensor(MEAN_COLOUR).view(3, 1, 1))
-
-    def forward(self, image):
-        features, x = {}, image - self.mean_colour
-        for layer, block in zip(LAYERS, self.blocks):
-            features[layer] = x = block(x)
-        return features
-
-
 class Fusion(nn.Module):
     """The fusion-CNN: features of several layers brought to pool5's grid, concatenated and mixed.
 
-    Every layer but the last passes a 5x5 convolution (conv6), the last a 1x1 convolution (conv7); a 1x1 convolution (conv8) mixes them. A single layer
-    passes conv6 alone. Choice: conv6 strides by 2 from pool4 as in the paper and by 1 from pool5, and shallower layers are first max-pooled to pool4's grid,
-    so that any layers can be compared at (nearly) the same number of parameters.
+    Every layer but the last passes a 5x5 convolution (conv6), the last a 1x1 convolution (conv7); a 1x1
+    convolution (conv8) mixes them. A single layer passes conv6 alone.
+    Choice: conv6 strides by 2 from pool4 as in the paper and by 1 from pool5, and shallower layers are first
+    max-pooled to pool4's grid, so that any layers can be compared at (nearly) the same number of parameters.
+
+    maps: name -> (channels, side) of the trunk's maps    width: share of conv6 to conv8's 512 channels
     """
 
-    def __init__(self, layers, channels, width, batch_norm):
+    def __init__(self, layers, maps, width, batch_norm):
         super().__init__()
         self.layers, n_out = layers, scaled(512, width)
         self.branches = nn.ModuleList()
         for place, layer in enumerate(layers):
-            level, n_in = LAYERS.index(layer) + 1, channels[layer]
+            level, n_in = int(layer.removeprefix("pool")), maps[layer][0]
             if place == len(layers) - 1 and place > 0:
                 branch = [nn.MaxPool2d(2 ** (5 - level)), convolution(n_in, n_out, 1, batch_norm=batch_norm)]
             elif level == 5:
                 branch = [convolution(n_in, n_out, 5, padding=2, batch_norm=batch_norm)]
             else:
-                branch = [nn.MaxPool2d(2 ** (4 - level)), convolution(n_in, n_out, 5, stride=2, padding=1, batch_norm=batch_norm)]
+                padding = conv6_padding(maps["pool4"][1], maps["pool5"][1])
+                branch = [nn.MaxPool2d(2 ** (4 - level)), convolution(n_in, n_out, 5, 2, padding, batch_norm)]
             self.branches.append(nn.Sequential(*branch))        # MaxPool2d(1) leaves its input as it is
-        self.conv8 = convolution(len(layers) * n_out, n_out, 1, batch_norm=batch_norm) if len(layers) > 1 else nn.Identity()
+        several = len(layers) > 1
+        self.conv8 = convolution(len(layers) * n_out, n_out, 1, batch_norm=batch_norm) if several else nn.Identity()
 
     def forward(self, features):
         return self.conv8(torch.cat([branch(features[layer]) for layer, branch in zip(self.layers, self.branches)], 1))
+
+
+def conv6_padding(pool4, pool5):
+    """Padding with which conv6, 5x5 of stride 2, turns a map of side `pool4` into one of side `pool5`: 1 in the paper (11 -> 5), 2 where a trunk rounds up (7 -> 4).
+
+    Raises ValueError where there is none.
+    """
+    for padding in (1, 2):
+        if (pool4 + 2 * padding - 5) // 2 + 1 == pool5:
+            return padding
+    raise ValueError(f"the trunk's pool4 has {pool4} cells a side and pool5 {pool5}, which conv6 does not join: take another image_size")
 
 
 class E2FAR(nn.Module):
@@ -130,29 +111,29 @@ class E2FAR(nn.Module):
 
     fused: layers that feed the expression head. ("pool4", "pool5") is the paper's; None gives one shared head on pool5 for identity and expression, ("pool5",) two
         heads on pool5 without a fusion-CNN, ("pool5", "pool5") a control with the fusion's parameters but no other layer than pool5.
-    width: share of the full network's channels; batch_norm: after every convolution and every hidden layer of the heads (ours, for small networks trained from scratch); "convolutions" leaves the heads' hidden layers out, "heads" the trunk
+    trunk: a name of `trunks.open_trunk`; width: share of the full network's channels, of the heads too; batch_norm: after every convolution and every hidden layer of the heads (ours, for small networks trained from scratch); "convolutions" leaves the heads' hidden layers out, "heads" the trunk
     Raises ValueError for an unknown layer, or an image size at which pool4 and pool5 do not meet as they do in the paper.
     """
 
-    def __init__(self, n_identity: int = 199, n_expression: int = 29, image_size: int = 180, width: float = 1.0, fused: Sequence[str] | None = ("pool4", "pool5"), batch_norm: bool | str = False):
+    def __init__(self, n_identity: int = 199, n_expression: int = 29, image_size: int = 180, width: float = 1.0, fused: Sequence[str] | None = ("pool4", "pool5"), batch_norm: bool | str = False, trunk: str = "vgg16"):
         super().__init__()
-        check_image_size(image_size)
         if batch_norm not in (True, False, "convolutions", "heads"):
             raise ValueError(f"batch_norm={batch_norm!r}: choose true, false, convolutions or heads")
         fused = None if fused is None else tuple(fused)
-        if fused is not None and (not fused or len(fused) > len(LAYERS) or set(fused) - set(LAYERS)):
-            raise ValueError(f"fused={fused}: name one or more of {', '.join(LAYERS)}, or None for one shared head")
-        self.config = dict(n_identity=n_identity, n_expression=n_expression, image_size=image_size, width=width, fused=fused, batch_norm=batch_norm)
+        self.trunk, normed = open_trunk(trunk, width, batch_norm in (True, "convolutions")), batch_norm in (True, "heads")
+        if fused is not None and (not fused or len(fused) > len(LAYERS) or set(fused) - self.trunk.channels.keys()):
+            raise ValueError(f"fused={fused}: name one or more of {', '.join(self.trunk.channels)}, or None for one shared head")
+        self.config = dict(n_identity=n_identity, n_expression=n_expression, image_size=image_size, width=width, fused=fused, batch_norm=batch_norm, trunk=trunk)
         self.n_identity, self.n_expression, self.image_size, self.fused = n_identity, n_expression, image_size, fused
         self.metadata = {}
-        self.trunk, normed = Trunk(width, batch_norm in (True, "convolutions")), batch_norm in (True, "heads")
-        cells, hidden = (image_size // 32) ** 2, (scaled(4096, width), scaled(1024, width))
-        pool5, conv8 = self.trunk.channels["pool5"] * cells, scaled(512, width) * cells
+        maps, hidden = map_sizes(self.trunk, image_size), (scaled(4096, width), scaled(1024, width))
+        cells = maps["pool5"][1] ** 2
+        pool5, conv8 = maps["pool5"][0] * cells, scaled(512, width) * cells
         self.identity_head = fully_connected(pool5, *hidden, n_identity + (n_expression if fused is None else 0), batch_norm=normed)
         self.pose_head = fully_connected(pool5, scaled(256, max(width, .25)), 9, batch_norm=normed)
         self.fusion = self.expression_head = None
         if fused is not None:
-            self.fusion = Fusion(fused, self.trunk.channels, width, bool(batch_norm)) if fused != ("pool5",) else None
+            self.fusion = Fusion(fused, maps, width, bool(batch_norm)) if fused != ("pool5",) else None
             self.expression_head = fully_connected(pool5 if self.fusion is None else conv8, *hidden, n_expression, batch_norm=normed)
         initialise(self)
         for head in (self.identity_head, self.expression_head):
@@ -191,13 +172,13 @@ class E2FAR(nn.Module):
 class Recognizer(nn.Module):
     """The same trunk with a classifier over people: image (B, 3, S, S) in [0, 1] to logits (B, people). Trained first, as VGG-Face was."""
 
-    def __init__(self, n_people: int, image_size: int = 180, width: float = 1.0, batch_norm: bool = False):
+    def __init__(self, n_people: int, image_size: int = 180, width: float = 1.0, batch_norm: bool = False, trunk: str = "vgg16"):
         super().__init__()
-        check_image_size(image_size)
-        self.config = dict(n_people=n_people, image_size=image_size, width=width, batch_norm=batch_norm)
+        self.config = dict(n_people=n_people, image_size=image_size, width=width, batch_norm=batch_norm, trunk=trunk)
         self.n_people, self.image_size, self.metadata = n_people, image_size, {}
-        self.trunk = Trunk(width, batch_norm)
-        self.classifier = fully_connected(self.trunk.channels["pool5"] * (image_size // 32) ** 2, scaled(4096, width), n_people, batch_norm=batch_norm)
+        self.trunk = open_trunk(trunk, width, batch_norm)
+        channels, side = map_sizes(self.trunk, image_size)["pool5"]
+        self.classifier = fully_connected(channels * side ** 2, scaled(4096, width), n_people, batch_norm=batch_norm)
         initialise(self)
         damp(self.classifier)
 
@@ -213,6 +194,13 @@ class Recognizer(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(image)["pool5"])
+
+
+def map_sizes(trunk, image_size):
+    """Channels and side of each map that `trunk` makes of pictures of `image_size` px, name -> (channels, side). Raises ValueError for sizes that the network cannot take."""
+    check_image_size(image_size)
+    described = copy.deepcopy(trunk).to("meta").eval()
+    return {layer: tuple(maps.shape[1:3]) for layer, maps in described(torch.empty(1, 3, image_size, image_size, device="meta")).items()}
 
 
 def check_images(image, size):
@@ -272,13 +260,13 @@ def load_trunk(module, path):
     """Fill the trunk of an E2FAR or Recognizer, in place, from a file of `save_trunk`. Raises as `load_network`."""
     tensors, header = read_tensors(path, "trunk")
     wanted = _trunk_config(module)
-    if header["config"] != wanted:
+    if dict(trunk="vgg16") | header["config"] != wanted:
         raise ValueError(f"{path} holds a trunk of {str(header['config'])[:300]!r}, but the network has {wanted}: make both from the same parameters")
     fill(module.trunk, tensors, path)
 
 
 def _trunk_config(module):
-    return dict(width=module.config["width"], batch_norm=module.trunk.batch_norm)
+    return dict(trunk=module.config["trunk"], width=module.config["width"], batch_norm=module.trunk.batch_norm)
 
 
 def _save(state, path, half, header):

@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from e2far.data import to_float
 from e2far.metrics import bootstrap_ratio
-from e2far.network import BLOCKS, LAYERS
+from e2far.network import map_sizes
+from e2far.trunks import BLOCKS, LAYERS
 
 ALPHAS = tuple(np.logspace(-1, 6, 8))
 
@@ -59,9 +60,9 @@ def matched_grids(network):
 
     Early layers have few channels but large maps, so they keep more places and lose no comparison for lack of numbers.
     """
-    side, channels = network.image_size, dict(pixels=3) | network.trunk.channels
-    total = channels["pool5"] * (side // 32) ** 2
-    return {layer: min(side // 2 ** level, int(np.ceil(np.sqrt(total / channels[layer])))) for level, layer in enumerate(("pixels", *LAYERS))}
+    maps = dict(pixels=(3, network.image_size)) | map_sizes(network.trunk, network.image_size)
+    total = maps["pool5"][0] * maps["pool5"][1] ** 2
+    return {layer: min(side, int(np.ceil(np.sqrt(total / channels)))) for layer, (channels, side) in maps.items()}
 
 
 def many_people(person, n):

@@ -36,7 +36,8 @@ VERSIONS = dict(e2far=e2far.__version__, torch=str(torch.__version__), numpy=np.
 class Phase:
     """A stretch of training. A trunk rate of 0 freezes the trunk: no gradient, no update, BatchNorm in eval mode.
 
-    schedule: "cosine" (after `warmup` steps falls to 0 at the phase's end) or "step" (the paper's: x0.1 at each of `milestones`, steps of this phase)
+    schedule: "cosine" (after `warmup` steps falls to 0 at the phase's end), "step" (the paper's: x0.1 at each of
+        `milestones`, steps of this phase) or "constant" (after `warmup` steps: a training whose end is not known yet)
     """
     steps: int
     heads_rate: float
@@ -46,12 +47,14 @@ class Phase:
     milestones: tuple = ()
 
     def __post_init__(self):
-        if self.schedule not in ("cosine", "step"):
-            raise ValueError(f"schedule {self.schedule!r}: choose cosine or step")
+        if self.schedule not in ("cosine", "step", "constant"):
+            raise ValueError(f"schedule {self.schedule!r}: choose cosine, step or constant")
 
     def rates(self, step):
         """Learning rates of heads and trunk at `step` of this phase."""
-        if self.schedule == "step":
+        if self.schedule == "constant":
+            factor = 1.
+        elif self.schedule == "step":
             factor = .1 ** sum(step >= milestone for milestone in self.milestones)
         else:
             factor = .5 * (1 + math.cos(math.pi * max(0, step - self.warmup) / max(1, self.steps - self.warmup)))

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from scipy.io import loadmat
 
 from e2far.facemodels import check_mat
-from e2far.network import BLOCKS, MEAN_COLOUR, read_pickled
+from e2far.network import read_pickled
+from e2far.trunks import BLOCKS, MEAN_COLOUR
 
 WHAT = ("VGG-16 as vgg_face.mat or vgg_face_dag.pth, requested from the Visual Geometry Group of Oxford (its VGG-Face page; licence for research), "
         "or the state dict of torchvision's vgg16 or vgg16_bn (.pth, .pt or .safetensors)")
@@ -28,7 +29,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def read(path):
-    """State dict of a `network.Trunk`, float32, from a file of VGG-16; as wide as the file is, with BatchNorm where the file has it.
+    """State dict of a `trunks.Trunk`, float32, from a file of VGG-16; as wide as the file is, with BatchNorm where the file has it.
 
     Runs no code of the file. Raises FileNotFoundError, or ValueError with one line for whatever is wrong with the file.
     """
@@ -46,6 +47,8 @@ def read(path):
 
 def load(module, path):
     """Fill the trunk of an E2FAR or Recognizer, in place, from a file of VGG-16. Raises as `read`, and ValueError where the trunk has another width or BatchNorm than the file."""
+    if module.config["trunk"] != "vgg16":
+        raise ValueError(f"{path} should hold VGG-16's weights, but the network's trunk is {module.config['trunk']}: give it trunk vgg16, or no such file")
     tensors, wanted = read(path), module.trunk.state_dict()
     batch_norm = "blocks.0.0.1.weight" in tensors
     if batch_norm != module.trunk.batch_norm:

@@ -159,7 +159,7 @@ def test_a_recognisers_trunk_is_kept(model, tmp_path):
     torch.manual_seed(3)
     other = network.Recognizer(4, image_size=SIZE, width=1 / 16, batch_norm=True)
     network.save_trunk(other, tmp_path / "trunk.safetensors")
-    net, image = build(model, trunk=tmp_path / "trunk.safetensors").eval(), torch.rand(2, 3, SIZE, SIZE)
+    net, image = build(model, start_from=tmp_path / "trunk.safetensors").eval(), torch.rand(2, 3, SIZE, SIZE)
     assert_close(net.features(image)["pool5"], other.eval().trunk(image)["pool5"])
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from e2far import camera, network
+from e2far import camera, network, trunks
 from e2far.network import E2FAR, VARIANTS, Recognizer
 
 
@@ -17,7 +17,7 @@ def test_full_width_has_the_papers_layers_at_180_px():
     with torch.device("meta"):
         net, image = E2FAR(), torch.empty(2, 3, 180, 180)
     features = net.features(image)
-    assert [tuple(features[k].shape[1:]) for k in network.LAYERS] == [(64, 90, 90), (128, 45, 45), (256, 22, 22), (512, 11, 11), (512, 5, 5)]
+    assert [tuple(features[k].shape[1:]) for k in trunks.LAYERS] == [(64, 90, 90), (128, 45, 45), (256, 22, 22), (512, 11, 11), (512, 5, 5)]
     conv6, conv7 = (branch[1][0] for branch in net.fusion.branches)
     conv8 = net.fusion.conv8[0]
     assert [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0], c.padding[0]) for c in (conv6, conv7, conv8)] == [
@@ -95,7 +95,7 @@ def test_heads_on_features_are_the_network():
 def test_activations_lead_to_the_answers(fused):
     net, image = small(fused).eval(), torch.rand(2, 3, 48, 48)
     found, answers = net.activations(image), net(image)
-    assert list(found)[:5] == list(network.LAYERS) and ("fusion" in found) == (fused == ("pool4", "pool5")) and all((x >= 0).all() for x in found.values())
+    assert list(found)[:5] == list(trunks.LAYERS) and ("fusion" in found) == (fused == ("pool4", "pool5")) and all((x >= 0).all() for x in found.values())
     assert torch.equal(net.identity_head[-1](found["identity fc2"]), torch.cat([answers["identity"]] + ([] if fused else [answers["expression"]]), 1))
     if fused:
         assert torch.equal(net.expression_head[-1](found["expression fc2"]), answers["expression"])

@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from e2far import network, probes
+from e2far import network, probes, trunks
 
 rng = np.random.default_rng(0)
 
@@ -245,7 +245,7 @@ def test_occlusion_asks_any_answer():
 def test_receptive_fields_are_those_of_the_gradient(layer, size, stride):
     assert vars(probes.receptive_field(layer)) == dict(size_px=size, stride_px=stride)
     torch.manual_seed(0)
-    trunk = network.Trunk(width=1 / 16).double()
+    trunk = trunks.Trunk(width=1 / 16).double()
     side = 256 if size > 60 else 64
     image = torch.rand(4, 3, side, side, dtype=torch.float64, requires_grad=True)
     middle = side // stride // 2

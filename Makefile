@@ -66,6 +66,10 @@ long-status: setup
 cooldown: setup
 	python -m e2far.longrun data/long --cooldown
 
+# Which trunk learns most in the same CPU time: reports/metrics/trunks.csv. Two hours of one core.
+trunks: setup
+	python -m e2far.trunk_trial data/trunks
+
 # After `make reproduce PROFILE=weights`: ship what it trained, and the face model it was trained with.
 release: setup
 	python -c "from e2far.morphable import load_face_model as f; assert f('data/facemodel/model.npz').name == 'makehuman', 'only our own face model may be shipped'"

@@ -68,7 +68,7 @@ def report(folder, steps, batch_size):
             + ", ".join(f"{name.removesuffix('_ratio')} {last[name]:.3f}" for name in RATIOS) + " of the mean face's error.")
     log = folder / "ours" / "log.csv"
     if log.exists():
-        text += f" About {pd.read_csv(log).remaining_s.iloc[-1] / 3600:.1f} hours left."
+        text += f" About {pd.read_csv(log).remaining_s.dropna().iloc[-1] / 3600:.1f} hours left."
     if len(before):
         shared = ours[(ours.images <= before.images.max()) & (ours.images >= before.images.min())]
         at = [float(np.interp(row.images, before.images, before.expressive_ratio) - row.expressive_ratio) for row in shared.itertuples()]

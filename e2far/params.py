@@ -18,24 +18,24 @@ def load(section, profile=None):
     E2FAR_OUT redirects what notebooks write (data, reports) to another folder, as the tests do; the shipped weights stay where they are.
     Raises ValueError naming the known profiles or sections.
     """
-    everything = _read()
+    found = read()
     listed = lambda names: " ".join(", ".join(names).split())[:300]
     try:
-        if not isinstance(everything["seed"], int):
+        if not isinstance(found["seed"], int):
             raise TypeError("seed is no whole number")
-        profile = profile or os.environ.get("E2FAR_PROFILE") or everything["profile"]
-        if profile not in everything["profiles"]:
-            raise ValueError(f"no profile {profile!r} in params.yaml: choose one of {listed(everything['profiles'])}")
-        sections = everything["profiles"][profile]
+        profile = profile or os.environ.get("E2FAR_PROFILE") or found["profile"]
+        if profile not in found["profiles"]:
+            raise ValueError(f"no profile {profile!r} in params.yaml: choose one of {listed(found['profiles'])}")
+        sections = found["profiles"][profile]
         if section not in sections:
             raise ValueError(f"profile {profile!r} has no section {section!r}: it has {listed(sections)} (in params.yaml)")
         out = Path(os.environ.get("E2FAR_OUT") or ROOT).resolve()
-        return SimpleNamespace(profile=profile, seed=everything["seed"], data=out / "data", reports=out / "reports", weights=ROOT / "data" / "weights", **sections[section])
+        return SimpleNamespace(profile=profile, seed=found["seed"], data=out / "data", reports=out / "reports", weights=ROOT / "data" / "weights", **sections[section])
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{ROOT / 'params.yaml'} lacks a part ({error!r}): it needs profile, seed, and profiles of sections of parameters") from error
 
 
-def _read():
+def read():
     """What params.yaml holds: plain, finite values. Raises OSError, or ValueError with one line."""
     path = ROOT / "params.yaml"
     try:
@@ -43,9 +43,9 @@ def _read():
         node = loader.get_single_node()
         if _written_out(node, {}) > 100_000:
             raise ValueError("it holds itself, or aliases of aliases without number")
-        everything = loader.construct_document(node)
-        json.dumps(everything, allow_nan=False)
-        return everything
+        found = loader.construct_document(node)
+        json.dumps(found, allow_nan=False)
+        return found
     except OSError:
         raise
     except Exception as error:      # what is no YAML fails in too many ways to list
@@ -65,7 +65,7 @@ def choose(profile):
     """Make `profile` the one in params.yaml, as `make reproduce PROFILE=...` does. Raises ValueError naming the known ones."""
     path = ROOT / "params.yaml"
     text = path.read_text()
-    known = _read()["profiles"]
+    known = read()["profiles"]
     if profile not in known:
         raise ValueError(f"no profile {profile!r} in params.yaml: choose one of {', '.join(known)}")
     path.write_text(re.sub(r"(?m)^profile: \w+", f"profile: {profile}", text))

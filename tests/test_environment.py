@@ -14,7 +14,7 @@ def test_the_record_is_the_same_bytes_twice_and_says_what_decides_results(tmp_pa
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "new" / "two.json").read_bytes()
     assert found["versions"]["torch"] == importlib.metadata.version("torch") and found["versions"]["numpy"] == numpy.__version__
     assert found["precision"] in ("bf16-mixed", "32-true") and found["cores"] >= 1 and found["processor"] is not None
-    assert found["profile"] in params._read()["profiles"] and found["seed"] == params._read()["seed"]
+    assert found["profile"] in params.read()["profiles"] and found["seed"] == params.read()["seed"]
 
 
 def test_commit_and_changed_sources(tmp_path, monkeypatch):

@@ -56,7 +56,11 @@ def alare(model):
     normals = torch.zeros_like(model.mean).index_add_(0, model.triangles.flatten(), across.repeat_interleave(3, 0))
     sideways = normals[model.region, 0] / normals[model.region].norm(dim=1).clamp_min(1e-9)
     reach = .7 * (points[31] - points[35]).norm()
-    wings = [torch.where((model.mean[model.region] - points[k]).norm(dim=1) < reach, sign * sideways, -2.) for k, sign in ((31, -1), (35, 1))]
+    face = model.mean[model.region]
+    wings = []
+    for k, sign in ((31, -1), (35, 1)):         # outwards of the landmark, since walls of nostrils face sideways too
+        near = ((face - points[k]).norm(dim=1) < reach) & (sign * (face - points[k])[:, 0] > 0)
+        wings.append(torch.where(near, sign * sideways, -2.))
     return [int(model.region[wing.argmax()]) for wing in wings]
 
 

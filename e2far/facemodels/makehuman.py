@@ -13,10 +13,12 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from e2far.facemodels.arkit import draw_units
 from e2far.morphable import MorphableModel
 
+MIRROR = np.array([-1., 1., 1.])        # left for right
 DECIMETRE = 100.        # MakeHuman's unit in mm
 ETHNICITIES, SEXES, AGES = ("african", "asian", "caucasian"), ("female", "male"), ("young", "old")
 MUSCLE, WEIGHT = ("minmuscle", "averagemuscle", "maxmuscle"), ("minweight", "averageweight", "maxweight")
@@ -24,14 +26,24 @@ LOCAL = ("head", "eyes", "eyebrows", "nose", "mouth", "chin", "cheek", "forehead
 OPPOSITES = (("-incr", "-decr"), ("-up", "-down"), ("-out", "-in"), ("-forward", "-backward"), ("-convex", "-concave"), ("-uncompress", "-compress"), ("-round", "-pointed"))
 PARTS = {"skin": "head", "mouth": "mouth_cavity"}       # vertices of `body` by MakeHuman's segmentation picture
 HELPERS = {"helper-l-eye": "eye", "helper-r-eye": "eye", "helper-upper-teeth": "teeth", "helper-lower-teeth": "teeth", "helper-tongue": "tongue"}
-LANDMARKS = (870, 868, 5098, 912, 894, 915, 743, 5292, 5296, 11898, 7463, 7617, 7596, 7614, 11713, 7573, 7575,                     # jaw, from the subject's right ear to the left
-             255, 225, 204, 205, 208, 6983, 6980, 6979, 6999, 7024,                                                                # brows
-             132, 131, 164, 294, 334, 308, 317, 7072, 7096,                                                                        # nose
-             18, 6757, 54, 67, 6772, 6776, 6851, 6838, 13353, 6802, 13372, 13368,                                                  # eyes
-             426, 5354, 450, 455, 7210, 11956, 7186, 7130, 7241, 492, 486, 370, 3706, 472, 474, 7228, 10374, 7242, 493, 487)       # lips, outer then inner
+LANDMARKS = (       # of base.obj, in iBUG's order: where they lie by anatomy, and of equals where 300 photos have them
+    5402, 859, 5097, 912, 894, 892, 891, 5293, 5296,                # jaw, from the subject's right ear
+    11899, 7593, 7594, 7596, 7614, 11712, 7564, 12001,
+    255, 225, 204, 205, 208, 6983, 6980, 6979, 6999, 7024,          # brows
+    133, 5063, 201, 5054, 334, 313, 317, 7076, 7096,                # nose: ridge from nasion to tip, base
+    6758, 6757, 6763, 63, 6772, 6776,                               # right eye
+    6847, 13359, 13353, 13354, 13372, 13368,                        # left eye
+    431, 410, 450, 455, 7210, 7170, 7191, 7166, 7241, 492, 486, 406,        # lips, outer
+    3732, 462, 468, 7221, 10400, 7242, 493, 487)                    # and inner rim
 UPPER_TEETH_DROP_MM = 5.        # Choice: MakeHuman's end 4 mm above the edge of the upper lip, so that no smile shows them; people's end a little below it
 LOCAL_SD, SIDE_SD, ASYMMETRY_SD, WEIGHT_SD, CONCENTRATION = .22, .06, .08, .22, .5     # Choice: at .22 faces vary about as people's do (notebook 1); .14 is too little, .40 looks implausible
 INTERPUPILLARY_MM = 63.     # Choice: the mean's, an average adult's (Dodgson, Proc. SPIE 5291 (2004) 36-46); the base mesh has 58
+# Choice: MakeHuman's mean nose stands out 15 mm from its base, people's 20 (anthropometry.NORMS). Strengths of its own
+# targets that give 2,000 people this mean; they lift the ridge too, as annotated photos have it.
+NOSE = {"nose-scale-depth-incr": .5, "nose-volume-incr": .5}
+NOSTRILS = (392, 393, 395, 396, 398)        # the bottom of the right nostril, which is a dent of 3 mm in base.obj
+NOSTRIL_DEPTH_MM = 9.                       # Choice: added to it, so that it is dark as a real one
+NOSTRIL_RINGS = (1., .85, .4)               # shares of that depth, of the bottom and of the rings of vertices around it
 
 
 def data_folder():
@@ -91,6 +103,25 @@ class Head:
             self.part[quads[part == name].ravel()] = name
         self.uv = np.zeros((len(self.vertex), 2))
         self.uv[quads.ravel()] = textures[corners.ravel()]
+        self.opposite = cKDTree(self.base).query(self.base * MIRROR)[1]        # base.obj is symmetric to the last digit
+        self._shape_nose(quads)
+
+    def _shape_nose(self, quads):
+        """Give the base a nose that stands out as people's do, and nostrils; `nostril` (N,) is 1 at their bottom."""
+        for name, strength in NOSE.items():
+            self.base += strength * self.target(self.folder / f"mpfb2/targets/nose/{name}.target.gz")
+        self.nostril, ring = np.zeros(len(self.base)), self.index[list(NOSTRILS)]
+        for share in NOSTRIL_RINGS:
+            self.nostril[ring] = np.maximum(self.nostril[ring], share)
+            ring = np.unique(quads[np.isin(quads, ring).any(1)])
+        self.nostril = np.maximum(self.nostril, self.nostril[self.opposite])
+        self.base = self.mirrored(self.base, 1)
+        inwards = np.stack((-.1 * np.sign(self.base[:, 0]), np.ones(len(self.base)), 0 * self.nostril), 1)
+        self.base += NOSTRIL_DEPTH_MM * self.nostril[:, None] * inwards
+
+    def mirrored(self, field, sign):
+        """The part of `field` (..., N, 3) that a reflection keeps (sign 1) or turns round (-1); exactly, in any precision."""
+        return (field + sign * field[..., self.opposite, :] * MIRROR.astype(field.dtype)) / 2
 
     def target(self, path):
         """Displacement (N, 3) mm that a .target file gives the head's vertices."""
@@ -197,6 +228,26 @@ def principal_modes(offsets, region, count):
     return modes * np.sign(np.take_along_axis(modes.reshape(-1, count), abs(modes.reshape(-1, count)).argmax(0)[None], 0))     # a sign that reruns repeat
 
 
+def mirror_modes(offsets, head, region, count):
+    """`principal_modes` of `offsets` (n, N, 3) and their mirror images: each mode is symmetric or turned round by reflection.
+
+    The covariance of both is that of the symmetric parts plus that of the antisymmetric ones, so each is solved by itself.
+    """
+    both = [principal_modes(head.mirrored(offsets, sign), region, count) for sign in (1, -1)]
+    both = [head.mirrored(m.transpose(2, 0, 1), sign) for m, sign in zip(both, (1, -1))]     # rounding errors of the sums
+    modes = np.concatenate(both)
+    order = np.argsort(-np.square(modes[:, region]).sum((1, 2)), kind="stable")[:count]
+    return modes[order].transpose(1, 2, 0)
+
+
+def opposite_unit(name):
+    """The expression unit that does the same on the other side."""
+    for one, other in (("Left", "Right"), ("Right", "Left")):
+        if name.endswith(one):
+            return name.removesuffix(one) + other
+    return name
+
+
 def face_region(head, base, ears, jaw_open):
     """Vertices of the face proper: skin from ear to ear, from the hairline to a plane under the jaw."""
     skin = head.part == "skin"
@@ -238,8 +289,10 @@ def appearance_attributes(head, mean, landmarks):
     temple = np.interp(z, [-90, -62, -48, -20], [-60, -5, 40, 62])       # height of the hairline above the eyes, mm, from the nape to the forehead
     hairline = np.where(skin, np.maximum(y - temple - .0008 * x ** 2, np.where(z < -88, 10., -99.)), -99.)
     beard = skin * np.clip((-30 - y) / 12, 0, 1) * np.clip((z + 62) / 12, 0, 1) * (1 - np.clip((-112 - y) / 8, 0, 1))
-    return dict(parts, lips=head.mask("mpfb_lips.jpg") * skin, ear=head.mask("mpfb_ears.jpg") * skin, brow=np.exp(-(brows / 4.) ** 2) * skin, eye_x=eye_x, eye_y=eye_y,
-                hairline=hairline, beard=beard)
+    lips, ear = ((a + a[head.opposite]) / 2 for a in (head.mask("mpfb_lips.jpg"), head.mask("mpfb_ears.jpg")))
+    brow = np.exp(-(np.minimum(brows, brows[head.opposite]) / 4.) ** 2)
+    return dict(parts, lips=lips * skin, ear=ear * skin, brow=brow * skin, eye_x=eye_x, eye_y=eye_y,
+                hairline=hairline, beard=beard, nostril=head.nostril)
 
 
 def build(n_identity=80, n_expression=29, people=2000, mixtures=3000, seed=0, local_sd=LOCAL_SD):
@@ -252,21 +305,26 @@ def build(n_identity=80, n_expression=29, people=2000, mixtures=3000, seed=0, lo
     landmarks = head.index[list(LANDMARKS)]
     files = sorted((head.folder / "faceunits01/targets/faceunits").glob("*.target"))
     names = [f.stem for f in files]
-    units = np.stack([head.target(f) for f in files], -1).astype(np.float32)        # (N, 3, J)
+    units = np.stack([head.target(f) for f in files]).astype(np.float32)            # (J, N, 3)
+    other = [names.index(opposite_unit(name)) for name in names]
+    units = (units + units[other][:, head.opposite] * MIRROR.astype(np.float32)) / 2
 
     shapes, _ = draw_identities(head, macros, movements, people, rng, local_sd)
     ears = np.flatnonzero(np.max([np.linalg.norm(plus, axis=1) for plus, _ in movements["ears", "ear-wing-incr"]], axis=0) > 1)
-    region = face_region(head, shapes.mean(0), ears, units[:, :, names.index("jawOpen")])
-    mean = shapes[0]
+    ears = np.union1d(ears, head.opposite[ears])
+    mean = head.mirrored(shapes.mean(0), 1)
+    region = face_region(head, mean, ears, units[names.index("jawOpen")])
     for _ in range(3):
         shapes = align(shapes, mean, region)
-        mean = shapes.mean(0)
-    origin = mean[region].mean(0)
-    identity_basis = principal_modes(shapes - mean, region, n_identity)
-    mean = mean - origin
+        mean = head.mirrored(shapes.mean(0), 1)
+    origin = mean[region].mean(0) * [0, 1, 1]
+    identity_basis = mirror_modes(shapes - mean, head, region, n_identity)
+    mean = mean - origin.astype(np.float32)
 
     strengths = np.stack([draw_units(names, rng) for _ in range(mixtures)])
-    expression_basis = principal_modes(np.einsum("vdj,nj->nvd", units, strengths), region, n_expression)
+    expressions = (strengths @ units.reshape(len(units), -1)).reshape(mixtures, -1, 3)
+    expression_basis = mirror_modes(expressions, head, region, n_expression)
+    units = units.transpose(1, 2, 0)
 
     def tensor(x):
         return torch.from_numpy(np.ascontiguousarray(x)).float().half().float()      # what the file holds

@@ -45,8 +45,8 @@ NOSTRILS = (392, 393, 395, 396, 398)        # the bottom of the right nostril, w
 NOSTRIL_DEPTH_MM = 9.                       # Choice: added to it, so that it is dark as a real one
 TEETH_BEHIND = (15087, *range(15120, 15128), 15027, *range(15052, 15060))       # right half of the arches' inner rows
 TOOTH_EDGE = .14                            # Choice: of a tooth's width, from the middle of a gap to the full white
-NECK_ABOVE = 5296                           # the chin: what is cut lower is the neck
-NECK_MM = np.array([0., -55., -14.])        # Choice: by which the neck goes on where MakeHuman's head is cut
+NECK_ABOVE = 317                            # the nose's base: what is cut lower is the neck
+NECK_MM = np.array([0., -80., -20.])        # Choice: by which the neck goes on where MakeHuman's head is cut
 NOSTRIL_RINGS = (1., .85, .4)               # shares of that depth, of the bottom and of the rings of vertices around it
 
 
@@ -372,7 +372,7 @@ def appearance_attributes(head, mean, landmarks):
     eyes = mean[head.part == "eye"].mean(0) * [0, 1, 1]
     x, y, z = (mean - eyes).T
     temple = np.interp(z, [-90, -62, -48, -20], [-60, -5, 40, 62])       # height of the hairline above the eyes, mm, from the nape to the forehead
-    hairline = np.where(skin, np.maximum(y - temple - .0008 * x ** 2, np.where(z < -88, 10., -99.)), -99.)
+    hairline = np.where(skin, np.maximum(y - temple - .0008 * x ** 2, np.where(z < -88, np.minimum(10, y + 80), -99.)), -99.)
     beard = skin * np.clip((-30 - y) / 12, 0, 1) * np.clip((z + 62) / 12, 0, 1) * (1 - np.clip((-112 - y) / 8, 0, 1))
     lips, ear = ((a + a[head.opposite]) / 2 for a in (head.mask("mpfb_lips.jpg"), head.mask("mpfb_ears.jpg")))
     brow = np.exp(-(np.minimum(brows, brows[head.opposite]) / 4.) ** 2)

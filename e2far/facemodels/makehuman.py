@@ -33,7 +33,7 @@ LANDMARKS = (       # of base.obj, in iBUG's order: where they lie by anatomy, a
     133, 5063, 201, 5054, 334, 313, 317, 7076, 7096,                # nose: ridge from nasion to tip, base
     6758, 6757, 6763, 63, 6772, 6776,                               # right eye
     6847, 13359, 13353, 13354, 13372, 13368,                        # left eye
-    431, 410, 450, 455, 7210, 7170, 7191, 7166, 7241, 492, 486, 406,        # lips, outer
+    3736, 410, 450, 455, 7210, 7170, 10404, 7166, 7241, 492, 486, 406,        # lips, outer
     3732, 462, 468, 7221, 10400, 7242, 493, 487)                    # and inner rim
 UPPER_TEETH_DROP_MM = 5.        # Choice: MakeHuman's end 4 mm above the edge of the upper lip, so that no smile shows them; people's end a little below it
 LOCAL_SD, SIDE_SD, ASYMMETRY_SD, WEIGHT_SD, CONCENTRATION = .22, .06, .08, .22, .5     # Choice: at .22 faces vary about as people's do (notebook 1); .14 is too little, .40 looks implausible

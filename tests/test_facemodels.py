@@ -165,7 +165,7 @@ def test_noses_stand_out_as_peoples_do(small):
 
 @needs_anny
 def test_nostrils_are_deep_and_inside_the_nose(small):
-    """Their bottom lies above the rim by half a centimetre, and the skin around is nearer to every camera."""
+    """Their bottom lies half a centimetre above the rim, between the wings and behind the tip."""
     points, bottom = small.mean[small.landmarks], small.mean[small.attributes["nostril"] == 1]
     assert len(bottom) == 10 and bottom[:, 1].min() > points[[31, 35], 1].max() + 5
     assert bottom[:, 0].abs().max() < points[35, 0] + 3 and bottom[:, 2].max() < points[30, 2] - 5

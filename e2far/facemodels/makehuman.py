@@ -38,7 +38,7 @@ LANDMARKS = (       # of base.obj, in iBUG's order: where they lie by anatomy, a
 UPPER_TEETH_DROP_MM = 5.        # Choice: MakeHuman's end 4 mm above the edge of the upper lip, so that no smile shows them; people's end a little below it
 LOCAL_SD, SIDE_SD, ASYMMETRY_SD, WEIGHT_SD, CONCENTRATION = .22, .06, .08, .22, .5     # Choice: at .22 faces vary about as people's do (notebook 1); .14 is too little, .40 looks implausible
 INTERPUPILLARY_MM = 63.     # Choice: the mean's, an average adult's (Dodgson, Proc. SPIE 5291 (2004) 36-46); the base mesh has 58
-# Choice: MakeHuman's mean nose stands out 15 mm from its base, people's 20 (anthropometry.NORMS). Strengths of its own
+# Choice: MakeHuman's mean nose stands out 16 mm from its base, people's 20 (anthropometry.NORMS). Strengths of its own
 # targets that give 2,000 people this mean; they lift the ridge too, as annotated photos have it.
 NOSE = {"nose-scale-depth-incr": .5, "nose-volume-incr": .5}
 NOSTRILS = (392, 393, 395, 396, 398)        # the bottom of the right nostril, which is a dent of 3 mm in base.obj

@@ -326,10 +326,12 @@ def draw_camera(size, rng):
     poor, scale, kind = rng.random() < .33, size / 80, rng.random()
     if kind < .5:
         blur = rng.uniform(.25, .6, 2)
-    elif kind < (.8 if poor else .92):
+    elif kind < (.65 if poor else .92):
         blur = np.full(2, rng.uniform(.4, 1.5))
+    elif kind < .8:
+        blur = np.full(2, rng.uniform(1.5, 3.))                             # enlarged from a few pixels
     else:
-        blur = rng.uniform(.3, 3.5 if poor else 2.2, 2)                     # moved, or enlarged
+        blur = rng.permutation([rng.uniform(.3, 1.2), rng.uniform(1., 3.8 if poor else 2.2)])       # moved
     grey, vivid = rng.random() < .08, rng.uniform(.2, 1.6) if poor else rng.uniform(.7, 1.25)
     return dict(exposure=np.exp(rng.uniform(np.log(.05), np.log(.6))) if poor else rng.uniform(.10, .40), automatic=rng.uniform(.5 if poor else .65, 1),
                 balance=(1 + rng.normal(0, .18 if poor else .06, 3)).clip(.3, 2), blur=blur * scale, sharpen=rng.uniform(.3, 1.5) * (rng.random() < .2),

@@ -92,6 +92,11 @@ def decode_pose(pose, side):
     return sixd_to_matrix(pose[..., :6]), pose[..., 6] * side / SCALE_UNIT_MM, (pose[..., 7:] + .5) * side[..., None]
 
 
+def mirrored_pose(pose):
+    """Pose vectors (..., 9) of the mirrored picture: rotation M R M with M = diag(-1, 1, 1), and the origin at -x."""
+    return pose * pose.new_tensor([1., -1., -1., -1., 1., 1., 1., -1., 1.])
+
+
 def crop_box(landmarks):
     """The crop rule: a square (x0, y0, x1, y1) px centred on the box of `landmarks` (..., 68, 2), side 1.45 sqrt(w h); returns (..., 4)."""
     low, high = landmarks.amin(-2), landmarks.amax(-2)

@@ -1,6 +1,7 @@
 """The linear face model: a few coefficients in, a face in millimetres out."""
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,58 @@ class MorphableModel(nn.Module):
     def from_units(self, strengths: torch.Tensor) -> torch.Tensor:
         """Expression coefficients (B, L) nearest to named units at `strengths` (B, J)."""
         return strengths @ self.units_to_modes.mT
+
+    # Mirror images -------------------------------------------------------------------------------
+
+    @cached_property
+    def opposite(self) -> torch.Tensor:
+        """For each vertex (N,) the one on the face's other side: the nearest of the mirrored mean."""
+        from scipy.spatial import cKDTree                       # here, since it takes a while to import
+        mean = self.mean.double().cpu().numpy()
+        return torch.from_numpy(cKDTree(mean * [-1, 1, 1]).query(mean)[1])
+
+    def mirror(self, vertices: torch.Tensor) -> torch.Tensor:
+        """The mirror image (..., N, 3) mm of faces `vertices` (..., N, 3) mm, vertex for vertex."""
+        opposite = self.opposite.to(vertices.device)
+        return vertices[..., opposite, :] * vertices.new_tensor([-1., 1., 1.])
+
+    def mirrored(self, identity: torch.Tensor,
+                 expression: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Coefficients (B, K), (B, L) of the mirror image of the face with these coefficients.
+
+        Exact where the model is symmetric, else the nearest there is; twice is always none.
+        """
+        A, offset, B = (part.to(identity) for part in self._mirror_maps)
+        return identity @ A.mT + offset, expression @ B.mT
+
+    @cached_property
+    def _mirror_maps(self):
+        """A (K, K) and offset (K,) with A a + offset the mirrored identity, B (L, L) likewise."""
+        A, fit = self._involution(self.identity_basis)
+        skew = self.mirror(self.mean.double()) - self.mean.double()
+        offset = fit @ skew[self.region].flatten()
+        B, _ = self._involution(self.expression_basis)
+        return A, (offset - A @ offset) / 2, B          # A offset = -offset: there and back again
+
+    def _involution(self, basis):
+        r"""The map A (K, K) of coefficients, A A = 1, nearest to mirroring; and $U^+$ (K, 3 M).
+
+        Least squares over the region gives a map T that is symmetric in the metric of the vertices,
+        with eigenvalues of +1 (symmetric modes), -1 (skewed ones) or, where a mode's mirror image
+        is not quite in the span, between them. They are set to their signs: else what a mirror
+        image says would shrink, and a picture and its mirror image could get different faces.
+        """
+        U = basis.double()
+        mirrored = self.mirror(U.permute(2, 0, 1)).permute(1, 2, 0)[self.region].flatten(0, 1)
+        U = U[self.region].flatten(0, 1)
+        square, axes = torch.linalg.eigh(U.mT @ U)
+        kept = square > 1e-12 * square.sum()                    # no face depends on the others
+        root, axes = square[kept].sqrt(), axes[:, kept]
+        whiten = axes / root                                    # U @ whiten is orthonormal
+        T = whiten.mT @ (U.mT @ mirrored) @ whiten
+        value, vector = torch.linalg.eigh((T + T.mT) / 2)
+        sign = torch.where(value < 0, -1., 1.).to(value)
+        return whiten @ (vector * sign) @ vector.mT @ (axes * root).mT, whiten @ (U @ whiten).mT
 
     def save(self, path: str | Path) -> None:
         """Write the model as npz (float16 bases, no pickle)."""

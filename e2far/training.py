@@ -118,7 +118,7 @@ def pretrain(recognizer, faces, *, steps, batch_size, learning_rate, seed, weigh
     return _train(recognizer, faces, kept, phases, objective, validate if len(held) else None, batch_size=batch_size, seed=seed, weight_decay=weight_decay, **options)
 
 
-def fit(network, model, train, validation, *, phases, batch_size, expression_weight, pose_weight, weight_decay, seed, identity_weight=1., features=None, **options):
+def fit(network, model, train, validation, *, phases, batch_size, expression_weight, pose_weight, weight_decay, seed, identity_weight=1., features=None, mirror=False, **options):
     r"""Train an E2FAR to regress the coefficients of `model`, in place; returns the log, a DataFrame. The paper's loss, with our pose term:
 
     $\frac1N \lVert U(\hat\alpha - \alpha) \rVert^2 + \lambda_e \frac1N \lVert W(\hat\beta - \beta) \rVert^2 + \lambda_p E_{pose}$, over the model's region
@@ -128,6 +128,7 @@ def fit(network, model, train, validation, *, phases, batch_size, expression_wei
     features: None, or what the frozen trunk answers for the first faces of `train` (`store_features`): heads then learn from these faces alone, many times faster than from pictures
     precision: "32-true" or "bf16-mixed"    fabric: a lightning Fabric, which then decides devices and precision; None is one CPU process
     optimizer: "adamw" or "adam" (with weight decay as an L2 term)    clip, ema: see `loop`
+    mirror: show half of the pictures of each batch, other ones every time, as their mirror images, labels and all
     augment: strength of augmentation.augment at the end of training, reached linearly (False or 0: none, True or 1: full)
     log: CSV file, a row each `log_every` steps    validate_every: steps between validations (None: only at the end)
     checkpoint: file written each `checkpoint_every` steps; if it exists, training goes on from it exactly as if it had not stopped    origin: what else a checkpoint must agree in, such as a digest of the files that training reads
@@ -151,10 +152,13 @@ def fit(network, model, train, validation, *, phases, batch_size, expression_wei
         return summary(evaluate(network, model, validation))
 
     weights = dict(identity_weight=identity_weight, expression_weight=expression_weight, pose_weight=pose_weight)
-    return _train(network, train, None, phases, objective, validate if validation else None, batch_size=batch_size, seed=seed, weight_decay=weight_decay, features=features, weights=weights, **options)
+    weights |= dict(mirror=True) if mirror else {}
+    change = functools.partial(mirror_half, copy.deepcopy(model).cpu()) if mirror else None
+    return _train(network, train, None, phases, objective, validate if validation else None, batch_size=batch_size, seed=seed, weight_decay=weight_decay, features=features, weights=weights,
+                  change=change, **options)
 
 
-def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed, weight_decay, features=None, weights=None, precision="32-true", fabric=None, optimizer="adamw",
+def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed, weight_decay, features=None, weights=None, change=None, precision="32-true", fabric=None, optimizer="adamw",
            clip=None, ema=None, augment=0., log=None, log_every=50, validate_every=None, checkpoint=None, checkpoint_every=None, origin=None, progress=True):
     """Set `loop` up on the faces `rows` (None: all) of `faces`; what `pretrain` and `fit` share."""
     if faces.image_size != module.image_size:
@@ -189,12 +193,23 @@ def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed
             else:
                 batch = faces.gather(at)
         # Choice: pictures are changed before the batch is shared out among processes, so that their number changes nothing.
+        if change:
+            batch = change(batch, (seed, step, 1))
         if "image" in batch:
             batch["image"] = augmentation.augment(batch["image"], augment * step / total, (seed, step))
         return fabric.to_device({name: values[fabric.global_rank::fabric.world_size] for name, values in batch.items()})  # ty: ignore[missing-union-attribute]
 
     loop(run, phases, ahead(batch_at, run) if fabric.device.type == "cuda" else batch_at, objective, clip, ema)
     return pd.DataFrame(run.rows)
+
+
+def mirror_half(model, batch, seed):
+    """`batch` (of `data.Faces.gather`) with about half of its pictures, and their identity, expression and pose, mirrored; its landmarks are left out."""
+    turned = torch.from_numpy(np.random.default_rng(seed).random(len(batch["person"])) < .5)
+    identity, expression = model.mirrored(batch["identity"], batch["expression"])
+    other = dict(image=batch["image"].flip(-1), identity=identity, expression=expression, pose=camera.mirrored_pose(batch["pose"]))
+    here = {name: turned.view(-1, *[1] * (values.ndim - 1)) for name, values in other.items()}
+    return dict(person=batch["person"]) | {name: torch.where(here[name], values, batch[name]) for name, values in other.items()}
 
 
 def auto_precision(precision, device="cpu"):

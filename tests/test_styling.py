@@ -3,7 +3,7 @@ import pytest
 
 from e2far.styling import COLUMNS, ROWS, Wardrobe, grid_triangles
 
-STYLE = dict(thickness=10., lift=.2, recede=0., fringe=0., side=0., opening=1.2, parting=0., flare=0., waves=np.zeros(COLUMNS))
+STYLE = dict(thickness=10., lift=.2, recede=0., fringe=0., side=0., opening=1.2, parting=0., flare=0., brim=0., peak=0., waves=np.zeros(COLUMNS))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,9 @@ def test_styles_do_what_their_names_say(wardrobe, head):
     window = long[(long[:, 1] < face[36, 1]) & (long[:, 2] > face[36, 2])]
     assert not len(window)                                               # long hair leaves the window of the face open
     assert np.ptp(low(thickness=40.)[:, 0]) > np.ptp(plain[:, 0]) + 40
+    brim, peak = low(brim=50.), low(brim=50., peak=1.)
+    assert np.ptp(brim[:, 0]) > np.ptp(plain[:, 0]) + 50 and peak[:, 2].max() > plain[:, 2].max() + 30
+    np.testing.assert_allclose(peak[:, 2].min(), plain[:, 2].min(), atol=1)     # a peak stands out in front alone
 
 
 def test_brows_lie_on_the_skin_along_their_landmarks(wardrobe, head):

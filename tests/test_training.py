@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from e2far import camera, data, network, training
 from e2far.morphable import toy_model
@@ -276,3 +277,22 @@ def test_identity_can_be_left_out_of_the_loss(model, splits):
     pairs = {name: all(torch.equal(a, b) for a, b in zip(getattr(net, name).parameters(), getattr(before, name).parameters())) for name in ("identity_head", "expression_head")}      # BatchNorm's statistics move all the same
     assert pairs == dict(identity_head=True, expression_head=False)
     assert log.loss.to_numpy() == pytest.approx((log.expression_mm2 + .1 * log.pose_percent2).to_numpy(), rel=1e-5)
+
+
+def test_mirrored_pictures_show_the_mirrored_face(model):
+    """A picture of a face's landmarks, mirrored: the mirrored labels put each landmark where its opposite was."""
+    generator = torch.Generator().manual_seed(0)
+    rotation = camera.euler_to_matrix(torch.tensor([[.4, -.2, .3]]).repeat(40, 1))
+    pose = camera.encode_pose(rotation, torch.full((40,), .4), torch.tensor([[33., 44.]]).repeat(40, 1), 80)
+    batch = dict(image=torch.randint(0, 256, (40, 3, 8, 8), generator=generator, dtype=torch.uint8), person=torch.arange(40), pose=pose,
+                 identity=torch.randn(40, model.n_identity, generator=generator),
+                 expression=torch.randn(40, model.n_expression, generator=generator))
+    found = training.mirror_half(model, batch, 0)
+    same = (found["image"] == batch["image"]).flatten(1).all(1)
+    assert 10 < same.sum() < 30
+    assert torch.equal(found["image"][~same], batch["image"][~same].flip(-1))
+    for name in ("identity", "expression", "pose"):
+        assert torch.equal(found[name][same], batch[name][same])
+    shape, project = model(found["identity"], found["expression"])[~same], lambda shape, pose: camera.weak_perspective(shape, *camera.decode_pose(pose, 80))
+    once, twice = project(shape, found["pose"][~same])[:, model.opposite], project(model.mirror(shape), batch["pose"][~same])
+    assert_close(once, twice * torch.tensor([-1., 1.]) + torch.tensor([80., 0.]), atol=1e-4, rtol=0)

@@ -22,7 +22,7 @@ TEXTURE = 256                   # side of the detail texture, texels
 TEXEL_MM = .75
 FIELDS = 14                     # smooth patterns from which blotches of skin are mixed
 DIRECTIONS = 64                 # from which the head's own shadows are known
-PANELS, BEFORE = 8, 6           # boxes behind the head and before it
+PANELS, BEFORE = 8, 14          # boxes behind the head and before it
 LAMPS = 3
 
 
@@ -77,14 +77,16 @@ def draw_person(rng):
 def draw_hair(rng, female, bald, hairline):
     """Shape of a hair shell (see styling.Wardrobe.hair), with `shell`: how much of it there is, 0 or 1; and whether it is a cap or scarf, `covered`, on top."""
     worn = rng.random()
-    covered = float(worn < .08)                                             # a cap, or a scarf that hides all hair
-    style = dict(thickness=rng.uniform(1, 26), lift=rng.uniform(-.2, .9), recede=hairline, fringe=0., side=0., opening=rng.uniform(.85, 1.7), parting=rng.uniform(-.9, .9), flare=rng.uniform(-.12, .3),
+    covered = float(worn < .16)                                             # a hat or cap, or a scarf that hides all hair
+    style = dict(thickness=rng.uniform(1, 26), lift=rng.uniform(-.2, .9), recede=hairline, fringe=0., side=0., opening=rng.uniform(.85, 1.7), parting=rng.uniform(-.9, .9), flare=rng.uniform(-.12, .3), brim=0., peak=0.,
                  waves=gaussian_filter1d(rng.normal(0, 1, COLUMNS), rng.uniform(.4, 2.5), mode="wrap"))
     kind = rng.random()
     if covered:
         style |= dict(thickness=rng.uniform(3, 14), lift=rng.uniform(-.3, .6), fringe=rng.uniform(8, 38), waves=style["waves"] * .1)
-        if worn < .035:
+        if worn < .06:
             style |= dict(side=rng.uniform(70, 150), opening=rng.uniform(.65, .95), flare=rng.uniform(-.25, .1))
+        elif worn < .13:                                                    # a brim all around, or a peak in front
+            style |= dict(brim=rng.uniform(15, 70), peak=float(rng.random() < .6), fringe=rng.uniform(-5, 25))
     elif kind < (.62 if female else .14):                                   # long
         style |= dict(side=rng.uniform(25, 190), thickness=rng.uniform(6, 30), opening=rng.uniform(.6, 1.5))
     elif kind > (.93 if female else .9):                                    # afro, curls
@@ -104,8 +106,8 @@ def draw_clothes(rng, skin):
 
 
 def draw_glasses(rng):
-    dark = rng.random() < .25
-    return dict(glasses=float(rng.random() < .2), lens=lab_to_linear([rng.uniform(2, 22), *rng.normal(0, 8, 2)]), frame=lab_to_linear([rng.uniform(3, 30) if rng.random() < .7 else rng.uniform(30, 80), *rng.normal(0, 12, 2)]), lens_dark=float(dark),
+    dark = rng.random() < .4
+    return dict(glasses=float(rng.random() < .25), lens=lab_to_linear([rng.uniform(2, 22), *rng.normal(0, 8, 2)]), frame=lab_to_linear([rng.uniform(3, 30) if rng.random() < .7 else rng.uniform(30, 80), *rng.normal(0, 12, 2)]), lens_dark=float(dark),
                 rims=dict(half_width=rng.uniform(20, 27), half_height=rng.uniform(13, 23), roundness=rng.uniform(2, 4.5), rim=rng.uniform(.8, 4.5), drop=rng.uniform(-1, 4)))
 
 
@@ -159,22 +161,32 @@ def smooth_fields(points):
 # Light --------------------------------------------------------------------------------------------------------------------------------------------------
 
 def draw_light(rng):
-    """A sky, as nine spherical harmonics (9, 3) of irradiance, and LAMPS lamps (LAMPS, 8): direction in the camera's frame, colour, sharpness of shadows, exponent of highlights."""
+    """A sky, as nine spherical harmonics (9, 3) of irradiance, and LAMPS lamps (LAMPS, 8): direction in the camera's frame, colour, sharpness of shadows, exponent of highlights.
+
+    A quarter of the scenes are lit harder: coloured lamps, one lamp in a dark room, a flash beside the lens, light from behind.
+    """
     harmonics, lamps = np.zeros((9, 3)), np.zeros((LAMPS, 8))
-    sky = rng.uniform(.16, .6) * (1 + rng.normal(0, .07, 3))
+    hard, tint = rng.random() < .25, lambda spread: (1 + rng.normal(0, spread, 3)).clip(.1, 2.5)
+    sky = rng.uniform(.04 if hard else .16, .6) * tint(.2 if hard else .07)
     harmonics[0] += sky
     harmonics[1] += sky * rng.uniform(-.1, .5)
     for _ in range(rng.integers(0, 4)):                                     # windows and walls: light without sharp shadows
-        add_lobe(harmonics, draw_direction(rng, .3), rng.uniform(.05, .5) * (1 + rng.normal(0, .12, 3)))
-    for k in range(rng.integers(0, LAMPS + 1) if rng.random() < .85 else 1):
-        lamps[k] = [*draw_direction(rng, .45), *(rng.uniform(.2, 1.2) / (1 + .6 * k) * (1 + rng.normal(0, .08, 3))), rng.uniform(8, 60), rng.uniform(6, 60)]
+        add_lobe(harmonics, draw_direction(rng, .3), rng.uniform(.05, .5) * tint(.3 if hard else .12))
+    for k in range(rng.integers(hard, LAMPS + 1) if rng.random() < .85 else 1):
+        direction = draw_direction(rng, .45)
+        if hard and k == 0:
+            kind = rng.random()
+            direction = draw_direction(rng, .1, deep=.9) if kind < .4 else draw_direction(rng, .4, deep=-.6) if kind < .6 else direction
+        lamps[k] = [*direction, *(rng.uniform(.2, 1.6 if hard else 1.2) / (1 + .6 * k) * tint(.3 if hard else .08)), rng.uniform(8, 60), rng.uniform(6, 60)]
     if harmonics[0].mean() < .25 and not lamps.any():
         add_lobe(harmonics, draw_direction(rng, .3), np.full(3, .6))
     return harmonics, lamps
 
 
-def draw_direction(rng, height):
-    direction = np.array([rng.normal(0, .9), rng.normal(height, .55), rng.uniform(-.1, 1)])
+def draw_direction(rng, height, deep=None):
+    """A unit vector (3,) towards a light, `height` up on average; before the face, or with its part towards the camera near `deep`."""
+    ahead = rng.uniform(-.1, 1) if deep is None else rng.normal(deep, .2)
+    direction = np.array([rng.normal(0, .9 if deep is None or deep < 0 else .3), rng.normal(height, .55 if deep is None or deep < 0 else .3), ahead])
     return direction / np.linalg.norm(direction)
 
 
@@ -251,41 +263,79 @@ def draw_background(size, rng):
     return boxes
 
 
-def draw_obstacles(size, skin, rng):
-    """Rounded boxes (BEFORE, 16) in px before the face: none for most pictures, else fingers, a cup, a cloth, strands of hair, glare."""
+def draw_obstacles(size, skin, cloth, rng):
+    """Rounded boxes (BEFORE, 16) in px before the face: none for most pictures, else hands and arms, a thing, strands of hair, glare.
+
+    skin, cloth: linear colours (3,) of the person's skin and clothes
+    """
     boxes, kind = np.zeros((BEFORE, 16)), rng.random()
-    if kind < .06:                                                          # a hand: fingers side by side, then its back
-        at, angle = rng.uniform(.08, .92, 2) * size, rng.uniform(0, 6.28)
-        along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-        length, thick = rng.uniform(.14, .22) * size, rng.uniform(.032, .045) * size
-        colour = skin * rng.uniform(.5, 1.1)
-        for k in range(5):
-            place = at + along * (rng.normal(0, .02) * size - (.8 * length if k == 4 else 0)) + across * (k - 1.5) * 2.05 * thick * (k < 4)
-            half = (.75 * length, 3.9 * thick, 2.2 * thick) if k == 4 else (length * rng.uniform(.8, 1.1), thick, thick)
-            boxes[k] = [*place, *half, angle, 1., 1, *colour * .7, *colour * rng.uniform(.9, 1.1), .05, 0]
-    elif kind < .13:                                                        # a thing
+    if kind < .13:
+        own = skin if rng.random() < .85 else skin * rng.uniform(.4, 1.8)           # sometimes somebody else's
+        for start in (0, 7)[:1 + (rng.random() < .25)]:
+            boxes[start:start + 7] = draw_hand(size, own.clip(0, 1), cloth, rng)
+    elif kind < .20:
         for k in range(rng.integers(1, 3)):
-            width, height = rng.uniform(.04, .25, 2) * size
-            colour = random_colour(rng)
-            boxes[k] = [*rng.uniform(-.05, 1.05, 2) * size, width, height, rng.uniform(0, 1) * min(width, height), rng.uniform(0, 3.14), rng.uniform(.8, 3), 1, *colour, *colour * rng.uniform(.3, 1.4), rng.uniform(0, .3), rng.uniform(0, .4)]
-    elif kind < .17:                                                        # strands across the face
+            boxes[k] = draw_thing(size, rng)
+    elif kind < .24:                                                        # strands across the face
         colour = lab_to_linear(HAIR_LAB[rng.choice(4)])
-        for k in range(rng.integers(1, BEFORE)):
-            boxes[k] = [*rng.uniform(.15, .85, 2) * size, rng.uniform(.15, .5) * size, rng.uniform(.003, .012) * size, 0, rng.normal(1.4, .35), 1., rng.uniform(.5, 1), *colour, *colour * 1.6, 0, .3]
-    elif kind < .20:                                                        # glare
-        boxes[0] = [*rng.uniform(0, 1, 2) * size, *rng.uniform(.1, .6, 2) * size, 0, rng.uniform(0, 3.14), 0.5 * size, rng.uniform(.1, .35), *np.full(6, rng.uniform(.6, 1.2)), 0, 0]
+        for k in range(rng.integers(1, 6)):
+            boxes[k] = [*rng.uniform(.15, .85, 2) * size, rng.uniform(.15, .5) * size, rng.uniform(.003, .012) * size, 0,
+                        rng.normal(1.4, .35), 1., rng.uniform(.5, 1), *colour, *colour * 1.6, 0, .3]
+    elif kind < .27:                                                        # glare
+        boxes[0] = [*rng.uniform(0, 1, 2) * size, *rng.uniform(.1, .6, 2) * size, 0, rng.uniform(0, 3.14), .5 * size,
+                    rng.uniform(.1, .35), *np.full(6, rng.uniform(.6, 1.2)), 0, 0]
     return boxes
+
+
+def draw_hand(size, skin, cloth, rng):
+    """Boxes (7, 16) of an arm in a sleeve or bare, the back of its hand, four fingers, and a thumb; it comes from below or from a side."""
+    at = rng.uniform([.1, .25], [.9, 1.]) * size                            # where the fingers begin
+    angle = rng.uniform(-np.pi, 0) if rng.random() < .8 else rng.uniform(0, np.pi)     # most point upwards
+    along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    length, thick = rng.uniform(.12, .2) * size, rng.uniform(.03, .045) * size
+    spread, thumb, soft = rng.uniform(1.9, 2.6), rng.choice([-1, 1]), max(1., size / 80)
+    shade = skin * rng.uniform(.6, 1.1)
+    colours = (*shade * rng.uniform(.6, .9), *shade * rng.uniform(.9, 1.1), .05, 0)
+
+    def part(centre, half_length, half_width, turn=0., colour=colours, corner=1.):
+        return [*centre, half_length, half_width, corner * half_width, angle + turn, soft, 1, *colour]
+
+    arm = part(at - along * 5.6 * length, 4. * length, 3.1 * thick, rng.normal(0, .1),
+               colours if rng.random() < .4 else (*cloth * .6, *cloth, .1, .2))
+    back = part(at - along * .9 * length, .85 * length, 3.8 * thick, colour=colours, corner=.6)
+    fingers = [part(at + along * rng.normal(.3, .06) * length + across * (k - 1.5) * spread * thick,
+                    length * rng.uniform(.85, 1.1), thick, (k - 1.5) * rng.uniform(0, .12)) for k in range(4)]
+    return np.array([arm, back, *fingers, part(at - along * .6 * length + across * thumb * 4 * thick, .7 * length, 1.1 * thick, thumb * rng.uniform(.3, .8))])
+
+
+def draw_thing(size, rng):
+    """A box (16,) of any colour: a cup, a telephone, a microphone, the corner of a book."""
+    width, height = rng.uniform(.04, .25, 2) * size
+    colour = random_colour(rng)
+    return [*rng.uniform(-.05, 1.05, 2) * size, width, height, rng.uniform(0, 1) * min(width, height), rng.uniform(0, 3.14),
+            rng.uniform(.8, 3), 1, *colour, *colour * rng.uniform(.3, 1.4), rng.uniform(0, .3), rng.uniform(0, .4)]
 
 
 # The camera ---------------------------------------------------------------------------------------------------------------------------------------------
 
 def draw_camera(size, rng):
-    """How a photo is taken and stored, as a dict of numbers: exposure, white balance, blur in px along x and y, tone, noise, JPEG quality (0: none)."""
-    sharp, scale = rng.random(), size / 80
-    blur = rng.uniform(.25, .6, 2) if sharp < .5 else np.full(2, rng.uniform(.4, 1.5)) if sharp < .92 else rng.uniform(.3, 2.2, 2)
-    return dict(exposure=rng.uniform(.10, .40), automatic=rng.uniform(.65, 1), balance=1 + rng.normal(0, .06, 3), blur=blur * scale, gamma=rng.uniform(1.8, 2.6), contrast=rng.uniform(.8, 1.25),
-                saturation=0. if rng.random() < .06 else rng.uniform(.7, 1.25), noise=rng.uniform(.004, .04) * (rng.random() < .55), coarse=rng.integers(1, 3), hash=rng.integers(0, 2 ** 31),
-                quality=rng.integers(30, 96) * (rng.random() < .6))
+    """How a photo is taken and stored, as a dict of numbers: exposure, white balance, blur in px along x and y, sharpening, tone, noise, JPEG quality (0: none).
+
+    A third of the cameras are poor ones: wrong exposure and colours, faces enlarged from a few pixels, strong noise, coarse JPEG.
+    """
+    poor, scale, kind = rng.random() < .33, size / 80, rng.random()
+    if kind < .5:
+        blur = rng.uniform(.25, .6, 2)
+    elif kind < (.8 if poor else .92):
+        blur = np.full(2, rng.uniform(.4, 1.5))
+    else:
+        blur = rng.uniform(.3, 3.5 if poor else 2.2, 2)                     # moved, or enlarged
+    grey, vivid = rng.random() < .08, rng.uniform(.2, 1.6) if poor else rng.uniform(.7, 1.25)
+    return dict(exposure=np.exp(rng.uniform(np.log(.05), np.log(.6))) if poor else rng.uniform(.10, .40), automatic=rng.uniform(.5 if poor else .65, 1),
+                balance=(1 + rng.normal(0, .18 if poor else .06, 3)).clip(.3, 2), blur=blur * scale, sharpen=rng.uniform(.3, 1.5) * (rng.random() < .2),
+                gamma=rng.uniform(1.5, 3.) if poor else rng.uniform(1.8, 2.6), contrast=rng.uniform(.55, 1.5) if poor else rng.uniform(.8, 1.25),
+                saturation=0. if grey else vivid, noise=rng.uniform(.004, .05 if poor else .04) * (rng.random() < .55), coarse=rng.integers(1, 3),
+                hash=rng.integers(0, 2 ** 31), quality=rng.integers(15 if poor else 30, 96) * (rng.random() < .6))
 
 
 def taps(sigma):
@@ -305,6 +355,9 @@ def develop(picture, shot):
     grey = picture @ np.array([.3, .59, .11], np.float32)
     picture = grey[..., None] + np.float32(shot["saturation"]) * (picture - grey[..., None])
     picture = np.float32(.5) + (picture - np.float32(.5)) * np.float32(shot["contrast"])
+    if shot["sharpen"]:                                                                 # an unsharp mask, with its halos
+        wide = taps(size / 80)
+        picture += np.float32(shot["sharpen"]) * (picture - rasterize.soften(picture, wide, wide))
     if shot["noise"]:
         rasterize.add_noise(picture, np.float32(shot["noise"]), int(shot["coarse"]), int(shot["hash"]))
     picture = (picture.clip(0, 1) * 255 + np.float32(.5)).astype(np.uint8)

@@ -11,7 +11,19 @@ from e2far.appearance import smoothstep
 from e2far.styling import BROW_STEPS, CLOTHES, RIM
 
 SKIN_WRAP = (.22, .09, .05)     # light that passes through skin softens its shadows, red most
-MOUTH, TEETH, TONGUE = (.10, .025, .022), (.85, .79, .66), (.32, .10, .09)
+MOUTH, TEETH, TONGUE, GUM, NOSTRIL = (.10, .025, .022), (.80, .74, .61), (.32, .10, .09), (.34, .12, .11), (.035, .012, .01)
+
+
+def inside_colours(maps, attributes):
+    """Colour and opacity (N, 4) of what skin's colour does not reach: mouth, teeth with their gums and gaps, tongue, nostrils."""
+    zero = np.zeros(len(maps["teeth"]))
+    gum, gap, nostril = (attributes.get(k, zero)[:, None] for k in ("gum", "gap", "nostril"))
+    teeth = (TEETH + gum * np.subtract(GUM, TEETH)) * (1 - .85 * gap)
+    colours = np.where(maps["teeth"][:, None] > .5, teeth, np.broadcast_to(NOSTRIL, (len(zero), 3)))
+    for name, colour in (("mouth", MOUTH), ("tongue", TONGUE)):
+        colours[maps[name] > .5] = colour
+    cover = np.max([maps[k] for k in ("mouth", "teeth", "tongue")] + [.95 * nostril[:, 0]], axis=0)
+    return np.concatenate((colours, cover[:, None]), 1)
 
 
 class Painter(nn.Module):
@@ -21,7 +33,7 @@ class Painter(nn.Module):
     """
 
     fields: torch.Tensor; shadows: torch.Tensor; sky: torch.Tensor; skin: torch.Tensor; place: torch.Tensor; brow_alpha: torch.Tensor; brow_place: torch.Tensor
-    directions: torch.Tensor; hairline: torch.Tensor; marks: torch.Tensor; wrap: torch.Tensor; inner: torch.Tensor; eyeball: torch.Tensor; whiskers: torch.Tensor
+    directions: torch.Tensor; hairline: torch.Tensor; marks: torch.Tensor; wrap: torch.Tensor; inner: torch.Tensor; teeth: torch.Tensor; eyeball: torch.Tensor; whiskers: torch.Tensor
 
     def __init__(self, mean, landmarks, triangles, attributes, wardrobe):
         super().__init__()
@@ -45,7 +57,7 @@ class Painter(nn.Module):
         columns = dict(fields=appearance.smooth_fields(mean), shadows=np.concatenate((shadows, worn_shadows)), sky=np.concatenate((sky, worn_sky)), skin=skin, place=place, brow_alpha=np.tile(edge.ravel(), 2),
                        brow_place=brow_place, directions=appearance.sphere_directions(), hairline=attributes.get("hairline", np.full(len(mean), -99.)),
                        marks=np.stack([maps[k] for k in MARKS], 1), wrap=np.concatenate((skin, np.zeros(w)))[:, None] * SKIN_WRAP,
-                       inner=np.stack([maps[k] for k in ("mouth", "teeth", "tongue")], 1), eyeball=np.concatenate((maps["eye"], np.zeros(w))))
+                       inner=inside_colours(maps, attributes), teeth=maps["teeth"] * (1 - attributes.get("gum", 0. * skin)), eyeball=np.concatenate((maps["eye"], np.zeros(w))))
         mark = dict(zip(MARKS, columns["marks"].astype(np.float32).T))
         columns["whiskers"] = np.maximum(mark["beard"], mark["moustache"]) * (1 - mark["lips"])              # where they can grow
         columns["wrap"][len(mean) + brows.start: len(mean) + brows.stop] = SKIN_WRAP
@@ -75,10 +87,9 @@ class Painter(nn.Module):
         blend(beard, col("whiskers"))
         scalp = smoothstep((self.hairline - r["hairline"][:, None]) / 7.) * r["scalp"][:, None]
         blend(scalp, torch.lerp(col("hair"), col("cap"), col("covered")))
-        for mask, goal in zip(self.inner.unbind(1), (MOUTH, TEETH, TONGUE)):
-            blend(mask[None], colour.new_tensor(goal))
+        colour = torch.lerp(colour, self.inner[:, :3], self.inner[:, 3:])
         colour = torch.where(self.eyeball[: colour.shape[1], None] > .5, colour.new_ones(()), colour)
-        gloss = (r["gloss"][:, None] * self.skin + r["lip_gloss"][:, None] * mark["lips"]) * (1 - scalp) * (1 - .7 * beard) + .35 * self.inner[:, 1]
+        gloss = (r["gloss"][:, None] * self.skin + r["lip_gloss"][:, None] * mark["lips"]) * (1 - scalp) * (1 - .7 * beard) + .35 * self.teeth
         strengths = torch.stack((r["pores"][:, None] * self.skin + .3 * self.whiskers * r["stubble"][:, None] + .22 * beard, .2 * beard + .35 * scalp * (1 - r["covered"][:, None]),
                                  r["freckles"][:, None] * (mark["cheek"] + mark["nose"] + .15 * self.skin) * (1 - mark["lips"])), -1)
         detail = torch.cat((self.place.expand(len(colour), -1, -1), strengths), -1)

@@ -79,7 +79,7 @@ class Wardrobe:
         """Places (COLUMNS * ROWS, 3) mm of a hair shell on the mean head, the head vertices (...,) they follow, and lengths (...,) in mm along the strands.
 
         style: dict of thickness (mm), lift (how much thicker on top), recede and fringe in mm from the hairline, side (mm it falls below the ears), opening
-            (half-width of the face's window) and parting in radians, flare (mm outwards a mm of fall), waves (COLUMNS,)
+            (half-width of the face's window) and parting in radians, flare (mm outwards a mm of fall), brim (mm it stands out at its hem; in front alone where `peak`), waves (COLUMNS,)
         """
         azimuth, hem = self.azimuth, self.hem
         front = np.cos(np.clip((azimuth - style["parting"]) / 1.1, -np.pi / 2, np.pi / 2)) ** .7      # where a fringe can fall
@@ -98,6 +98,8 @@ class Wardrobe:
         place = self.middle + (self.scalp_radius[column, row] + thickness)[..., None] * direction
         place[..., 1] -= down
         place[..., [0, 2]] += direction[..., [0, 2]] * (style["flare"] * down)[..., None]
+        front = np.cos(azimuth.clip(-np.pi / 2, np.pi / 2)) if style["peak"] else np.ones(COLUMNS)      # a brim: the last row, outwards
+        place[:, -1] += (self._directions(azimuth, np.pi / 2) - [0, .15, 0]) * (style["brim"] * front)[:, None]
         return tuple(np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]) for x in (place, self.scalp_vertex[column, row], arc))      # row by row
 
     # Clothes ------------------------------------------------------------------------------------------------------------------------------------------

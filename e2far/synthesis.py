@@ -25,7 +25,7 @@ class Studio:
     without: names out of VARIATIONS to leave out, to see what each is worth
     """
 
-    def __init__(self, model, size, yaw_deg=80., pitch_deg=25., roll_deg=20., antialias=2, without=()):
+    def __init__(self, model, size, yaw_deg=80., pitch_deg=35., roll_deg=60., antialias=2, without=()):
         if unknown := set(without) - set(VARIATIONS):
             raise ValueError(f"no variation is called {', '.join(sorted(unknown))}: choose from {', '.join(VARIATIONS)}")
         self.model, self.size, self.antialias, self.without = model, size, antialias, frozenset(without)
@@ -72,9 +72,10 @@ class Studio:
         return self.units_to_modes @ arkit.draw_units(self.model.unit_names, rng)
 
     def draw_angles(self, rng):
-        """Yaw, pitch and roll in radians over the whole range, small ones more often."""
-        side = rng.uniform(-1, 1)
-        return np.array([side * abs(side) ** .3, *rng.triangular(-1, 0, 1, 2)]) * self.range
+        """Yaw, pitch and roll in radians over the whole range, small ones more often; a third of the heads may be tilted as far as the range goes."""
+        side, tilted = rng.uniform(-1, 1), rng.random() < .35
+        pitch, roll = rng.triangular(-1, 0, 1, 2) * ([1., 1.] if tilted else [.7, .35])
+        return np.array([side * abs(side) ** .3, pitch, roll]) * self.range
 
     def photograph(self, seed, split, person, picture):
         """Picture number `picture` of `person`: a dict of image uint8 (S, S, 3), identity (K,), expression (L,), pose (9,), landmarks (68, 2) px, person."""
@@ -135,7 +136,7 @@ class Studio:
         landmarks = ((seen - centre) / side + .5) * size
         scale, translation = camera.fit_weak_perspective(*(torch.from_numpy(np.asarray(x, float)) for x in (points, landmarks, rotation)))
         harmonics, lamps = appearance.draw_light(rng)
-        background, obstacles, shot = appearance.draw_background(size, rng), appearance.draw_obstacles(size, person["looks"]["skin"], rng), appearance.draw_camera(size, rng)
+        background, obstacles, shot = appearance.draw_background(size, rng), appearance.draw_obstacles(size, person["looks"]["skin"], person["looks"]["cloth"], rng), appearance.draw_camera(size, rng)
         if "backgrounds" in self.without:
             background[1:] = 0
         if "obstacles" in self.without:
@@ -190,7 +191,7 @@ class Studio:
         view = lambda vertices: rasterize.plain_view(vertices @ rotation.T, self.head, self.size, recess=self.recess[:len(vertices)])
         person = self.dress(identity, looks)
         recipe = self.draw_scene(person, expression, angles, np.random.default_rng(seed))
-        still = recipe | dict(obstacles=0 * recipe["obstacles"], shot=recipe["shot"] | dict(blur=np.full(2, .1), noise=0, quality=0, exposure=.3, automatic=1., gamma=2.2, contrast=1., saturation=1., balance=np.ones(3)))
+        still = recipe | dict(obstacles=0 * recipe["obstacles"], shot=recipe["shot"] | dict(blur=np.full(2, .1), noise=0, quality=0, exposure=.3, automatic=1., sharpen=0., gamma=2.2, contrast=1., saturation=1., balance=np.ones(3)))
         grey = np.zeros_like(recipe["background"])
         grey[0] = [self.size / 2, self.size / 2, 2 * self.size, 2 * self.size, 0, 0, 1, 1, *[.8] * 6, 0, 0]
         flat = np.zeros((9, 3))

@@ -163,6 +163,8 @@ def develop(picture, r):
     picture = picture.clamp(0, 4) ** (1 / per_picture("gamma"))
     grey = (picture * picture.new_tensor([.3, .59, .11])).sum(-1, keepdim=True)
     picture = .5 + (torch.lerp(grey, picture, per_picture("saturation")) - .5) * per_picture("contrast")
+    wide = torch.from_numpy(appearance.taps(picture.shape[1] / 80)).to(picture).expand(len(picture), 2, -1)
+    picture = picture + per_picture("sharpen") * (picture - soften(picture, wide))
     picture = picture + per_picture("noise") * noise(picture.shape[1], r["coarse"], r["hash"])
     image = (picture.clamp(0, 1) * 255 + .5).byte()
     stored = (r["quality"] > 0).nonzero().squeeze(1)

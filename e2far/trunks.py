@@ -109,7 +109,7 @@ class Staged(nn.Module):
         self.batch_norm = True
         self.channels = {layer: scaled(n, width) for layer, (n, _) in zip(LAYERS, plan)}
         sizes = list(self.channels.values())
-        self.stem = nn.Sequential(normed(3, sizes[0], 6, 2), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(normed(3, sizes[0], 6, 2), nn.ReLU(inplace=True), *(block(sizes[0], sizes[0], 1) for _ in range(plan[0][1])))
         self.stages = nn.ModuleList(
             nn.Sequential(block(n_in, n_out, 2), *(block(n_out, n_out, 1) for _ in range(count - 1)))
             for n_in, n_out, (_, count) in zip(sizes, sizes[1:], plan[1:]))

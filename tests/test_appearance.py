@@ -119,8 +119,8 @@ def test_backgrounds_fill_the_picture_and_obstacles_are_rare():
         rasterize.paint(np.nan_to_num(picture), appearance.draw_background(17, rng(seed)).astype(np.float32), texture, np.zeros((17, 17), np.float32))
         boxes = appearance.draw_background(17, rng(seed))
         assert boxes.shape == (appearance.PANELS, 16) and boxes[0, 2] >= 17 and boxes[0, 7] == 1
-    shares = np.mean([appearance.draw_obstacles(40, np.full(3, .5), rng(seed)).any() for seed in range(400)])
-    assert .12 < shares < .3
+    shares = np.mean([appearance.draw_obstacles(40, np.full(3, .5), np.full(3, .7), rng(seed)).any() for seed in range(400)])
+    assert .2 < shares < .35
 
 
 def test_taps_are_a_gaussian():
@@ -143,7 +143,7 @@ def test_a_developed_picture_is_neither_black_nor_white():
 
 
 def test_the_camera_does_what_its_numbers_say():
-    plain = dict(exposure=.2, automatic=1., balance=np.ones(3), blur=np.full(2, .01), gamma=2.2, contrast=1., saturation=1., noise=0., coarse=1, hash=7, quality=0)
+    plain = dict(exposure=.2, automatic=1., balance=np.ones(3), blur=np.full(2, .01), gamma=2.2, contrast=1., saturation=1., sharpen=0., noise=0., coarse=1, hash=7, quality=0)
     scene = np.full((32, 32, 3), [.2, .1, .3], np.float32)
     photo = appearance.develop(scene, plain)
     np.testing.assert_allclose(photo[5, 5], 255 * (np.array([.2, .1, .3]) * .2 / .22) ** (1 / 2.2), atol=1)
@@ -153,6 +153,19 @@ def test_the_camera_does_what_its_numbers_say():
     assert abs(noisy.std() / 255 - .03) < .004 and abs(noisy.mean()) < 1
     assert np.array_equal(appearance.develop(scene, plain | dict(noise=.03)), appearance.develop(scene, plain | dict(noise=.03)))
     assert not np.array_equal(appearance.develop(scene, plain | dict(noise=.03)), appearance.develop(scene, plain | dict(noise=.03, hash=8)))
+    edge = scene.copy()
+    edge[:, 16:] *= 3
+    steps = [np.diff(appearance.develop(edge, plain | dict(sharpen=s))[5, :, 0].astype(int)).max() for s in (0., 1.)]
+    assert steps[1] > 1.2 * steps[0]                                        # halos on both sides of it
     file = io.BytesIO()
     Image.fromarray(photo).save(file, "JPEG", quality=40)
     assert np.array_equal(appearance.develop(scene, plain | dict(quality=40)), np.asarray(Image.open(file)))
+
+
+def test_a_hand_has_five_fingers_and_an_arm_that_comes_from_outside():
+    for seed in range(20):
+        arm, back, *fingers = appearance.draw_hand(100, np.full(3, .5), np.full(3, .7), rng(seed))
+        way = np.array([np.cos(arm[5]), np.sin(arm[5])])
+        elbow = arm[:2] - way * arm[2]
+        assert len(fingers) == 5 and (np.abs(elbow - 50) > 40).any()
+        assert all(np.linalg.norm(np.array(finger[:2]) - back[:2]) < 3.5 * back[2] for finger in fingers)

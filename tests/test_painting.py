@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from e2far import appearance
-from e2far.painting import MARKS, Painter
+from e2far.painting import GUM, MARKS, TEETH, Painter, inside_colours
 from e2far.styling import Wardrobe
 
 
@@ -56,6 +56,16 @@ def test_each_make_up_changes_its_own_place_alone(painter, name, mark):
     changed = (with_it - without).abs().amax(-1) > 1e-4
     place = painter.marks[:, MARKS.index(mark)]
     assert changed.any() and not changed[place < 1e-4].any()
+
+
+def test_gums_are_red_gaps_dark_and_nostrils_darker():
+    """Of five vertices: a tooth, a gum, a gap, the bottom of a nostril, skin."""
+    maps = dict(teeth=np.array([1., 1, 1, 0, 0]), mouth=np.zeros(5), tongue=np.zeros(5))
+    attributes = dict(gum=np.array([0., 1, 0, 0, 0]), gap=np.array([0., 0, 1, 0, 0]), nostril=np.array([0., 0, 0, 1, 0]))
+    tooth, gum, gap, nostril, skin = inside_colours(maps, attributes)
+    np.testing.assert_allclose([tooth, gum], [(*TEETH, 1), (*GUM, 1)])
+    assert gap[0] < .3 * tooth[0] and nostril[0] < .1 < .9 < nostril[3] and skin[3] == 0
+    np.testing.assert_array_equal(inside_colours(maps, {})[:3], [(*TEETH, 1)] * 3)
 
 
 def test_beards_and_hair_take_their_colours(painter, head):

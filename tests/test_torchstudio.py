@@ -33,7 +33,7 @@ def recipes(studio):
              dict(freckles=.8, pores=.09), dict(cloth_stripes=.5, stubble=.5), dict(wrinkles=.9, age_lines=.9),
              dict(shadow_strength=.6, lash=.9, lips_strength=.9), dict(brow_strength=1., brow_width=1.5), {}]
     made = [recipe(studio, k, **change) for k, change in enumerate(looks)]
-    obstacles = [appearance.draw_obstacles(SIZE, full * .3, np.random.default_rng(seed)) for seed in range(60)]
+    obstacles = [appearance.draw_obstacles(SIZE, full * .3, full * .6, np.random.default_rng(seed)) for seed in range(60)]
     obstacles = sorted((boxes for boxes in obstacles if boxes.any()), key=lambda boxes: (boxes[:, 7] > 0).sum())
     for r, boxes in zip(made, obstacles[:3] + obstacles[-3:]):
         r["obstacles"] = boxes
@@ -140,7 +140,7 @@ def test_eyes(studio):
 
 @pytest.mark.parametrize("kind", ["background", "obstacles"])
 def test_boxes(studio, kind):
-    draw = appearance.draw_background if kind == "background" else lambda size, rng: appearance.draw_obstacles(size, np.full(3, .4), rng)
+    draw = appearance.draw_background if kind == "background" else lambda size, rng: appearance.draw_obstacles(size, np.full(3, .4), np.full(3, .6), rng)
     boxes = np.stack([draw(40, np.random.default_rng(seed)) for seed in range(40)]).astype(np.float32)
     generator = np.random.default_rng(0)
     pictures, coverage = generator.random((40, 40, 40, 3), np.float32), generator.integers(0, 2, (40, 40, 40)).astype(np.float32)

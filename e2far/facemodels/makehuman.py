@@ -33,16 +33,20 @@ LANDMARKS = (       # of base.obj, in iBUG's order: where they lie by anatomy, a
     133, 5063, 201, 5054, 334, 313, 317, 7076, 7096,                # nose: ridge from nasion to tip, base
     6758, 6757, 6763, 63, 6772, 6776,                               # right eye
     6847, 13359, 13353, 13354, 13372, 13368,                        # left eye
-    431, 410, 450, 455, 7210, 7170, 7191, 7166, 7241, 492, 486, 406,        # lips, outer
+    3736, 410, 450, 455, 7210, 7170, 10404, 7166, 7241, 492, 486, 406,        # lips, outer
     3732, 462, 468, 7221, 10400, 7242, 493, 487)                    # and inner rim
 UPPER_TEETH_DROP_MM = 5.        # Choice: MakeHuman's end 4 mm above the edge of the upper lip, so that no smile shows them; people's end a little below it
 LOCAL_SD, SIDE_SD, ASYMMETRY_SD, WEIGHT_SD, CONCENTRATION = .22, .06, .08, .22, .5     # Choice: at .22 faces vary about as people's do (notebook 1); .14 is too little, .40 looks implausible
 INTERPUPILLARY_MM = 63.     # Choice: the mean's, an average adult's (Dodgson, Proc. SPIE 5291 (2004) 36-46); the base mesh has 58
-# Choice: MakeHuman's mean nose stands out 15 mm from its base, people's 20 (anthropometry.NORMS). Strengths of its own
+# Choice: MakeHuman's mean nose stands out 16 mm from its base, people's 20 (anthropometry.NORMS). Strengths of its own
 # targets that give 2,000 people this mean; they lift the ridge too, as annotated photos have it.
 NOSE = {"nose-scale-depth-incr": .5, "nose-volume-incr": .5}
 NOSTRILS = (392, 393, 395, 396, 398)        # the bottom of the right nostril, which is a dent of 3 mm in base.obj
 NOSTRIL_DEPTH_MM = 9.                       # Choice: added to it, so that it is dark as a real one
+TEETH_BEHIND = (15087, *range(15120, 15128), 15027, *range(15052, 15060))       # right half of the arches' inner rows
+TOOTH_EDGE = .14                            # Choice: of a tooth's width, from the middle of a gap to the full white
+NECK_ABOVE = 317                            # the nose's base: what is cut lower is the neck
+NECK_MM = np.array([0., -80., -20.])        # Choice: by which the neck goes on where MakeHuman's head is cut
 NOSTRIL_RINGS = (1., .85, .4)               # shares of that depth, of the bottom and of the rings of vertices around it
 
 
@@ -75,7 +79,10 @@ def read_obj(path):
 
 
 class Head:
-    """MakeHuman's head cut from the whole body: `base` (N, 3) mm, `triangles` (F, 3), `part` (N,) names, `uv` (N, 2), and a reader of targets for its vertices."""
+    """MakeHuman's head cut from the whole body: `base` (N, 3) mm, `triangles` (F, 3), `part` (N,) names, `uv` (N, 2), and a reader of targets for its vertices.
+
+    After the vertices of base.obj come `carried` (C, 2) ones, which move as the two they lie between do, at `share` (C,) of the way.
+    """
 
     def __init__(self, folder):
         self.folder = folder
@@ -104,7 +111,85 @@ class Head:
         self.uv = np.zeros((len(self.vertex), 2))
         self.uv[quads.ravel()] = textures[corners.ravel()]
         self.opposite = cKDTree(self.base).query(self.base * MIRROR)[1]        # base.obj is symmetric to the last digit
+        self.carried, self.share = np.zeros((0, 2), int), np.zeros(0)
         self._shape_nose(quads)
+        self._part_teeth(quads)
+        self._lengthen_neck(quads)
+        self.opposite = cKDTree(self.base).query(self.base * MIRROR)[1]
+
+    def _carry(self, pairs, share, offset=0.):
+        """Add vertices `share` (C,) of the way between `pairs` (C, 2), moved by `offset` mm; returns their numbers."""
+        pairs, share, n = np.asarray(pairs), np.asarray(share), len(self.base)
+        self.carried, self.share = np.concatenate((self.carried, pairs)), np.concatenate((self.share, share))
+        for name in ("base", "uv"):
+            values = getattr(self, name)
+            setattr(self, name, np.concatenate((values, self._between(values, pairs, share))))
+        self.base[n:] += offset
+        self.part = np.concatenate((self.part, self.part[pairs[:, 0]]))
+        self.nostril = np.concatenate((self.nostril, np.zeros(len(pairs))))
+        return np.arange(n, len(self.base))
+
+    @staticmethod
+    def _between(values, pairs, share):
+        return (1 - share)[:, None] * values[pairs[:, 0]] + share[:, None] * values[pairs[:, 1]]
+
+    def _part_teeth(self, quads):
+        """Cut each front tooth's quads in three, so that gaps and gums can be painted; `gap` and `gum` (N,) in [0, 1]."""
+        right = self.index[list(TEETH_BEHIND)]
+        behind = np.concatenate((right, self.opposite[right]))
+        teeth = (self.part[quads] == "teeth").all(1) & ~np.isin(quads, behind).any(1) & (self.base[quads, 2].min(1) > self.base[behind, 2].min() + 15)
+        numbers, pairs, share = {}, [], []
+
+        def between(a, b):          # the same whichever way round
+            for one, other in ((a, b), (b, a)):
+                if (one, other) not in numbers:
+                    numbers[one, other] = len(self.base) + len(pairs)
+                    pairs.append((one, other))
+                    share.append(TOOTH_EDGE)
+            return numbers[a, b], numbers[b, a]
+
+        parts = []
+        for a, b, c, d in quads[teeth]:
+            if abs(self.base[a, 1] - self.base[b, 1]) > abs(self.base[b, 1] - self.base[c, 1]):         # a to b is along the arch
+                a, b, c, d = b, c, d, a
+            (p, q), (r, s) = between(a, b), between(d, c)
+            parts += [(a, p, r, d), (p, q, s, r), (q, b, c, s)]
+        self._retile(quads, teeth, np.array(parts))
+        new = self._carry(pairs, share)
+        self._paint_teeth(new)
+
+    def _retile(self, quads, gone, parts):
+        """Triangles of `quads` but those that are `gone`, and of their `parts`."""
+        quads = np.concatenate((quads[~gone], parts))
+        self.triangles = np.concatenate((quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]))
+
+    def _paint_teeth(self, white):
+        """`gap`: darkness between teeth and towards the back of the mouth; `gum`; by height from the edges where the arches meet."""
+        teeth = np.flatnonzero(self.part == "teeth")
+        self.gap, self.gum = np.zeros((2, len(self.base)))
+        _, y, z = self.base[teeth].T
+        upper = y > np.median(y)
+        for side, edge in ((upper, -1), (~upper, 1)):
+            at, front = teeth[side], z[side] > z[side].max() - 35
+            middle = (y[side][front].max() + y[side][front].min()) / 2
+            height = (self.base[at, 1] - middle) * -edge
+            whole = np.isin(at, white)
+            self.gum[at] = np.where(height > 4, 1., np.where(height > -4, np.where(whole, .3, .8), 0.))
+            self.gap[at] = np.where(whole, 0., .6)
+        self.gap[teeth] = 1 - (1 - self.gap[teeth]) * np.exp(-((z.max() - z) / 24) ** 2)
+
+    def _lengthen_neck(self, quads):
+        """Draw the edge at which the head is cut further down, so that no picture shows the cut."""
+        sides = np.concatenate([quads[:, [i, (i + 1) % 4]] for i in range(4)])
+        kinds, first, count = np.unique(np.sort(sides, 1), axis=0, return_index=True, return_counts=True)
+        rim = sides[first[count == 1]]
+        rim = rim[(self.part[rim] == "skin").all(1) & (self.base[rim, 1] < self.base[self.index[NECK_ABOVE], 1]).all(1)]
+        edge = np.unique(rim)
+        new = self._carry(np.stack((edge, edge), 1), np.zeros(len(edge)), NECK_MM)
+        below = dict(zip(edge, new))
+        quads = np.array([(b, a, below[a], below[b]) for a, b in rim])
+        self.triangles = np.concatenate((self.triangles, quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]))
+        self.gap, self.gum = (np.concatenate((x, np.zeros(len(edge)))) for x in (self.gap, self.gum))
 
     def _shape_nose(self, quads):
         """Give the base a nose that stands out as people's do, and nostrils; `nostril` (N,) is 1 at their bottom."""
@@ -131,7 +216,7 @@ class Head:
         index = self.index[rows[:, 0].astype(int)]
         displacement = np.zeros((len(self.vertex), 3))
         displacement[index[index >= 0]] = rows[index >= 0, 1:] * DECIMETRE
-        return displacement
+        return np.concatenate((displacement, self._between(displacement, self.carried, self.share)))
 
     def mask(self, name):
         """Values (N,) in [0, 1] of one of MakeHuman's region pictures."""
@@ -284,15 +369,15 @@ def appearance_attributes(head, mean, landmarks):
         curve = mean[landmarks[list(line)]] - [0, 2, 0]
         points = np.concatenate([np.linspace(a, b, 8) for a, b in zip(curve, curve[1:])])
         brows = np.minimum(brows, np.linalg.norm((mean[:, None] - points) * [1, 1.25, .5], axis=2).min(1))
-    eyes = mean[head.part == "eye"].mean(0)
+    eyes = mean[head.part == "eye"].mean(0) * [0, 1, 1]
     x, y, z = (mean - eyes).T
     temple = np.interp(z, [-90, -62, -48, -20], [-60, -5, 40, 62])       # height of the hairline above the eyes, mm, from the nape to the forehead
-    hairline = np.where(skin, np.maximum(y - temple - .0008 * x ** 2, np.where(z < -88, 10., -99.)), -99.)
+    hairline = np.where(skin, np.maximum(y - temple - .0008 * x ** 2, np.where(z < -88, np.minimum(10, y + 80), -99.)), -99.)
     beard = skin * np.clip((-30 - y) / 12, 0, 1) * np.clip((z + 62) / 12, 0, 1) * (1 - np.clip((-112 - y) / 8, 0, 1))
     lips, ear = ((a + a[head.opposite]) / 2 for a in (head.mask("mpfb_lips.jpg"), head.mask("mpfb_ears.jpg")))
     brow = np.exp(-(np.minimum(brows, brows[head.opposite]) / 4.) ** 2)
     return dict(parts, lips=lips * skin, ear=ear * skin, brow=brow * skin, eye_x=eye_x, eye_y=eye_y,
-                hairline=hairline, beard=beard, nostril=head.nostril)
+                hairline=hairline, beard=beard, nostril=head.nostril, gap=head.gap, gum=head.gum)
 
 
 def build(n_identity=80, n_expression=29, people=2000, mixtures=3000, seed=0, local_sd=LOCAL_SD):

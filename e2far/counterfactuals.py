@@ -63,29 +63,59 @@ def draw_pairs(model, n, size, seed, n_jobs=1, **studio):
 
 
 SHIFTS = ("light", "camera", "clay")
+BARE = ("blotches", "pores", "freckles", "redness", "under_eye", "age_lines", "wrinkles",
+        "lips_strength", "shadow_strength", "lash", "brow_strength", "beard", "stubble",
+        "beard_length")
 
 
 def elsewhere(recipe, shifts, rng):
-    """`recipe` (of `Studio.recipe`) as no training draws it, `shifts` out of SHIFTS, for tests outside the training's domain; shape, expression and pose stay as they are.
+    """`recipe` (of `Studio.recipe`) as no training draws it, `shifts` out of SHIFTS.
 
-    light: one hard, coloured lamp from below and nothing else    camera: a bad one: strong noise, a steep tone curve, no colour, coarse JPEG    clay: a grey bust with no texture, brows or eye colour
+    For tests outside the training's domain; shape, expression and pose stay as they are.
+
+    light: one hard lamp of one strong colour from far below and nothing else. Training has hard
+        and coloured lamps, but from there, alone and so coloured it has none.
+    camera: no colour, and noise, size of its grain, tone curve and JPEG quality each beyond the
+        worst that `appearance.draw_camera` draws.
+    clay: a grey bust with no texture, brows or eye colour; all people of training have them.
     """
     if unknown := set(shifts) - set(SHIFTS):
-        raise ValueError(f"no shift is called {', '.join(sorted(unknown))}: choose from {', '.join(SHIFTS)}")
-    size = recipe["shot"]["blur"].mean()                                # of a pixel, which grows with the picture
+        raise ValueError(f"no shift is called {', '.join(sorted(unknown))}: "
+                         f"choose from {', '.join(SHIFTS)}")
     if "light" in shifts:
-        harmonics, lamps, turn = np.zeros_like(recipe["harmonics"]), np.zeros_like(recipe["lamps"]), rng.uniform(-1, 1)
-        harmonics[0] = .02
-        direction = np.array([.6 * turn, -.7, .5])
-        lamps[0] = [*direction / np.linalg.norm(direction), *rng.permutation([1.3, .6, .25]), 120., 10.]
+        harmonics, lamps = np.zeros_like(recipe["harmonics"]), np.zeros_like(recipe["lamps"])
+        harmonics[0] = .01
+        direction = np.array([.6 * rng.uniform(-1, 1), -1., .4])
+        direction /= np.linalg.norm(direction)
+        lamps[0] = [*direction, *rng.permutation([1.6, .4, .1]), 120., 10.]
         recipe = recipe | dict(harmonics=harmonics, lamps=lamps, shade=1.)
     if "camera" in shifts:
-        recipe = recipe | dict(shot=recipe["shot"] | dict(noise=.06, coarse=2, gamma=2.2, contrast=1.8, saturation=0., quality=12, blur=np.full(2, size)))
+        blur = np.full(2, recipe["shot"]["blur"].mean())    # of a pixel, which grows with the picture
+        bad = dict(noise=.08, coarse=3, gamma=1.3, contrast=1.9, saturation=0., quality=10, blur=blur)
+        recipe = recipe | dict(shot=recipe["shot"] | bad)
     if "clay" in shifts:
         grey, looks = np.full(3, rng.uniform(.2, .5), np.float32), recipe["person"]["looks"]
-        flat = {name: 0 * looks[name] for name in ("blotches", "pores", "freckles", "redness", "under_eye", "age_lines", "wrinkles", "lips_strength", "shadow_strength", "lash", "brow_strength", "beard", "stubble", "beard_length")}
-        recipe = recipe | dict(person=recipe["person"] | dict(looks=looks | flat | dict(skin=grey, white=grey, iris=.8 * grey, lips=grey)))
+        clay = {name: 0 * looks[name] for name in BARE}
+        clay |= dict(skin=grey, white=grey, iris=.8 * grey, lips=grey)
+        recipe = recipe | dict(person=recipe["person"] | dict(looks=looks | clay))
     return recipe
+
+
+@torch.no_grad()
+def identity_shift(network, model, images, identity=None, batch_size=64):
+    """How far off, in mm, the AVERAGE person is that `network` sees in `images`: 0 if none is preferred.
+
+    The average of the predicted neutral shapes, less that of the true ones, as root mean square
+    over the vertices of the model's region. Errors that differ from person to person average out;
+    a look of the pictures that is read as a person stays.
+
+    network: network.E2FAR    model: MorphableModel    images: (n, 3, S, S) uint8, S of the network
+    identity: (n, K), whose pictures they are; None: unknown people, taken for average ones
+    """
+    read = torch.cat([network(batch.float() / 255)["identity"] for batch in images.split(batch_size)])
+    offset = read.mean(0) - (0. if identity is None else identity.mean(0))
+    moved = (model.neutral(offset[None]) - model.mean)[0, model.region]
+    return moved.square().sum(-1).mean().sqrt().item()
 
 
 def draw_sample(model, people, size, seed, pictures=2, n_jobs=1, shifts=(), **studio):

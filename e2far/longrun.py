@@ -5,7 +5,8 @@ trains on from what it has reached at a rate that falls to zero, which is the ne
 profile `weights` of params.yaml. Two recipes run under it:
 
     ours     the profile's trunk and size
-    before   the recipe of version 0.7.0 (VGG-16 at a quarter of its width, 80 px) on the same faces, for comparison
+    before   version 0.7.0's network (VGG-16 at a quarter of its width, 80 px), rate, average and plain pictures, on the
+             same faces, for comparison; at a constant rate too, so that the curves compare at any count of pictures
 """
 import shutil
 from pathlib import Path
@@ -19,6 +20,8 @@ from e2far import data, facemodels, jobs, params, shards
 
 JUDGED = dict(validation=1000, test=2000)           # people with two pictures each, made ahead; nobody trains on them
 BEFORE = dict(trunk="vgg16", width=.25, image_size=80)
+TRAINED_BEFORE = dict(mirror=False, ema=.999)
+PHASE_BEFORE = dict(steps=16000, heads_rate=2e-3, trunk_rate=2e-3, warmup=500, schedule="constant")     # a million pictures
 RATIOS = ("neutral_ratio", "expression_ratio", "expressive_ratio")
 CURVES = params.ROOT / "reports" / "metrics" / "long_training.csv"
 
@@ -40,11 +43,14 @@ def job(folder, recipe="ours", profile="weights", cooldown=False):
     """Arguments of `jobs.train_job` for a recipe, in a folder of its own inside `folder`."""
     p, synthesis = params.load("training", profile), params.load("synthesis", profile)
     found = jobs.settings(p, data.Faces(folder / "faces" / "validation"))
-    network = found.network | (BEFORE if recipe == "before" else {})
-    rest = dict(phases=[p.cooldown]) if cooldown else dict(phases=[p.tuned])
+    before = recipe == "before"
+    network, training = found.network | (BEFORE if before else {}), found.training | (TRAINED_BEFORE if before else {})
+    phase = p.cooldown if cooldown else PHASE_BEFORE if before else p.tuned
+    if before:      # it ends sooner, so its augmentation grows less far: as much at each step as in the other
+        training["augment"] *= phase["steps"] / p.tuned["steps"]
     start = dict(start=folder / recipe / "reached.safetensors") if cooldown else {}
     return dict(folder=folder / (f"{recipe}-cooldown" if cooldown else recipe), faces=folder / "faces",
-                model=folder / "facemodel.npz", network=network, training=found.training | rest, seed=p.seed,
+                model=folder / "facemodel.npz", network=network, training=training | dict(phases=[phase]), seed=p.seed,
                 live=jobs.live_settings(p, synthesis) | (dict(first_person=10_000_000) if cooldown else {}), **start)
 
 

@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce resume test long long-status cooldown trunks tools lint coverage release clean
+.PHONY: setup reproduce resume test long long-status cooldown trunks tools lint coverage release calibration clean
 
 setup: .venv/installed
 
@@ -70,12 +70,16 @@ cooldown: setup
 trunks: setup
 	python -m e2far.trunk_trial data/trunks
 
-# After `make reproduce PROFILE=weights`: ship what it trained, and the face model it was trained with.
+# After `make cooldown`: ship what it trained, the face model it was trained with, and the calibration of its confidence.
 release: setup
-	python -c "from e2far.morphable import load_face_model as f; assert f('data/facemodel/model.npz').name == 'makehuman', 'only our own face model may be shipped'"
-	python -c 'from e2far.network import load_network as load, save_network as save; net = load("data/models/default.safetensors"); save(net, "data/weights/default.safetensors", half=True, **net.metadata)'
-	cp data/facemodel/model.npz data/weights/makehuman.npz
-	python -c 'from e2far import Reconstructor, confidence, data, photo; confidence.calibrate(Reconstructor.from_pretrained(), data.Faces("data/faces/validation")).save(confidence.beside(photo.WEIGHTS))'
+	python -c "from e2far.morphable import load_face_model as f; assert f('data/long/facemodel.npz').name == 'makehuman', 'only our own face model may be shipped'"
+	python -c 'from e2far.network import load_network as load, save_network as save; net = load("data/long/ours-cooldown/network.safetensors"); save(net, "data/weights/default.safetensors", half=True, **net.metadata)'
+	cp data/long/facemodel.npz data/weights/makehuman.npz
+	$(MAKE) calibration
+
+# How far to trust the shipped network, from what it makes of validation people (`make long` makes them).
+calibration: setup
+	python -c 'from e2far import Reconstructor, confidence, data, photo; confidence.calibrate(Reconstructor.from_pretrained(), data.Faces("data/long/faces/validation")).save(confidence.beside(photo.WEIGHTS))'
 
 clean:
 	rm -rf .venv .scratch

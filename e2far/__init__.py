@@ -11,7 +11,7 @@ if TYPE_CHECKING:           # what editors and type checkers see of the names be
     from e2far.morphable import MorphableModel, load_face_model
     from e2far.photo import Reconstructor
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 _HOME = {"MorphableModel": "morphable", "load_face_model": "morphable", "Reconstructor": "photo"}
 __all__ = ["MorphableModel", "Reconstructor", "__version__", "load_face_model"]

@@ -153,8 +153,16 @@ def test_an_executed_copy_ran_to_its_end_without_an_error(name):
             assert not [out for out in cell.outputs if out.output_type == "error"]
 
 
+def results_version():
+    """The version that the committed results are of; where it is not this one, the README says so."""
+    behind = re.search(r"committed results are those of version (\d+\.\d+\.\d+)", (ROOT / "README.md").read_text())
+    return behind[1] if behind else e2far.__version__
+
+
 @each_notebook
 def test_an_executed_copy_is_of_the_committed_code(name):
+    if results_version() != e2far.__version__:
+        pytest.skip(f"the committed results are of {results_version()}")
     assert code(executed(name)) == code(source(name))
 
 

@@ -76,7 +76,7 @@ def test_schedules():
     steps = Phase(30, 1., 0., schedule="step", milestones=(10, 20))
     assert [steps.rates(s)[0] for s in (0, 9, 10, 20)] == pytest.approx([1., 1., .1, .01])
     assert training.rates_at([steps, cosine], 39) == (1, cosine.rates(9))
-    with pytest.raises(ValueError, match="choose cosine or step"):
+    with pytest.raises(ValueError, match="choose cosine, step or constant"):
         Phase(1, 1., schedule="linear")
 
 

@@ -51,7 +51,8 @@ def job(folder, recipe="ours", profile="weights", cooldown=False):
     start = dict(start=folder / recipe / "reached.safetensors") if cooldown else {}
     return dict(folder=folder / (f"{recipe}-cooldown" if cooldown else recipe), faces=folder / "faces",
                 model=folder / "facemodel.npz", network=network, training=training | dict(phases=[phase]), seed=p.seed,
-                live=jobs.live_settings(p, synthesis) | (dict(first_person=10_000_000) if cooldown else {}), **start)
+                live=jobs.live_settings(p, synthesis) | (dict(first_person=10_000_000) if cooldown else {})
+                | (dict(loose_boxes=0.) if before else {}), **start)
 
 
 def curves(folder):

@@ -23,12 +23,13 @@ class Studio:
 
     model: MorphableModel    size: px of the square picture    yaw_deg, pitch_deg, roll_deg: half-ranges of the pose    antialias: samples along a pixel's side
     without: names out of VARIATIONS to leave out, to see what each is worth
+    loose_boxes: share of the pictures whose square is up to a fifth of its side off, and up to a fifth too large or small, as careless boxes are
     """
 
-    def __init__(self, model, size, yaw_deg=80., pitch_deg=35., roll_deg=60., antialias=2, without=()):
+    def __init__(self, model, size, yaw_deg=80., pitch_deg=35., roll_deg=60., antialias=2, without=(), loose_boxes=0.):
         if unknown := set(without) - set(VARIATIONS):
             raise ValueError(f"no variation is called {', '.join(sorted(unknown))}: choose from {', '.join(VARIATIONS)}")
-        self.model, self.size, self.antialias, self.without = model, size, antialias, frozenset(without)
+        self.model, self.size, self.antialias, self.without, self.loose_boxes = model, size, antialias, frozenset(without), loose_boxes
         self.range = np.deg2rad([min(yaw_deg, 45.) if "poses" in self.without else yaw_deg, pitch_deg, roll_deg])
         self.template, self.landmarks = model.mean.numpy(), model.landmarks.numpy()
         self.identity_basis = model.identity_basis.numpy().reshape(3 * model.n_vertices, model.n_identity)
@@ -133,6 +134,9 @@ class Studio:
         x0, y0, x1, y1 = camera.crop_box(torch.from_numpy(seen)).numpy()
         side = (x1 - x0) * rng.uniform(.88, 1.15)
         centre = np.array([x0 + x1, y0 + y1]) / 2 + rng.normal(0, .035, 2).clip(-.1, .1) * side
+        if self.loose_boxes and rng.random() < self.loose_boxes:
+            side *= np.exp(rng.uniform(np.log(.8), np.log(1.2)))
+            centre += rng.uniform(-.2, .2, 2) * side
         landmarks = ((seen - centre) / side + .5) * size
         scale, translation = camera.fit_weak_perspective(*(torch.from_numpy(np.asarray(x, float)) for x in (points, landmarks, rotation)))
         harmonics, lamps = appearance.draw_light(rng)

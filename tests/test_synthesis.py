@@ -74,6 +74,16 @@ def test_the_face_is_where_its_landmarks_are(studio):
     assert all(found)
 
 
+def test_loose_boxes_miss_the_face_by_up_to_a_fifth(face_model):
+    def places(share):
+        studio = synthesis.Studio(face_model, 8, loose_boxes=share, antialias=1)
+        box = camera.crop_box(torch.from_numpy(np.stack([studio.recipe(0, "train", person, 0)["landmarks"] for person in range(40)]))) / 8
+        return ((box[:, :2] + box[:, 2:]) / 2 - .5).abs().amax(1), box[:, 2] - box[:, 0]
+    tight, loose = places(0.), places(1.)
+    assert tight[0].max() <= .101 and .15 < loose[0].max() < .35
+    assert loose[1].min() < tight[1].min() and loose[1].max() > tight[1].max()
+
+
 def test_yaw_shows_in_the_picture(studio):
     """Turned towards the subject's left, the nose tip lies to the right of the middle between the ears."""
     identity, looks = studio.draw_person(0, "train", 1)

@@ -139,11 +139,11 @@ def empty(image, kind, rng):
 
 @torch.inference_mode()
 def trials(reconstructor, faces, count=1000, seed=0):
-    """What the network makes of `count` faces of a split (`data.Faces`, people it was not trained on), whole and spoilt, and of pictures without a face.
+    """What a Reconstructor, with all its looks, makes of `count` faces of a split (`data.Faces`, people it was not trained on), whole and spoilt, and of pictures without a face.
 
     returns: dict of arrays over all pictures: kind ("whole", SPOILT or EMPTY), disagreement_percent, landmark_error_percent and vertex_error_mm (both NaN where there is no face)
     """
-    rng, device, size = np.random.default_rng(seed), reconstructor.device, reconstructor.network.image_size
+    rng, device, side = np.random.default_rng(seed), reconstructor.device, faces.image_size
     model, rows = reconstructor.model, []
     chosen = rng.permutation(len(faces))[:count]
     for start in range(0, len(chosen), 50):
@@ -155,14 +155,16 @@ def trials(reconstructor, faces, count=1000, seed=0):
         pictures += [(kind, few(i), *spoil(image[few(i)], landmarks[few(i)], kind, rng)) for i, kind in enumerate(SPOILT) if len(image[few(i)])]
         pictures += [(kind, None, empty(image[few(i)], kind, rng), None) for i, kind in enumerate(EMPTY) if len(image[few(i)])]
         for kind, which, image, landmarks in pictures:
-            image = (255 * F.interpolate(image, size=size, mode="bilinear", antialias=True)).round() / 255 if image.shape[-1] != size else image
-            seen = reconstructor.look(image.to(device), mirror=True)
-            row = dict(disagreement_percent=seen["disagreement_percent"].cpu().numpy(), kind=np.full(len(image), kind))
+            pixels = (255 * image).round().byte().permute(0, 2, 3, 1).numpy()
+            seen = reconstructor.estimate(list(pixels), np.tile([0., 0., side, side], (len(pixels), 1)))
+            row = dict(disagreement_percent=seen["disagreement_percent"], kind=np.full(len(image), kind))
             row |= {name: np.full(len(image), np.nan) for name in ERRORS}
             if which is not None:
-                extent = (landmarks.amax(1) - landmarks.amin(1)).prod(-1).sqrt()[:, None] / faces.image_size
-                row["landmark_error_percent"] = (100 * (seen["landmarks"].cpu() - landmarks / faces.image_size).norm(dim=-1) / extent).mean(-1).numpy()
-                row["vertex_error_mm"] = (seen["vertices"][:, model.region] - true[which]).norm(dim=-1).mean(-1).cpu().numpy()
+                extent = (landmarks.amax(1) - landmarks.amin(1)).prod(-1).sqrt()[:, None]
+                found = torch.from_numpy(seen["image_landmarks"])
+                row["landmark_error_percent"] = (100 * (found - landmarks).norm(dim=-1) / extent).mean(-1).numpy()
+                shape = model(*(torch.from_numpy(seen[name]).to(device) for name in ("identity", "expression")))
+                row["vertex_error_mm"] = (shape[:, model.region] - true[which]).norm(dim=-1).mean(-1).cpu().numpy()
             rows.append(row)
     return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
 

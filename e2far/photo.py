@@ -36,11 +36,13 @@ DLIB_TO_BOX = ((0., .08, 1.38), (.105, .13, 1.25), (-.105, .13, 1.25), (-.03, .0
 DETECTION_SIDES = (1024, 2048)      # px, longer side at which dlib looks, the second only if the first finds nothing: faces down to 8 % and 4 % of it (its window is 80 px)
 SECOND_FACE_SCORE = .3              # beside a better face only scores above this count: the astronaut's badge scores .05
 
-# Choice: look again while the landmarks ask for a box whose place or size differs by more than CLOSE, LOOKS times at most. Errors of 51 landmarks (% of the face's size) on 300 real photos at yaws of
-# 0-30, 30-60 and 60-90 degrees, with true boxes | with boxes up to 20 % of their side off in x and y and 20 % too large or too small:
-#   one look 4.42, 5.45, 8.05 | 8.10, 11.43, 19.92    always two 4.46, 5.55, 7.93 | 5.75, 6.91, 13.10    this rule 4.42, 5.53, 8.16 | 5.47, 6.29, 12.01, in 1.4 | 2.5 looks
-# Landmarks that ask for a box further off than FAR (shares of the side), or by more than LARGER larger or smaller, are of a face that was not understood: they are not followed.
+# Choice: look again, LOOKS times in all at most, where the head is tilted or the landmarks ask for a
+# square whose place or size differs by more than CLOSE; what is seen there is believed only if picture
+# and mirror image agree better. The model card has what each step brings on 300 real photos.
+# Landmarks that ask for a square further off than FAR (shares of the side), or by more than LARGER
+# larger or smaller, are of a face that was not understood: they are not followed.
 LOOKS, CLOSE, FAR, LARGER = 3, .05, .3, 1.6
+UPRIGHT_DEG = 4.        # of roll: a head tilted further in its square is looked at upright
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")    # not PostScript, which Pillow reads too: it is a program, and would be run
 
@@ -182,8 +184,43 @@ def locate(image, boxes=None, largest_only=False, name="the picture"):
     return np.array([check_box(box, image.shape[1], image.shape[0]) for box in boxes]).reshape(-1, 4), [None] * len(boxes) if scores is None else list(scores)
 
 
-def crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The square `box` (x0, y0, x1, y1) px of `image` (H, W, 3) resampled to (size, size, 3) uint8: antialiased, the photo's edge repeated outside it."""
+@dataclass(frozen=True, eq=False)
+class Squares:
+    """Where the network looks: B squares, each turned clockwise about its centre."""
+    boxes: np.ndarray       # (B, 4) px, x0, y0, x1, y1 before they are turned
+    turn: np.ndarray        # (B,) radians
+
+    def __getitem__(self, rows):
+        return Squares(self.boxes[rows], self.turn[rows])
+
+    side = property(lambda self: self.boxes[:, 2] - self.boxes[:, 0])
+    centre = property(lambda self: (self.boxes[:, :2] + self.boxes[:, 2:]) / 2)
+
+    @property
+    def axes(self) -> np.ndarray:
+        """Rotations (B, 2, 2) from directions in the squares to directions in the photo."""
+        cos, sin = np.cos(self.turn), np.sin(self.turn)
+        return np.stack((np.stack((cos, -sin), -1), np.stack((sin, cos), -1)), -2)
+
+    def to_photo(self, points):
+        """Points (B, n, 2), in shares of the squares' sides, in px of the photo."""
+        arm = self.side[:, None, None] * (points - .5)
+        return self.centre[:, None] + arm @ self.axes.swapaxes(1, 2)
+
+    def from_photo(self, points):
+        """The inverse of `to_photo`."""
+        arm = (points - self.centre[:, None]) @ self.axes
+        return arm / self.side[:, None, None] + .5
+
+
+def crop(image: np.ndarray, box: Box, size: int, turn: float = 0.) -> np.ndarray:
+    """A square of `image` (H, W, 3) resampled to (size, size, 3) uint8, antialiased.
+
+    box: (x0, y0, x1, y1) px    turn: radians clockwise, by which it is turned about its centre
+    Outside the photo its edge is repeated.
+    """
+    if turn:
+        return _turned_crop(image, np.asarray(box), size, turn)
     low = np.floor(np.asarray(box[:2])).astype(int)
     high = np.ceil(np.asarray(box[2:])).astype(int)
     if (low >= 0).all() and (high <= image.shape[1::-1]).all():             # usual, and much faster where photos are large
@@ -194,6 +231,20 @@ def crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
     patch = Image.fromarray(np.ascontiguousarray(patch))
     inside = (box[0] - low[0], box[1] - low[1], box[2] - low[0], box[3] - low[1])
     return np.asarray(patch.resize((size, size), Image.Resampling.BILINEAR, box=tuple(map(float, inside))))  # ty: ignore[invalid-argument-type]
+
+
+def _turned_crop(image, box, size, turn):
+    """As `crop`: the upright square that holds the turned one is reduced to twice the wanted
+    resolution, turned, and reduced to the half: as sharp as a crop that is not turned."""
+    cos, sin = np.cos(turn), np.sin(turn)
+    n = int(np.ceil(2 * size * (abs(cos) + abs(sin)))) + 2      # px, a margin of one on each side
+    centre, half = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / 2 * n / (2 * size)
+    patch = Image.fromarray(crop(image, np.concatenate((centre - half, centre + half)), n))
+    rows = [(cos, -sin, n / 2 - size * (cos - sin)), (sin, cos, n / 2 - size * (sin + cos))]
+    turned = patch.transform((2 * size, 2 * size), Image.Transform.AFFINE,
+                             [float(value) for row in rows for value in row],
+                             Image.Resampling.BILINEAR)
+    return np.asarray(turned.reduce(2))
 
 
 # The result ---------------------------------------------------------------------------------------------------------------------------------
@@ -229,6 +280,7 @@ class Face:
     pose: Pose
     region: np.ndarray              # (M,) vertices of the face proper, without neck, eyes and mouth
     box: tuple[float, float, float, float]      # (x0, y0, x1, y1) px, the crop that the network saw
+    turn_deg: float = 0.            # clockwise about the box's centre, by which it was turned
     score: float | None = None      # the detector's, None where the box was given
     face_model: str = ""
     confidence: Confidence | None = None                # None where the weights come without a calibration
@@ -327,18 +379,27 @@ class Face:
 class Reconstructor:
     """Photo in, `Face` out: a trained E2FAR network and the face model whose coefficients it predicts.
 
-    calibration: None, or a confidence.Calibration, with which every face tells how far to trust it (and every crop is looked at together with its mirror image)
+    A face is looked at together with its mirror image, and again where it is not upright or not in
+    the middle of its square, if that makes picture and mirror image agree better.
+
+    calibration: None, or a confidence.Calibration: then every face tells how far to trust it
+    plain: one look, without mirror image and confidence: the network's own answer
     """
 
-    def __init__(self, net: network.E2FAR, model: morphable.MorphableModel, device: str | torch.device = "cpu", calibration: Calibration | None = None):
+    def __init__(self, net: network.E2FAR, model: morphable.MorphableModel,
+                 device: str | torch.device = "cpu", calibration: Calibration | None = None,
+                 plain: bool = False):
         expected, given = (model.n_identity, model.n_expression), (net.n_identity, net.n_expression)
         if given != expected:
             raise ValueError(f"the weights predict {given[0]} identity and {given[1]} expression coefficients but the face model {model.name!r} has {expected[0]} and "
                              f"{expected[1]}: name the face model they were trained with (--face-model)")
-        self.network, self.model, self.device, self.calibration = net.to(device).eval(), model.to(device), device, calibration
+        self.network, self.model, self.device = net.to(device).eval(), model.to(device), device
+        self.calibration, self.plain = calibration, plain
 
     @classmethod
-    def from_pretrained(cls, weights: str | Path | None = None, face_model: str | Path | None = None, device: str | torch.device = "cpu") -> "Reconstructor":
+    def from_pretrained(cls, weights: str | Path | None = None,
+                        face_model: str | Path | None = None, device: str | torch.device = "cpu",
+                        plain: bool = False) -> "Reconstructor":
         """Read trained weights (.safetensors), the calibration beside them if it is theirs, and a face model (name or .npz); None takes the shipped ones.
 
         Raises FileNotFoundError or ValueError with one line.
@@ -351,7 +412,8 @@ class Reconstructor:
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {str(device)!r} is not to be had here ({str(error).splitlines()[0]}): choose cpu") from None
-        found = cls(network.load_network(weights), morphable.load_face_model("makehuman" if face_model is None else face_model), device)
+        model = morphable.load_face_model("makehuman" if face_model is None else face_model)
+        found = cls(network.load_network(weights), model, device, plain=plain)
         calibration = confidence.load(confidence.beside(weights))
         if calibration is not None and calibration.version == found.version:        # of other weights or another face model it would mislead
             found.calibration = calibration
@@ -389,58 +451,135 @@ class Reconstructor:
         boxes = np.array(boxes, dtype=float).reshape(-1, 4)
         if not len(boxes):
             return []
-        estimate, rows = self._estimate(pictures, boxes), np.arange(len(boxes))
-        for _ in range(LOOKS - 1 if refine else 0):
-            asked, again = asked_for(boxes[rows], estimate["image_landmarks"][rows])
-            rows = rows[again]
+        seen = self.estimate(pictures, boxes, refine)
+        scores = scores or [None] * len(boxes)
+        return [self._face(seen, i, score) for i, score in enumerate(scores)]
+
+    def estimate(self, pictures, boxes, refine=True):
+        """What `batch` makes faces of: arrays over the batch, as of `look` but in px of the pictures.
+
+        Besides box (B, 4), turn (B,), the square that was believed, vertices, neutral_vertices.
+        """
+        squares = Squares(boxes, np.zeros(len(boxes)))
+        best, rows = self._estimate(pictures, squares), np.arange(len(boxes))
+        for _ in range(0 if self.plain or not refine else LOOKS - 1):
+            now = {key: value[rows] for key, value in best.items()}
+            wanted, worth = again(Squares(now["box"], now["turn"]), now)
+            rows = rows[worth]
             if not len(rows):
                 break
-            boxes[rows] = asked[again]
-            for key, value in self._estimate([pictures[i] for i in rows], boxes[rows]).items():
-                estimate[key][rows] = value
-        return [self._face(estimate, i, box, score) for i, (box, score) in enumerate(zip(boxes, scores or [None] * len(boxes)))]
+            new = self._estimate([pictures[i] for i in rows], wanted[worth])
+            better = new["disagreement_percent"] < best["disagreement_percent"][rows]
+            rows = rows[better]
+            for key, value in new.items():
+                best[key][rows] = value[better]
+        return best
 
     @torch.inference_mode()
-    def look(self, crops: torch.Tensor, mirror: bool = False) -> dict[str, torch.Tensor]:
-        """What the network makes of crops (B, 3, S, S) in [0, 1], as a dict of tensors over the batch.
+    def look(self, crops: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is read from crops (B, 3, S, S) in [0, 1], as a dict of tensors over the batch.
 
-        identity, expression    vertices, neutral_vertices: (B, N, 3) mm    rotation, scale, translation: camera, in shares of the crop's side    landmarks: (B, 68, 2), in the same
-        disagreement_percent: (B,), see `confidence`; only with `mirror`, which looks at the mirrored crops too, in the same batch
+        identity, expression    rotation, scale, translation: camera, in shares of the crop's side
+        landmarks: (B, 68, 2), in the same    disagreement_percent: (B,), see `confidence`
+
+        The mean of what the network says to the crops and, mirrored back, to their mirror images,
+        in one batch. A plain reconstructor takes the network's word and knows no disagreement.
         """
-        count = len(crops)
-        out = self.network(torch.cat((crops, crops.flip(3))) if mirror else crops)
+        if self.plain:
+            return self._seen(self.network(crops))
+        out, count = self.network(torch.cat((crops, crops.flip(3)))), len(crops)
+        own, other = ({key: out[key][half] for key in ("identity", "expression", "pose")}
+                      for half in (slice(count), slice(count, None)))
+        landmarks = [self._seen(one)["landmarks"] for one in (own, other)]
+        identity, expression = self.model.mirrored(other["identity"], other["expression"])
+        pose = camera.mirrored_pose(other["pose"])
+        back = dict(identity=identity, expression=expression, pose=pose)
+        mean = self._seen({key: (own[key] + back[key]) / 2 for key in own})
+        return mean | dict(disagreement_percent=confidence.disagreement_percent(*landmarks))
+
+    def _seen(self, out):
+        """Coefficients, camera and landmarks of what the network says, as in `look`."""
         rotation, scale, translation = camera.decode_pose(out["pose"].double(), 1.)
-        vertices = self.model(out["identity"], out["expression"])
-        landmarks = camera.weak_perspective(vertices[:, self.model.landmarks].double(), rotation, scale, translation)
-        seen = dict(identity=out["identity"], expression=out["expression"], vertices=vertices, rotation=rotation, scale=scale, translation=translation, landmarks=landmarks)
-        seen = {key: value[:count] for key, value in seen.items()} | dict(neutral_vertices=self.model.neutral(out["identity"][:count]))
-        return seen | dict(disagreement_percent=confidence.disagreement_percent(landmarks[:count], landmarks[count:])) if mirror else seen
+        mean, U, W = (getattr(self.model, key)[self.model.landmarks]
+                      for key in ("mean", "identity_basis", "expression_basis"))
+        points = (mean + torch.einsum("ndk,bk->bnd", U, out["identity"])
+                  + torch.einsum("ndl,bl->bnd", W, out["expression"]))
+        landmarks = camera.weak_perspective(points.double(), rotation, scale, translation)
+        return dict(identity=out["identity"], expression=out["expression"], rotation=rotation,
+                    scale=scale, translation=translation, landmarks=landmarks)
 
-    def _estimate(self, pictures, boxes):
-        """What `look` sees in the squares `boxes` (B, 4) px, one of each picture, with cameras and landmarks in the pictures' pixels, as float32 arrays over the batch."""
-        crops = np.stack([crop(pixels, box, self.network.image_size) for pixels, box in zip(pictures, boxes)])
-        seen = self.look(torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255, mirror=self.calibration is not None)
-        seen = {key: value.cpu().numpy() for key, value in seen.items()}
-        side, corner = boxes[:, 2] - boxes[:, 0], boxes[:, :2]
-        seen["scale"] = seen["scale"] * side
-        seen["translation"] = seen["translation"] * side[:, None] + corner
-        seen["image_landmarks"] = seen.pop("landmarks") * side[:, None, None] + corner[:, None]
-        return {key: value.astype(np.float32) for key, value in seen.items()}
+    def _estimate(self, pictures, squares):
+        """What `look` sees in the `Squares`, one of each picture, as arrays over the batch.
 
-    def _face(self, estimate, i, box, score):
-        one = {key: value[i] for key, value in estimate.items()}
-        pose = Pose(one.pop("rotation"), float(one.pop("scale")), one.pop("translation"))
-        fixed = {key: getattr(self.model, key).cpu().numpy() for key in ("triangles", "region")}
-        landmarks = one["vertices"][self.model.landmarks.cpu().numpy()]
-        sure = self.calibration(one.pop("disagreement_percent")) if self.calibration else None
-        return Face(**one, **fixed, landmarks=landmarks, pose=pose, box=tuple(box.tolist()), score=score, face_model=self.model.name, confidence=sure, model=self.model)
+        Cameras, and image_landmarks (B, 68, 2), are in px of the pictures.
+        """
+        size = self.network.image_size
+        crops = np.stack([crop(*one, size, turn) for *one, turn
+                          in zip(pictures, squares.boxes, squares.turn)])
+        crops = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255
+        seen = {key: value.cpu().numpy() for key, value in self.look(crops).items()}
+        back = camera.euler_to_matrix(torch.from_numpy(squares.turn[:, None] * [0., 0., -1.]))
+        seen["rotation"] = back.numpy() @ seen["rotation"]
+        seen["scale"] = seen["scale"] * squares.side
+        seen["translation"] = squares.to_photo(seen["translation"][:, None])[:, 0]
+        seen["image_landmarks"] = squares.to_photo(seen.pop("landmarks"))
+        return seen | dict(box=squares.boxes, turn=squares.turn)
+
+    def _face(self, seen, i, score):
+        """The Face of row `i` of an estimate; its meshes are made here, of what was believed."""
+        one = {key: value[i] for key, value in seen.items()}
+        identity, expression = (torch.from_numpy(one[key])[None].to(self.device)
+                                for key in ("identity", "expression"))
+        neutral = self.model.neutral(identity)
+        vertices = neutral + self.model.expression_offset(expression)
+        neutral, vertices = (shape[0].cpu().numpy() for shape in (neutral, vertices))
+        triangles, region, landmarks = (getattr(self.model, key).cpu().numpy()
+                                        for key in ("triangles", "region", "landmarks"))
+        pose = Pose(one["rotation"].astype(np.float32), float(one["scale"]),
+                    one["translation"].astype(np.float32))
+        sure = None
+        if self.calibration and not self.plain:
+            sure = self.calibration(one["disagreement_percent"])
+        return Face(vertices=vertices, neutral_vertices=neutral, triangles=triangles,
+                    landmarks=vertices[landmarks], identity=one["identity"],
+                    image_landmarks=one["image_landmarks"].astype(np.float32),
+                    expression=one["expression"], pose=pose, region=region, score=score,
+                    box=tuple(one["box"].tolist()), turn_deg=float(np.degrees(one["turn"])),
+                    face_model=self.model.name, confidence=sure, model=self.model)
 
 
-def asked_for(boxes, image_landmarks):
-    """The boxes (B, 4) px that predicted landmarks (B, 68, 2) px ask for, and which (B,) are worth another look: other than `boxes`, but not so much that the estimate must be wrong."""
-    new = camera.crop_box(torch.from_numpy(image_landmarks).double()).numpy()
-    side = boxes[:, 2] - boxes[:, 0]
+# Another look -------------------------------------------------------------------------------------
+
+def again(squares, seen):
+    """The `Squares` that an estimate asks for, and which (B,) are worth another look."""
+    upright, tilted = turned_upright(squares, seen["rotation"])
+    moved, off = moved_box(upright, seen["image_landmarks"])
+    return Squares(np.where(off[:, None], moved.boxes, squares.boxes), upright.turn), tilted | off
+
+
+def turned_upright(squares, rotation):
+    """`squares` turned so that heads with `rotation` (B, 3, 3) in the photo stand upright in them.
+
+    And which (B,) of these heads are tilted in their squares by more than UPRIGHT_DEG.
+    """
+    roll = camera.matrix_to_euler(torch.from_numpy(rotation))[:, 2].numpy()     # clockwise is < 0
+    tilt = (roll + squares.turn + np.pi) % (2 * np.pi) - np.pi
+    tilted = np.abs(tilt) > np.radians(UPRIGHT_DEG)
+    return Squares(squares.boxes, np.where(tilted, -roll, squares.turn)), tilted
+
+
+def moved_box(squares, image_landmarks):
+    """`squares` about predicted landmarks (B, 68, 2) px, by our rule for boxes.
+
+    And which (B,) of them are worth a look: elsewhere than before, but not so far off that the
+    estimate must be wrong.
+    """
+    shares = squares.from_photo(image_landmarks)
+    asked = camera.crop_box(torch.from_numpy(shares).double()).numpy()
+    side, middle = asked[:, 2] - asked[:, 0], (asked[:, :2] + asked[:, 2:]) / 2
+    centre = squares.to_photo(middle[:, None])[:, 0]
+    half = (side * squares.side)[:, None] / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        size = np.abs(np.log((new[:, 2] - new[:, 0]) / side))
-        shift = np.linalg.norm(new[:, :2] + new[:, 2:] - boxes[:, :2] - boxes[:, 2:], axis=1) / 2 / side
-    return new, (np.maximum(shift, size) > CLOSE) & (shift < FAR) & (size < np.log(LARGER))
+        size, shift = np.abs(np.log(side)), np.linalg.norm(middle - .5, axis=1)
+    worth = (np.maximum(shift, size) > CLOSE) & (shift < FAR) & (size < np.log(LARGER))
+    return Squares(np.hstack((centre - half, centre + half)), squares.turn), worth

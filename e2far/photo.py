@@ -421,8 +421,8 @@ class Reconstructor:
 
     @cached_property
     def version(self) -> str:
-        """Sixteen hexadecimal digits that change when a number in the network or in the face model's vectors and bases does."""
-        digest = hashlib.sha256()
+        """Sixteen hexadecimal digits that change when a number in the network or in the face model's vectors and bases does, or a rule for looking again."""
+        digest = hashlib.sha256(repr((LOOKS, CLOSE, FAR, LARGER, UPRIGHT_DEG)).encode())
         for tensor in (*self.network.state_dict().values(), *self.model.state_dict().values()):
             digest.update(tensor.cpu().contiguous().numpy())
         return digest.hexdigest()[:16]

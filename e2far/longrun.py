@@ -5,7 +5,7 @@ trains on from what it has reached at a rate that falls to zero, which is the ne
 profile `weights` of params.yaml. Two recipes run under it:
 
     ours     the profile's trunk and size
-    before   version 0.7.0's network (VGG-16 at a quarter of its width, 80 px), rate, average and plain pictures, on the
+    before   version 0.7.0's network (VGG-16 at a quarter of its width, 80 px), rate and plain pictures, on the
              same faces, for comparison; at a constant rate too, so that the curves compare at any count of pictures
 """
 import shutil
@@ -20,7 +20,7 @@ from e2far import data, facemodels, jobs, params, shards
 
 JUDGED = dict(validation=1000, test=2000)           # people with two pictures each, made ahead; nobody trains on them
 BEFORE = dict(trunk="vgg16", width=.25, image_size=80)
-TRAINED_BEFORE = dict(mirror=False, ema=.999)
+TRAINED_BEFORE = dict(mirror=False)
 PHASE_BEFORE = dict(steps=16000, heads_rate=2e-3, trunk_rate=2e-3, warmup=500, schedule="constant")     # a million pictures
 RATIOS = ("neutral_ratio", "expression_ratio", "expressive_ratio")
 CURVES = params.ROOT / "reports" / "metrics" / "long_training.csv"

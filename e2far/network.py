@@ -7,7 +7,6 @@ At full width and 180 px (the sizes of the public re-implementation; the ReLUs a
     expression  conv6(pool4) 5x5 stride 2 pad 1, conv7(pool5) 1x1 -> concat 1024x5x5 -> conv8 1x1, 512 -> fc 4096 -> fc 1024 -> fc 29
     pose        pool5 -> fc 256 -> fc 9        (ours: the paper leaves pose out)
 """
-import copy
 import json
 import zipfile
 from collections.abc import Sequence
@@ -199,8 +198,13 @@ class Recognizer(nn.Module):
 def map_sizes(trunk, image_size):
     """Channels and side of each map that `trunk` makes of pictures of `image_size` px, name -> (channels, side). Raises ValueError for sizes that the network cannot take."""
     check_image_size(image_size)
-    described = copy.deepcopy(trunk).to("meta").eval()
-    return {layer: tuple(maps.shape[1:3]) for layer, maps in described(torch.empty(1, 3, image_size, image_size, device="meta")).items()}
+    if not isinstance(trunk, Timm):
+        return {layer: (channels, image_size // 2 ** int(layer[-1])) for layer, channels in trunk.channels.items()}
+    training = trunk.training
+    with torch.no_grad():
+        found = trunk.eval()(torch.zeros(1, 3, image_size, image_size))
+    trunk.train(training)
+    return {layer: tuple(maps.shape[1:3]) for layer, maps in found.items()}
 
 
 def check_images(image, size):

@@ -22,7 +22,9 @@ def build(trunk, image_size=48, **arguments):
 @pytest.mark.parametrize("size", [48, 80, 112, 180])
 @pytest.mark.parametrize("trunk", OURS)
 def test_maps_have_vggs_names_and_grids_at_every_size(trunk, size):
-    maps = network.map_sizes(trunks.open_trunk(trunk, 1 / 32, True), size)
+    made = trunks.open_trunk(trunk, 1 / 32, True).eval()
+    maps = network.map_sizes(made, size)
+    assert {layer: tuple(x.shape[1:3]) for layer, x in made(torch.rand(1, 3, size, size)).items()} == maps
     assert [side for _, side in maps.values()] == [size // 2 ** level for level in range(1, 6)]
     assert tuple(maps) == trunks.LAYERS
 

@@ -112,9 +112,9 @@ def write_ict(path, face, **change):
     quads, place, second = [], {tuple(corners[:2]): i for i, corners in enumerate(face["triangles"].tolist())}, set()
     for i, (a, b, c) in enumerate(face["triangles"].tolist()):                              # a quad a, b, c, d is the triangles a, b, c and a, c, d
         if i not in second:
-            second.add(place[a, c])
-            quads.append((a, b, c, int(face["triangles"][place[a, c]][2])))
-    assert 2 * len(quads) == len(face["triangles"])
+            partner = place.get((a, c))                                                     # toy faces have none
+            second.add(partner)
+            quads.append((a, b, c, c if partner is None else int(face["triangles"][partner][2])))
     files = {"generic_neutral_mesh": face["mean"]} | {f"identity{k:03d}": face["mean"] + face["identity"][:, :, k] for k in range(5)}
     for ict, name in {"jawOpen": "jawOpen", "eyeBlink_L": "eyeBlinkLeft", "eyeBlink_R": "eyeBlinkRight", "mouthSmile_L": "mouthSmileLeft", "mouthSmile_R": "mouthSmileRight"}.items():
         files[ict] = face["mean"] + face["units"][:, :, face["names"].index(name)]

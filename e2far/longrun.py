@@ -8,7 +8,6 @@ profile `weights` of params.yaml. Two recipes run under it:
     before   version 0.7.0's network (VGG-16 at a quarter of its width, 80 px), rate and plain pictures, on the
              same faces, for comparison; at a constant rate too, so that the curves compare at any count of pictures
 """
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -98,7 +97,7 @@ def run(folder: Annotated[Path, typer.Argument(help="Where it lives; run again t
         prepare(folder, profile)
         config = job(folder, recipe, profile, cooldown)
         Path(config["folder"]).mkdir(parents=True, exist_ok=True)
-        if cooldown and not Path(config["start"]).exists():
+        if cooldown and not (Path(config["folder"]) / "checkpoint.pt").exists():       # else it goes on from where it began
             reach(folder, recipe, config["network"])
         print(report(folder, p.tuned["steps"], p.batch_size), flush=True)  # noqa: T201 (a command)
         jobs.train_job(**config, progress=True)
@@ -109,15 +108,25 @@ def run(folder: Annotated[Path, typer.Argument(help="Where it lives; run again t
 
 
 def reach(folder, recipe, network):
-    """Write the weights (not their average) that the last checkpoint of a recipe holds as `reached.safetensors`, for a cooldown to start from."""
+    """Write the weights (not their average) that the last checkpoint of a recipe holds as `reached.safetensors`, for a cooldown to start from.
+
+    Raises FileNotFoundError where there is no checkpoint yet.
+    """
     from e2far.morphable import load_face_model
     from e2far.network import E2FAR, read_pickled, save_network
-    model, state = load_face_model(folder / "facemodel.npz"), read_pickled(folder / recipe / "checkpoint.pt")
+    checkpoint = folder / recipe / "checkpoint.pt"
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"no checkpoint at {checkpoint}: begin the training first (`make long`)")
+    model, state = load_face_model(folder / "facemodel.npz"), read_pickled(checkpoint)
     net = E2FAR(model.n_identity, model.n_expression, **network)
     net.load_state_dict(state["module"])
     save_network(net, folder / recipe / "reached.safetensors", face_model=model.name, images=state["images"])
-    shutil.copy(folder / recipe / "log.csv", folder / recipe / "log_at_cooldown.csv")
 
 
 if __name__ == "__main__":
-    typer.run(run)
+    from e2far.cli import EXPECTED, complain
+    try:
+        typer.run(run)
+    except EXPECTED as error:
+        complain(error)
+        raise SystemExit(1) from None

@@ -73,5 +73,10 @@ def test_it_is_stopped_cooled_down_and_taken_up_again(tmp_path, nothing_committe
     assert longrun.curves(tmp_path).recipe.unique().tolist() == ["ours", "ours-cooldown"]
 
 
+def test_a_cooldown_before_any_training_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="begin the training first"):
+        longrun.reach(tmp_path, "ours", {})
+
+
 def interrupt(*_, **__):
     raise KeyboardInterrupt

@@ -328,7 +328,7 @@ class Face:
 
         yaw, pitch, roll = numbers(self.pose.angles_deg, 2)
         sure = None if self.confidence is None else {key: value if isinstance(value, bool) else round(value, 3) for key, value in self.confidence.to_dict().items()}
-        return dict(box_px=numbers(self.box, 2), detector_score=self.score, face_model=self.face_model, confidence=sure,
+        return dict(box_px=numbers(self.box, 2), box_turn_deg=round(float(self.turn_deg), 2), detector_score=self.score, face_model=self.face_model, confidence=sure,
                     identity=numbers(self.identity, 4), expression=numbers(self.expression, 4), pose=dict(yaw_deg=yaw, pitch_deg=pitch, roll_deg=roll),
                     camera=dict(kind="weak perspective: pixel = scale * (rotation @ X)_xy with y down + translation", rotation=numbers(self.pose.rotation, 6),
                                 scale_px_per_mm=round(float(self.pose.scale), 6), translation_px=numbers(self.pose.translation, 3)),

@@ -375,6 +375,12 @@ def test_a_turned_photo_gives_the_turned_answer(shipped, angle):
     apart = lambda face: np.linalg.norm(face.vertices - before.vertices, axis=1)[face.region].mean()
     assert after.pose.angles_deg[2] - before.pose.angles_deg[2] == pytest.approx(angle, abs=1)
     assert apart(after) < .3 < 1.5 < apart(word)
+    stored = after.to_dict()
+    assert stored["box_turn_deg"] == pytest.approx(-angle, abs=5)
+    straight = crop(np.asarray(upright), before.box, 60)[10:50, 10:50].astype(float)
+    right, wrong = (np.abs(crop(np.asarray(turned), stored["box_px"], 60, np.radians(turn))[10:50, 10:50] - straight).mean()
+                    for turn in (stored["box_turn_deg"], -stored["box_turn_deg"]))
+    assert right < wrong / 2                                # whoever crops by the numbers sees the upright face
 
 
 def test_several_faces_in_one_batch_are_the_single_ones(tiny, picture):

@@ -79,8 +79,9 @@ def report(folder, steps, batch_size):
         shared = ours[(ours.images <= before.images.max()) & (ours.images >= before.images.min())]
         at = [float(np.interp(row.images, before.images, before.expressive_ratio) - row.expressive_ratio) for row in shared.itertuples()]
         if at:
-            text += (f" At the same count of pictures its expressive error is {np.mean(at):+.3f} below that of version 0.7.0's recipe"
-                     f" (at {shared.images.max() / 1e6:.2f} million: {at[-1]:+.3f}).")
+            side = "below" if at[-1] > 0 else "above"
+            text += (f" At {shared.images.max() / 1e6:.2f} million pictures its expressive error lies {abs(at[-1]):.3f} {side}"
+                     f" that of version 0.7.0's recipe (on average so far {np.mean(at):.3f} below).")
     return text
 
 

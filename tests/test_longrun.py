@@ -25,7 +25,8 @@ def test_the_report_compares_curves_at_the_same_count_of_pictures(tmp_path, noth
     write_log(tmp_path, "before", [100_000, 200_000], [.95, .9])
     text = longrun.report(tmp_path, steps=10_000, batch_size=64)
     assert "0.30 of 0.6 million pictures" in text and "2.0 hours left" in text
-    assert "+0.075 below" in text and "at 0.20 million: +0.100" in text            # (.05 + .10) / 2
+    assert "At 0.20 million pictures its expressive error lies 0.100 below" in text
+    assert "on average so far 0.075 below" in text                                  # (.05 + .10) / 2
 
 
 def test_curves_of_another_machine_stay_where_there_is_no_log(tmp_path, nothing_committed):

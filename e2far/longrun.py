@@ -57,10 +57,14 @@ def job(folder, recipe="ours", profile="weights", cooldown=False):
 def curves(folder):
     """What the trainings under `folder` measured on validation people: recipe, images, RATIOS; the committed rows where there is no log."""
     found = [pd.read_csv(log).assign(recipe=log.parent.name) for log in sorted(folder.glob("*/log.csv"))]
-    rows = pd.concat([*(log for log in found if "neutral_ratio" in log)] or [pd.DataFrame(columns=["recipe", "images", *RATIOS])])
+    measured = [log for log in found if "neutral_ratio" in log]
+    known = pd.read_csv(CURVES) if CURVES.exists() else pd.DataFrame(columns=["recipe", "images", *RATIOS])
+    if not measured:
+        return known
+    rows = pd.concat(measured)
     rows = rows.dropna(subset="neutral_ratio")[["recipe", "images", *RATIOS]].round(4)
-    known = pd.read_csv(CURVES) if CURVES.exists() else rows.iloc[:0]
-    return pd.concat([known[~known.recipe.isin(rows.recipe)], rows]).sort_values(["recipe", "images"], ignore_index=True)
+    others = known[~known.recipe.isin(rows.recipe)]
+    return pd.concat([others, rows] if len(others) else [rows]).sort_values(["recipe", "images"], ignore_index=True)
 
 
 def report(folder, steps, batch_size):

@@ -36,6 +36,13 @@ def test_curves_of_another_machine_stay_where_there_is_no_log(tmp_path, nothing_
     assert longrun.curves(tmp_path / "mine").recipe.tolist() == ["before", "ours"]
 
 
+def test_a_committed_table_alone_is_reported(tmp_path, nothing_committed):
+    write_log(tmp_path / "other", "ours", [100_000, 200_000], [.9, .8])
+    write_log(tmp_path / "other", "before", [100_000, 200_000], [.95, .9])
+    longrun.curves(tmp_path / "other").to_csv(longrun.CURVES, index=False)
+    assert "At 0.20 million pictures" in longrun.report(tmp_path / "nothing", 10_000, 64)
+
+
 def test_without_measurements_it_says_so(tmp_path, nothing_committed):
     assert "not measured anything" in longrun.report(tmp_path, 100, 64)
 

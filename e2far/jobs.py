@@ -29,7 +29,7 @@ def settings(p, faces):
     """What the blocks `training` of params.yaml (`params.load`) say, as arguments: dicts `network` of E2FAR, `training` of `fit`, `recognition` of `pretrain`. faces: data.Faces, for the size of pictures"""
     common = {name: getattr(p, name) for name in ("batch_size", "optimizer", "weight_decay", "clip", "precision", "log_every", "validate_every", "checkpoint_every")} | dict(augment=p.augmentation)
     return SimpleNamespace(network=dict(image_size=faces.image_size, width=p.width, batch_norm=p.batch_norm, fused=p.fused, trunk=p.trunk),
-                           training=common | dict(ema=p.ema, mirror=p.mirror, expression_weight=p.expression_weight, pose_weight=p.pose_weight),
+                           training=common | dict(ema=p.ema, expression_weight=p.expression_weight, pose_weight=p.pose_weight),
                            recognition=common | dict(steps=p.pretrain["steps"], learning_rate=p.pretrain["rate"], warmup=p.pretrain["warmup"]))
 
 

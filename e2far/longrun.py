@@ -48,7 +48,7 @@ def job(folder, recipe="ours", profile=LONG, cooldown=False):
         live |= dict(loose_boxes=0.)
         phase = phase if cooldown else PHASE_BEFORE
         # It ends sooner, so its augmentation grows less far: as much at each step as in the other.
-        training |= dict(mirror=False, augment=training["augment"] * phase["steps"] / p.phase["steps"])
+        training |= dict(mirror=False, augment=training["augment"] * (phase["steps"] / p.phase["steps"]))
     if cooldown:
         live |= dict(first_person=10_000_000)           # nobody whom it has seen
     start = dict(start=folder / recipe / "reached.safetensors") if cooldown else {}

@@ -279,7 +279,7 @@ class Face:
     expression: np.ndarray          # (L,) standard deviations
     pose: Pose
     region: np.ndarray              # (M,) vertices of the face proper, without neck, eyes and mouth
-    box: tuple[float, float, float, float]      # (x0, y0, x1, y1) px, the crop that the network saw
+    box: tuple[float, float, float, float]      # (x0, y0, x1, y1) px, the square that the network saw, before it was turned
     turn_deg: float = 0.            # clockwise about the box's centre, by which it was turned
     score: float | None = None      # the detector's, None where the box was given
     face_model: str = ""
@@ -443,24 +443,25 @@ class Reconstructor:
         boxes, scores = locate(pixels, boxes, largest_only, name)
         return self.batch([pixels] * len(boxes), boxes, scores, refine)
 
-    def batch(self, pictures: Sequence[np.ndarray], boxes: np.ndarray | Sequence[Box], scores: Sequence[float | None] | None = None, refine: bool = True) -> list[Face]:
+    def batch(self, pictures: Sequence[np.ndarray], boxes: np.ndarray | Sequence[Box], scores: Sequence[float | None] | None = None, refine: bool = True,
+              turns_deg: Sequence[float] | None = None) -> list[Face]:
         """One Face for each of the squares `boxes` (B, 4) px of B `pictures` (H, W, 3) uint8, of one photo or of many: the network sees all at once.
 
-        scores: the detector's, where it found them
+        scores: the detector's, where it found them    turns_deg: (B,) by which the squares are turned clockwise at first, as `Face.turn_deg` says; default: not
         """
         boxes = np.array(boxes, dtype=float).reshape(-1, 4)
         if not len(boxes):
             return []
-        seen = self.estimate(pictures, boxes, refine)
+        seen = self.estimate(pictures, boxes, refine, turns_deg)
         scores = scores or [None] * len(boxes)
         return [self._face(seen, i, score) for i, score in enumerate(scores)]
 
-    def estimate(self, pictures, boxes, refine=True):
+    def estimate(self, pictures, boxes, refine=True, turns_deg=None):
         """What `batch` makes faces of: arrays over the batch, as of `look` but in px of the pictures.
 
         Besides box (B, 4), turn (B,), the square that was believed, vertices, neutral_vertices.
         """
-        squares = Squares(boxes, np.zeros(len(boxes)))
+        squares = Squares(boxes, np.radians(np.zeros(len(boxes)) if turns_deg is None else turns_deg))
         best, rows = self._estimate(pictures, squares), np.arange(len(boxes))
         for _ in range(0 if self.plain or not refine else LOOKS - 1):
             now = {key: value[rows] for key, value in best.items()}
@@ -583,3 +584,10 @@ def moved_box(squares, image_landmarks):
         size, shift = np.abs(np.log(side)), np.linalg.norm(middle - .5, axis=1)
     worth = (np.maximum(shift, size) > CLOSE) & (shift < FAR) & (size < np.log(LARGER))
     return Squares(np.hstack((centre - half, centre + half)), squares.turn), worth
+
+
+def next_square(face):
+    """Where to look for a `Face` in the next frame of a video: the `Squares` (one) about its landmarks, upright for its roll."""
+    squares = Squares(np.array([face.box]), np.radians([face.turn_deg]))
+    upright, _ = turned_upright(squares, face.pose.rotation[None].astype(float))
+    return moved_box(upright, face.image_landmarks[None].astype(float))[0]

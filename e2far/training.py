@@ -136,6 +136,8 @@ def fit(network, model, train, validation, *, phases, batch_size, expression_wei
     Raises ValueError when the loss is no longer finite, or sizes do not agree.
     """
     check_sizes(network, model, train)
+    if mirror and features:
+        raise ValueError("stored features cannot be mirrored: give mirror False, or train on pictures")
     device = options["fabric"].device if options.get("fabric") else "cpu"
     model = copy.deepcopy(model).float().to(device)
     identity_factor = losses.gram_factor(model.identity_basis[model.region])

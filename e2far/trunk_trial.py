@@ -79,4 +79,9 @@ def run(folder: Annotated[Path, typer.Argument(help="Where pictures and networks
 
 
 if __name__ == "__main__":
-    typer.run(run)
+    from e2far.cli import EXPECTED, complain
+    try:
+        typer.run(run)
+    except EXPECTED as error:
+        complain(error)
+        raise SystemExit(1) from None

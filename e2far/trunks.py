@@ -161,7 +161,7 @@ def open_trunk(name="vgg16", width=1.0, batch_norm=False):
 
     batch_norm: of vgg16, whose paper has none; the others cannot do without
     """
-    if name.startswith("timm/"):
+    if str(name).startswith("timm/"):
         return Timm(name.removeprefix("timm/"))
     if name == "vgg16":
         return Trunk(width, batch_norm)

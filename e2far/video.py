@@ -120,7 +120,8 @@ class Track:
     model: morphable.MorphableModel
     times: np.ndarray               # (T,) s
     found: np.ndarray               # (T,) bool
-    boxes: np.ndarray               # (T, 4) px, the crops that the network saw; NaN where the face was not found
+    boxes: np.ndarray               # (T, 4) px, the squares that the network saw; NaN where the face was not found
+    turns_deg: np.ndarray           # (T,) by which they were turned clockwise; NaN likewise
     confidence: tuple               # T times Confidence, or None
     identity: np.ndarray            # (K,)
     expression: np.ndarray          # (T, L)
@@ -140,7 +141,7 @@ class Track:
         triangles, region, landmarks = (getattr(model, key).cpu().numpy() for key in ("triangles", "region", "landmarks"))
         pose = photo.Pose(self.rotation[i], float(self.scale[i]), self.translation[i])
         return photo.Face(vertices=vertices, neutral_vertices=neutral, triangles=triangles, landmarks=vertices[landmarks], image_landmarks=pose.project(vertices[landmarks]), identity=self.identity,
-                          expression=self.expression[i], pose=pose, region=region, box=tuple(self.boxes[i].tolist()), face_model=model.name, confidence=self.confidence[i], model=model)
+                          expression=self.expression[i], pose=pose, region=region, box=tuple(self.boxes[i].tolist()), turn_deg=float(self.turns_deg[i]), face_model=model.name, confidence=self.confidence[i], model=model)
 
     def unit_strengths(self):
         """Strengths (T, J) in [0, 1] of the model's expression units, by `export.nearest_units`."""
@@ -151,7 +152,8 @@ class Track:
         rows = []
         for i, strengths in enumerate(self.unit_strengths().tolist()):
             row = self.face(i).to_dict()
-            rows.append(dict(time_s=round(float(self.times[i]), 4), found=bool(self.found[i]), box_px=row["box_px"] if self.found[i] else None, units=strengths)
+            rows.append(dict(time_s=round(float(self.times[i]), 4), found=bool(self.found[i]), box_px=row["box_px"] if self.found[i] else None,
+                             box_turn_deg=row["box_turn_deg"] if self.found[i] else None, units=strengths)
                         | {key: row[key] for key in ("confidence", "expression", "pose", "camera", "landmarks_px")})
         return dict(video=self.path.name, every=self.every, face_model=self.model.name, frames_without_a_face=int((~self.found).sum()), identity=self.identity.astype(float).round(4).tolist(),
                     unit_names=list(self.model.unit_names), frames=rows)
@@ -169,15 +171,15 @@ def reconstruct(path, reconstructor, box=None, every=1, limit=None, smooth=SMOOT
     """
     if not smooth >= 0:
         raise ValueError(f"smooth={smooth}: give seconds, 0 or more")
-    path, times, faces, model = Path(path), [], {}, reconstructor.model
+    path, times, faces, model, last = Path(path), [], {}, reconstructor.model, None
     for time, pixels in tqdm(frames(path, every, limit), unit="frame", disable=not progress):
         if not times and box is not None:
             face = reconstructor(pixels, box)
         else:
-            face = _follow(reconstructor, pixels, box)
+            face = _follow(reconstructor, pixels, last)
         if face is not None:
-            box = camera.crop_box(torch.from_numpy(face.image_landmarks).double()).numpy()
-            faces[len(times)] = (face.identity, face.expression, face.pose.rotation, face.image_landmarks, face.box, face.confidence)        # without the mesh, which is large
+            last = photo.next_square(face)
+            faces[len(times)] = (face.identity, face.expression, face.pose.rotation, face.image_landmarks, (*face.box, face.turn_deg), face.confidence)        # without the mesh, which is large
         times.append(time)
     if not faces:
         raise photo.NoFace(f"no face found in {path.name}: say where it is in the first frame with box=(x0, y0, x1, y1), or --box x0,y0,x1,y1 on the command line")
@@ -197,23 +199,23 @@ def reconstruct(path, reconstructor, box=None, every=1, limit=None, smooth=SMOOT
     values = smoothed(times, np.stack(values, 1), weight, smooth)
     expression, pose = values[:, :-9], torch.from_numpy(values[:, -9:])
     cameras = (part.numpy().astype(np.float32) for part in camera.decode_pose(pose, side))
-    found, boxes = np.isin(np.arange(len(times)), rows), np.full((len(times), 4), np.nan)
+    found, boxes = np.isin(np.arange(len(times)), rows), np.full((len(times), 5), np.nan)
     boxes[rows] = squares
     sure = dict(zip(faces, confidence))
-    return Track(path, every, model, times, found, boxes, tuple(sure.get(i) for i in range(len(times))), identity.astype(np.float32), expression.astype(np.float32), *cameras)
+    return Track(path, every, model, times, found, boxes[:, :4], boxes[:, 4], tuple(sure.get(i) for i in range(len(times))), identity.astype(np.float32), expression.astype(np.float32), *cameras)
 
 
-def _follow(reconstructor, pixels, box):
-    """The Face in a frame, in the square `box` (4,) px where it was last or, if it is not there or `box` is None, where the detector finds one next to it; or None."""
-    if box is not None:
-        face = reconstructor.batch([pixels], [box])[0]
-        asked = camera.crop_box(torch.from_numpy(face.image_landmarks).double()).numpy()
-        moved = np.abs(asked - face.box).max() / (face.box[2] - face.box[0])
-        if moved < photo.FAR and not (face.confidence and face.confidence.unlike_training):
+def _follow(reconstructor, pixels, last):
+    """The Face in a frame: in `last`, the `photo.Squares` (one) where it should be, or if it is not there or `last` is None, where the detector finds one next to it; or None."""
+    if last is not None:
+        face = reconstructor.batch([pixels], last.boxes, turns_deg=np.degrees(last.turn))[0]
+        seen = photo.Squares(np.array([face.box]), np.radians([face.turn_deg]))
+        asked = camera.crop_box(torch.from_numpy(seen.from_photo(face.image_landmarks[None])).double()).numpy()     # in shares of the square
+        if np.abs(asked - [0, 0, 1, 1]).max() < photo.FAR and not (face.confidence and face.confidence.unlike_training):
             return face
     found = photo.detect(pixels)
-    if box is not None:
-        found.sort(key=lambda one: np.linalg.norm(np.add(one[0][:2], one[0][2:]) - box[:2] - box[2:]))
+    if last is not None:
+        found.sort(key=lambda one: np.linalg.norm(np.add(one[0][:2], one[0][2:]) - 2 * last.centre[0]))
     return reconstructor.batch([pixels], [found[0][0]], [found[0][1]])[0] if found else None
 
 

@@ -279,6 +279,12 @@ def test_identity_can_be_left_out_of_the_loss(model, splits):
     assert log.loss.to_numpy() == pytest.approx((log.expression_mm2 + .1 * log.pose_percent2).to_numpy(), rel=1e-5)
 
 
+def test_stored_features_cannot_be_mirrored(model, root):
+    net = network.E2FAR(model.n_identity, model.n_expression, image_size=48, width=1 / 32)
+    with pytest.raises(ValueError, match="stored features cannot be mirrored"):
+        training.fit(net, model, data.Faces(root / "train"), None, phases=[Phase(1, 1e-3)], features=dict(pool5=torch.zeros(1)), mirror=True, **QUICK)
+
+
 def test_mirrored_pictures_show_the_mirrored_face(model):
     """A picture of a face's landmarks, mirrored: the mirrored labels put each landmark where its opposite was."""
     generator = torch.Generator().manual_seed(0)

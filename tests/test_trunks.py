@@ -73,6 +73,7 @@ def test_a_trunk_of_another_kind_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [
+    (dict(trunk=None), "choose vgg16"),
     (dict(trunk="resnet"), "choose vgg16, residual, depthwise or timm/NAME"),
     (dict(trunk="residual", batch_norm=False), "does not train without BatchNorm")])
 def test_unknown_trunks_say_what_to_choose(arguments, message):

@@ -5,7 +5,9 @@ import numpy as np
 import pygltflib
 import pytest
 import torch
+from PIL import Image
 from scipy.spatial.transform import Rotation
+from skimage.data import astronaut
 from test_export import read, validate      # noqa: F401 (a fixture)
 from typer.testing import CliRunner
 
@@ -285,7 +287,7 @@ def test_any_face_model_is_animated(units, clip, validate, tmp_path):
     toy = morphable.toy_model(dtype=torch.float32)
     model = toy if units else morphable.MorphableModel(toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles, toy.landmarks)
     quarter = Rotation.from_euler("y", [[0.], [20.], [70.]], degrees=True).as_matrix().astype(np.float32)
-    made = video.Track(clip[0], 1, model, np.arange(3) / RATE, np.array([True, True, False]), np.zeros((3, 4)), (None,) * 3, np.zeros(6, np.float32), np.zeros((3, 4), np.float32), quarter,
+    made = video.Track(clip[0], 1, model, np.arange(3) / RATE, np.array([True, True, False]), np.zeros((3, 4)), np.zeros(3), (None,) * 3, np.zeros(6, np.float32), np.zeros((3, 4), np.float32), quarter,
                        np.full(3, .4, np.float32), np.full((3, 2), 60, np.float32))
     (path,) = video.save(made, tmp_path, ["glb"])
     assert validate(path)["issues"]["messages"] == []
@@ -306,3 +308,16 @@ def test_the_command_writes_what_save_does_and_ends_with_one_line_where_it_canno
         failed = run(*arguments, "--out", tmp_path / "none")
         assert failed.exit_code == 1 and said in failed.stderr and failed.stderr.startswith("e2far: ") and len(failed.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_a_turned_head_stays_turned_from_frame_to_frame(shipped):
+    """The next frame is looked at as the last one ended: the same picture gives the same answer, in one look."""
+    turned = np.asarray(Image.fromarray(astronaut()).rotate(-35, Image.Resampling.BICUBIC, center=(221.5, 129)))
+    first = shipped(turned, (159.4, 67.1, 283.6, 191.3))
+    last, rolls = photo.next_square(first), []
+    for _ in range(3):
+        face = video._follow(shipped, turned, last)
+        last = photo.next_square(face)
+        rolls.append(face.pose.angles_deg[2])
+        assert face.turn_deg == pytest.approx(first.turn_deg, abs=5)
+    assert rolls == pytest.approx([first.pose.angles_deg[2]] * 3, abs=1.5)

@@ -2,11 +2,12 @@
 
 It learns from faces made as it goes (`live`), at a constant rate, so that it can be ended at any time: `make cooldown`
 trains on from what it has reached at a rate that falls to zero, which is the network that is shipped. All settings are
-the block `long` of profile `weights` in params.yaml. Two recipes run under it:
+the block `long` of profile `weights` in params.yaml; its `recipes` say where others depart from it:
 
-    ours     the block as it is
-    before   version 0.7.0's network (VGG-16 at a quarter of its width, 80 px), rate and plain pictures, on the
-             same faces, for comparison; at a constant rate too, so that the curves compare at any count of pictures
+    ours      the block as it is: begins with the network of version 0.7.0
+    scratch   a residual network that begins from nothing
+    before    version 0.7.0's network, rate and plain pictures, from nothing, on the same faces; at a constant rate too,
+              so that the curves compare at any count of pictures
 """
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +20,6 @@ from e2far import data, facemodels, jobs, params, shards
 from e2far.morphable import load_face_model
 from e2far.network import E2FAR, load_network, read_pickled, save_network
 
-BEFORE = dict(trunk="vgg16", width=.25, image_size=80)
-PHASE_BEFORE = dict(steps=16000, heads_rate=2e-3, trunk_rate=2e-3, warmup=500, schedule="constant")     # a million pictures
 RATIOS = ("neutral_ratio", "expression_ratio", "expressive_ratio")
 CURVES = params.ROOT / "reports" / "metrics" / "long_training.csv"
 LONG = "weights"                # the profile
@@ -41,20 +40,19 @@ def prepare(folder, profile=LONG):
 def job(folder, recipe="ours", profile=LONG, cooldown=False):
     """Arguments of `jobs.train_job` for a recipe, in a folder of its own inside `folder`."""
     p, synthesis = params.load("long", profile), params.load("synthesis", profile)
-    network, training, live = p.network | dict(image_size=p.image_size), dict(p.training), jobs.live_settings(p, synthesis)
-    phase = p.cooldown if cooldown else p.phase
-    if recipe == "before":
-        network |= BEFORE
-        live |= dict(loose_boxes=0.)
-        phase = phase if cooldown else PHASE_BEFORE
-        # It ends sooner, so its augmentation grows less far: as much at each step as in the other.
-        training |= dict(mirror=False, augment=training["augment"] * (phase["steps"] / p.phase["steps"]))
+    other = p.recipes[recipe]
+    phase = p.cooldown if cooldown else other.get("phase", p.phase)
+    training = p.training | other.get("training", {}) | dict(phases=[phase])
+    if not cooldown:
+        # One that ends sooner is augmented less in the end: as much at each step as the others.
+        training["augment"] *= phase["steps"] / p.phase["steps"]
+    live = jobs.live_settings(p, synthesis) | other.get("live", {})
+    start = other.get("start", p.start)
     if cooldown:
-        live |= dict(first_person=10_000_000)           # nobody whom it has seen
-    start = dict(start=folder / recipe / "reached.safetensors") if cooldown else {}
+        live["first_person"], start = 10_000_000, folder / recipe / "reached.safetensors"       # nobody whom it has seen
     return dict(folder=folder / (f"{recipe}-cooldown" if cooldown else recipe), faces=folder / "faces",
-                model=folder / "facemodel.npz", network=network, training=training | dict(phases=[phase]), seed=p.seed,
-                live=live, **start)
+                model=folder / "facemodel.npz", network=p.network | other.get("network", {}), training=training,
+                seed=p.seed, live=live, start=start and str(params.ROOT / start))
 
 
 def read_log(path):
@@ -117,14 +115,14 @@ def reach(folder, recipe, network):
 
 
 def run(folder: Annotated[Path, typer.Argument(help="Where it lives; run again to go on.")] = Path("data/long"),
-        recipe: Annotated[str, typer.Option(help="ours, or before: version 0.7.0's.")] = "ours",
+        recipe: Annotated[str, typer.Option(help="One of the block's `recipes`.")] = "ours",
         cooldown: Annotated[bool, typer.Option(help="End it: train on from what it has reached, at a falling rate.")] = False,
         status: Annotated[bool, typer.Option(help="Only say how far it is, and write reports/metrics/long_training.csv.")] = False,
         profile: Annotated[str, typer.Option(help="Profile of params.yaml.")] = LONG):
     """Begin the long training, or go on where it was stopped."""
-    if recipe not in ("ours", "before"):
-        raise typer.BadParameter(f"recipe {recipe!r}: choose ours or before")
     p = params.load("long", profile)
+    if recipe not in p.recipes:
+        raise typer.BadParameter(f"recipe {recipe!r}: choose one of {', '.join(p.recipes)}")
     if not status:
         train(folder, recipe, profile, cooldown)
     rows = curves(folder)

@@ -48,7 +48,7 @@ def test_without_measurements_it_says_so(tmp_path, nothing_committed):
 
 def test_other_recipes_are_refused(tmp_path):
     result = CliRunner().invoke(longrun_app(), [str(tmp_path), "--recipe", "tomorrow"])
-    assert result.exit_code == 2 and "choose one of ours, before" in result.output
+    assert result.exit_code == 2 and "scratch, before" in result.output
 
 
 def longrun_app():

@@ -409,7 +409,7 @@ class Reconstructor:
             raise FileNotFoundError(f"no trained weights at {weights}: "
                                     f"restore the shipped ones with `git checkout -- data/weights`, or train them with `make reproduce PROFILE=weights`")
         try:
-            torch.empty(1, device=device)
+            torch.empty(1, device=device).cpu()                 # "meta" makes tensors without numbers
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {str(device)!r} is not to be had here ({str(error).splitlines()[0]}): choose cpu") from None
         model = morphable.load_face_model("makehuman" if face_model is None else face_model)

@@ -316,7 +316,8 @@ LANDMARK_LINES = {"jaw": [*range(17)], "brow, right": [*range(17, 22)], "brow, l
 def landmark_views(image, face):
     """The 68 landmarks of a `photo.Face` in the photo (px), and in the head frame from the front and from the side (mm)."""
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.5), layout="constrained")
-    x0, y0, x1, y1 = face.box
+    low, high = face.image_landmarks.min(0), face.image_landmarks.max(0)
+    (x0, y0), (x1, y1) = low - .2 * (high - low), high + .2 * (high - low)
     x, y, z = face.landmarks.T
     axes[0].imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
     axes[0].set(xlim=(x0, x1), ylim=(y1, y0), xlabel="x, px", ylabel="y, px", title="in the photo")

@@ -157,10 +157,12 @@ class Timm(nn.Module):
 
 
 def open_trunk(name="vgg16", width=1.0, batch_norm=False):
-    """The trunk called `name` (see above), untrained. Raises ValueError for others.
+    """The trunk called `name` (see above), untrained. Raises ValueError for others, or a width that is none.
 
     batch_norm: of vgg16, whose paper has none; the others cannot do without
     """
+    if not 0 < width <= 4:
+        raise ValueError(f"width {width}: a share of the full network's channels, above 0 and at most 4")
     if str(name).startswith("timm/"):
         return Timm(name.removeprefix("timm/"))
     if name == "vgg16":

@@ -75,10 +75,11 @@ def test_a_trunk_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (dict(trunk=None), "choose vgg16"),
     (dict(trunk="resnet"), "choose vgg16, residual, depthwise or timm/NAME"),
+    (dict(width=0), "width 0"),
     (dict(trunk="residual", batch_norm=False), "does not train without BatchNorm")])
 def test_unknown_trunks_say_what_to_choose(arguments, message):
     with pytest.raises(ValueError, match=message):
-        E2FAR(6, 4, image_size=48, width=1 / 32, **dict(batch_norm=True) | arguments)
+        E2FAR(6, 4, image_size=48, **dict(width=1 / 32, batch_norm=True) | arguments)
 
 
 @pytest.mark.parametrize("pool4, pool5, padding", [(11, 5, 1), (5, 2, 1), (7, 3, 1), (7, 4, 2), (14, 7, 2)])

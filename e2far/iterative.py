@@ -38,7 +38,7 @@ class Surface(nn.Module):
     def render(self, estimate, size):
         """What the camera of `estimate` sees, (B, 6, size, size) float32 on the CPU: normals in its frame, and the place on the mean face; zero beside the face.
 
-        # Choice: numba, a picture at a time, one sample a pixel: 1.1 ms a face at 80 px; the batches of torchraster take 5 on one core, and would be the choice on a GPU.
+        # Choice: numba, a picture at a time, one sample a pixel: 1.1 ms a face at 80 px.
         """
         rotation, scale, translation = camera.decode_pose(estimate["pose"], size)
         vertices = self(estimate["identity"], estimate["expression"])

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import load_file
 
-from e2far import augmentation, camera, data, live as live_faces, losses, morphable, rasterize, shards, torchraster, torchstudio, training as trainer, trunks, vggface
+from e2far import augmentation, camera, data, live as live_faces, losses, morphable, rasterize, shards, training as trainer, trunks, vggface
 from e2far.live import LiveFaces
 from e2far.trunks import Timm
 from e2far.network import E2FAR, Recognizer, load_network, load_trunk, save_network, save_trunk
@@ -56,7 +56,7 @@ def train_job(*, folder, faces, model, network, training, seed, trunk=None, star
     elif trunk:
         fill_trunk(net, trunk)
     checkpoint, options = folder / "checkpoint.pt", {key: value for key, value in training.items() if key != "precision"}
-    pictures = LiveFaces(model, size, device=str(fabric.device) if fabric.device.type == "cuda" else None, **live) if live else data.Faces(faces / "train", size)
+    pictures = LiveFaces(model, size, **live) if live else data.Faces(faces / "train", size)
     with pictures if live else nullcontext():  # ty: ignore[invalid-context-manager]
         trainer.fit(net, model, pictures, data.Faces(faces / "validation", size), seed=seed, log=folder / "log.csv", checkpoint=checkpoint, fabric=fabric, origin=origin, progress=progress, **options)
     if not fabric.is_global_zero:
@@ -196,7 +196,7 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
 
 def _as_json(config, function):
     """What a job is known by: its config, what is in the files that it starts from, and the code that runs it."""
-    code = data.source_version(sys.modules[function.__module__], sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, rasterize, torchraster, torchstudio, trainer, trunks, vggface, sys.modules[E2FAR.__module__])
+    code = data.source_version(sys.modules[function.__module__], sys.modules[__name__], augmentation, camera, data, live_faces, losses, morphable, rasterize, trainer, trunks, vggface, sys.modules[E2FAR.__module__])
     return json.loads(json.dumps(config | dict(inputs=_inputs(config), code=code) | (dict(pictures=shards.code_version()) if config.get("live") else {}), default=str))
 
 

@@ -13,9 +13,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from e2far import data, synthesis
-from e2far.torchstudio import TorchStudio
 
-PART = 64           # pictures that a worker makes at a time, and a device at once
+PART = 64           # pictures that a worker makes at a time
 
 
 class LiveFaces:
@@ -26,7 +25,6 @@ class LiveFaces:
     (less in the first window - 1 blocks, which leave early). Worker processes make the blocks ahead; the first batch waits for a whole window, as does one at a step far off.
 
     model: MorphableModel    size: px    n_jobs: worker processes, of one thread each    studio: other settings of `synthesis.Studio`
-    device: None, and workers make pictures with `synthesis.Studio`; or "cuda", and workers draw recipes alone, of which this process makes pictures there with `TorchStudio`, where they stay
 
     image_size, shapes, folder: as `data.Faces` has them    Held in memory: window + ahead blocks. Close it, or use it in a `with`.
     Raises ValueError for arguments that do not fit together, RuntimeError if a worker is killed.
@@ -34,7 +32,7 @@ class LiveFaces:
 
     folder = "faces made on the fly"
 
-    def __init__(self, model, size, *, seed, split="train", pictures=2, block=512, window=8, uses=2, n_jobs=1, device=None, first_person=0, **studio):
+    def __init__(self, model, size, *, seed, split="train", pictures=2, block=512, window=8, uses=2, n_jobs=1, first_person=0, **studio):
         if split not in synthesis.SPLITS:
             raise ValueError(f"split {split!r}: choose one of {', '.join(synthesis.SPLITS)}")
         for name, value in dict(pictures=pictures, block=block, window=window, n_jobs=n_jobs).items():
@@ -48,18 +46,17 @@ class LiveFaces:
         self.settings = dict(size=size, seed=seed, split=split, pictures=pictures, block=block, window=window, uses=uses, first_person=first_person, **studio)       # what decides the pictures
         self.part = max(1, PART // pictures) * pictures
         self.ahead = 2 + n_jobs * self.part // block                # blocks, so that each worker finds something to do
-        made_here = synthesis.Studio(model, size, **studio)         # so that wrong settings raise here, not in a worker
-        self.studio = TorchStudio(made_here).to(device) if device else None
+        synthesis.Studio(model, size, **studio)         # so that wrong settings raise here, not in a worker
         self.shapes = dict(image=(size, size, 3), identity=(model.n_identity,), expression=(model.n_expression,), pose=(9,), landmarks=(68, 2), person=())
         kinds = dict(image=torch.uint8, person=torch.int64)
         # Picture number n, counted over all blocks, lies in row n % (window block): a block that enters takes the place of the one that leaves.
-        self.columns = {name: torch.empty(window * block, *shape, dtype=kinds.get(name, torch.float32), device=device) for name, shape in self.shapes.items()}
+        self.columns = {name: torch.empty(window * block, *shape, dtype=kinds.get(name, torch.float32)) for name, shape in self.shapes.items()}
         self.held, self.coming = [None] * window, {}                # number of the block in each place; number -> futures of the parts of blocks being made
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         context.set_forkserver_preload([__name__])                  # torch is imported once, not by every worker
         # Choice: the model as plain bytes, kept exactly and without a file to clear away; multiprocessing would share its tensors through file descriptors.
-        told = pickle.dumps((model, size, studio, seed, split, pictures, first_person, bool(device)))
+        told = pickle.dumps((model, size, studio, seed, split, pictures, first_person))
         self.tasks, processes = SimpleQueue(), []
         # Choice: a pipe and a thread for each worker, not a ProcessPoolExecutor, whose workers share a pipe: it waits for ever for one that is killed while it answers, and at exit for all it was asked for.
         for _ in range(n_jobs):
@@ -71,7 +68,7 @@ class LiveFaces:
         self.close = weakref.finalize(self, _stop, self.tasks, processes)       # called by hand, or when nobody holds these faces any more, or at exit
 
     def batch(self, step, batch_size):
-        """The batch of `step`, a function of it, `batch_size` and the settings alone: as `data.Faces.gather` gives it, image uint8 (B, 3, S, S) in channels-last memory, the labels, on the device."""
+        """The batch of `step`, a function of it, `batch_size` and the settings alone: as `data.Faces.gather` gives it, image uint8 (B, 3, S, S) in channels-last memory, the labels."""
         total = self.window * self.block
         if not 1 <= batch_size <= min(total, self.block * self.uses):
             raise ValueError(f"a batch of {batch_size} from {self.window} blocks of {self.block}, each used {self.uses} times: make it 1 to {int(min(total, self.block * self.uses))}, or block larger")
@@ -80,7 +77,7 @@ class LiveFaces:
         first = int(step * batch_size // (self.block * self.uses))
         self._slide(first)
         numbers = first * self.block + np.random.default_rng((self.seed, step)).choice(total, batch_size, replace=False)
-        rows = torch.from_numpy(numbers % total).to(self.columns["image"].device)
+        rows = torch.from_numpy(numbers % total)
         batch = {name: column[rows] for name, column in self.columns.items()}
         return batch | {"image": batch["image"].permute(0, 3, 1, 2)}
 
@@ -106,9 +103,6 @@ class LiveFaces:
                     except (EOFError, OSError) as error:
                         raise RuntimeError(f"a process that makes {self.folder} has ended: its error is printed above, or it was killed, perhaps for lack of memory; "
                                            "lower n_jobs, block or window and run again") from error
-                    if self.studio:
-                        made = self.studio(part) | dict(person=part["person"])
-                        part = made | dict(image=made["image"].permute(0, 2, 3, 1))
                     for name, column in self.columns.items():
                         column[row:row + len(part["person"])] = part[name]
                     row += len(part["person"])
@@ -147,14 +141,10 @@ def _work(connection, told):
     signal.signal(signal.SIGINT, signal.SIG_IGN)                    # an interrupt is for the training to handle
     torch.set_num_threads(1)
     threadpool_limits(1)
-    model, size, studio, seed, split, pictures, first_person, as_recipes = pickle.loads(told)      # noqa: S301 (told by the process that started this one)
+    model, size, studio, seed, split, pictures, first_person = pickle.loads(told)      # noqa: S301 (told by the process that started this one)
     studio = synthesis.Studio(model, size, **studio)
     with suppress(EOFError, ConnectionError):
         while True:
             numbers = [(first_person + number // pictures, number % pictures) for number in range(*connection.recv())]
-            if as_recipes:
-                batch = TorchStudio.collate([studio.recipe(seed, split, *number) for number in numbers])
-                connection.send({name: values.numpy() for name, values in batch.items()} | dict(person=np.array([person for person, _ in numbers])))
-            else:
-                rows = [studio.photograph(seed, split, *number) for number in numbers]
-                connection.send({name: np.array([row[name] for row in rows]) for name in ("image", *data.LABELS)})
+            rows = [studio.photograph(seed, split, *number) for number in numbers]
+            connection.send({name: np.array([row[name] for row in rows]) for name in ("image", *data.LABELS)})

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from e2far import data, facemodels, jobs, params, shards
+from e2far import facemodels, jobs, params, shards
 from e2far.morphable import load_face_model
 from e2far.network import E2FAR, load_network, read_pickled, save_network
 

@@ -35,5 +35,5 @@ def test_commit_and_changed_sources(tmp_path, monkeypatch):
 
 
 def test_packages_of_extras_that_are_not_installed_are_left_out(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["numpy>=2", "no-such-package; extra == 'peers'"])
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["numpy>=2", "no-such-package; extra == 'none'"])
     assert environment.versions() == dict(numpy=numpy.__version__)

@@ -28,13 +28,13 @@ setup: .venv/installed
 	@[ -e .git ] || dvc config --local core.no_scm true
 
 reproduce: setup .dvc/config.local
-	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far import params; params.choose("$(PROFILE)")'; fi
+	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far.pipeline import params; params.choose("$(PROFILE)")'; fi
 	rm -rf data/facemodel data/faces data/models data/analysis data/rivals data/timings
 	dvc repro --force
 
 # After an interruption: go on with the profile in params.yaml, keeping finished shards, trainings and checkpoints. STAGES=synthesis: so far and no further.
 resume: setup .dvc/config.local
-	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far import params; params.choose("$(PROFILE)")'; fi
+	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far.pipeline import params; params.choose("$(PROFILE)")'; fi
 	dvc repro $(STAGES)
 
 test: setup
@@ -56,30 +56,30 @@ coverage: tools
 
 # Days: the network that is shipped. Begins the long training in data/long, or goes on where it was stopped. Run it in a clone of its own: edits to the code would change it.
 long: setup
-	python -m e2far.longrun data/long $(if $(RECIPE),--recipe $(RECIPE))
+	python -m e2far.pipeline.long_training data/long $(if $(RECIPE),--recipe $(RECIPE))
 
 # How far it is, what is left, and its curve beside that of the recipe of version 0.7.0 (`make long RECIPE=before`).
 long-status: setup
-	python -m e2far.longrun data/long --status
+	python -m e2far.pipeline.long_training data/long --status
 
 # End it: train on, at a falling rate, from what it has reached.
 cooldown: setup
-	python -m e2far.longrun data/long --cooldown
+	python -m e2far.pipeline.long_training data/long --cooldown
 
 # Which trunk learns most in the same CPU time: reports/metrics/trunks.csv. Two hours of one core.
 trunks: setup
-	python -m e2far.trunk_trial data/trunks
+	python -m e2far.pipeline.trunk_trial data/trunks
 
 # After `make cooldown`: ship what it trained, the face model it was trained with, and the calibration of its confidence.
 release: setup
-	python -c "from e2far.morphable import load_face_model as f; assert f('data/long/facemodel.npz').name == 'makehuman', 'only our own face model may be shipped'"
-	python -c 'from e2far.network import load_network as load, save_network as save; net = load("data/long/ours-cooldown/network.safetensors"); save(net, "data/weights/default.safetensors", half=True, **net.metadata)'
+	python -c "from e2far import load_face_model as f; assert f('data/long/facemodel.npz').name == 'makehuman', 'only our own face model may be shipped'"
+	python -c 'from e2far.weights import load_network as load, save_network as save; net = load("data/long/ours-cooldown/network.safetensors"); save(net, "data/weights/default.safetensors", half=True, **net.metadata)'
 	cp data/long/facemodel.npz data/weights/makehuman.npz
 	$(MAKE) calibration
 
 # How far to trust the shipped network, from what it makes of validation people (`make long` makes them).
 calibration: setup
-	python -c 'from e2far import Reconstructor, confidence, data, photo; confidence.calibrate(Reconstructor.from_pretrained(), data.Faces("data/long/faces/validation")).save(confidence.beside(photo.WEIGHTS))'
+	python -c 'from e2far import Reconstructor, data; from e2far.photo import calibration, confidence, reconstructor; calibration.calibrate(Reconstructor.from_pretrained(), data.Faces("data/long/faces/validation")).save(confidence.beside(reconstructor.WEIGHTS))'
 
 clean:
 	rm -rf .venv .scratch

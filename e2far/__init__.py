@@ -8,12 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:           # what editors and type checkers see of the names below
-    from e2far.morphable import MorphableModel, load_face_model
-    from e2far.photo import Reconstructor
+    from e2far.facemodels import load_face_model
+    from e2far.morphable import MorphableModel
+    from e2far.photo.reconstructor import Reconstructor
 
 __version__ = "0.8.0"
 
-_HOME = {"MorphableModel": "morphable", "load_face_model": "morphable", "Reconstructor": "photo"}
+_HOME = {"MorphableModel": "morphable", "load_face_model": "facemodels", "Reconstructor": "photo.reconstructor"}
 __all__ = ["MorphableModel", "Reconstructor", "__version__", "load_face_model"]
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from e2far.rasterize import jit
+from e2far.raster import jit
 
 
 def augment(image, strength, seed):

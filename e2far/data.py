@@ -6,10 +6,8 @@ and of `shards.json`, written last: {"faces": how many in all, "shard_size": how
     image (n, S, S, 3) uint8      identity (n, K)     expression (n, L)     pose (n, 9)     landmarks (n, 68, 2) px in the crop     person (n,) int64
 """
 import functools
-import hashlib
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,35 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.utils.data import Dataset
 
+from e2far.files import replacing
+
 LABELS = ("identity", "expression", "pose", "landmarks", "person")
 INDEX = "shards.json"
 OPEN_SHARDS = 1000          # memory maps a Faces keeps; Linux allows a process 65,530 of all kinds
 AGAIN = "make the shards again with `dvc repro synthesis`"
-
-
-@contextmanager
-def replacing(path, writer=""):
-    """A path to write to, renamed to `path` when the block ends without an error: a reader never meets half a file. An OSError, as of a full disk, names `path`.
-
-    writer: what tells this writer's partial file from that of another who may be writing the same `path` at the same time
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}{writer}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        if error.errno and error.filename is None:
-            error.filename = str(path)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def source_version(*modules):
-    """Sixteen hexadecimal digits that change when the source of a module does: what was made by other code is not taken for finished."""
-    return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()[:16]
 
 
 def shard_path(folder, number):

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from e2far import facemodels
-from e2far.data import replacing
+from e2far.files import read_npz, replacing
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "weights" / "makehuman.npz"
 
@@ -110,7 +109,7 @@ class MorphableModel(nn.Module):
     @cached_property
     def opposite(self) -> torch.Tensor:
         """For each vertex (N,) the one on the face's other side: the nearest of the mirrored mean."""
-        from scipy.spatial import cKDTree                       # here, since it takes a while to import
+        from scipy.spatial import cKDTree  # here, since it takes a while to import
         mean = self.mean.double().cpu().numpy()
         return torch.from_numpy(cKDTree(mean * [-1, 1, 1]).query(mean)[1])
 
@@ -166,29 +165,24 @@ class MorphableModel(nn.Module):
         with replacing(path) as partial, open(partial, "wb") as file:
             np.savez_compressed(file, mean=self.mean.numpy().astype(np.float32), header=header, **half, **integers, **attributes)
 
-
-def load_face_model(name_or_path: str | Path = "makehuman") -> MorphableModel:
-    """The MorphableModel called "makehuman" (ours, CC0, shipped) or stored at a path: .npz as written by `MorphableModel.save`, or any format that `facemodels.read` knows.
-
-    Raises FileNotFoundError or ValueError with one line that says what to do.
-    """
-    path = SHIPPED if str(name_or_path) == "makehuman" else Path(name_or_path)
-    if path.suffix.lower() != ".npz" or facemodels.is_flame(path):
-        return facemodels.read(path)
-    again = f"build it with `e2far build-face-model {path}`, or name another file"
-    if not path.exists():
-        raise FileNotFoundError(f"no face model at {path}: {again}")
-    try:
-        arrays = facemodels.read_npz(path)
-        header = dict(json.loads(str(arrays.pop("header"))))
-        tensors = {k: torch.from_numpy(v.astype(np.int64 if v.dtype.kind == "i" else np.float32)) for k, v in arrays.items()}
-    except Exception as error:      # damaged zip files, arrays and JSON fail in too many ways to list
-        raise ValueError(f"{path} is not a face model written by e2far, or is truncated ({' '.join(str(error).split())[:300]}): {again}") from error
-    attributes = {k.split(".", 1)[1]: tensors.pop(k) for k in list(tensors) if k.startswith("attribute.")}
-    try:
-        return MorphableModel(**tensors, attributes=attributes, **header)  # ty: ignore[invalid-argument-type]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} holds no whole face model ({' '.join(str(error).split())[:300]}): {again}") from error
+    @classmethod
+    def load(cls, path: str | Path) -> "MorphableModel":
+        """The model in a file of `save`. Raises FileNotFoundError or ValueError with one line that says what to do."""
+        path = Path(path)
+        again = f"build it with `e2far build-face-model {path}`, or name another file"
+        if not path.exists():
+            raise FileNotFoundError(f"no face model at {path}: {again}")
+        try:
+            arrays = read_npz(path)
+            header = dict(json.loads(str(arrays.pop("header"))))
+            tensors = {k: torch.from_numpy(v.astype(np.int64 if v.dtype.kind == "i" else np.float32)) for k, v in arrays.items()}
+        except Exception as error:      # damaged zip files, arrays and JSON fail in too many ways to list
+            raise ValueError(f"{path} is not a face model written by e2far, or is truncated ({' '.join(str(error).split())[:300]}): {again}") from error
+        attributes = {k.split(".", 1)[1]: tensors.pop(k) for k in list(tensors) if k.startswith("attribute.")}
+        try:
+            return cls(**tensors, attributes=attributes, **header)  # ty: ignore[invalid-argument-type]
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} holds no whole face model ({' '.join(str(error).split())[:300]}): {again}") from error
 
 
 def toy_model(seed: int = 0, n_identity: int = 6, n_expression: int = 4, dtype: torch.dtype = torch.float64) -> MorphableModel:
@@ -211,3 +205,9 @@ def toy_model(seed: int = 0, n_identity: int = 6, n_expression: int = 4, dtype: 
     landmarks = torch.randperm(rows * columns, generator=generator)[:68]
     return MorphableModel(mean, modes(n_identity, 3.), modes(n_expression, 2.), triangles, landmarks, units=modes(3, 5.),
                           unit_names=("jawOpen", "mouthSmileLeft", "mouthSmileRight"), name="toy")
+
+
+def landmarks_mm(model, identity, expression):
+    """The model's 68 landmarks (B, 68, 3) mm, without computing the other vertices."""
+    at = model.landmarks
+    return model.mean[at] + torch.einsum("ndk,bk->bnd", model.identity_basis[at], identity) + torch.einsum("ndl,bl->bnd", model.expression_basis[at], expression)

@@ -7,17 +7,11 @@ At full width and 180 px (the sizes of the public re-implementation; the ReLUs a
     expression  conv6(pool4) 5x5 stride 2 pad 1, conv7(pool5) 1x1 -> concat 1024x5x5 -> conv8 1x1, 512 -> fc 4096 -> fc 1024 -> fc 29
     pose        pool5 -> fc 256 -> fc 9        (ours: the paper leaves pose out)
 """
-import json
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import nn
 
-from e2far.data import replacing
 from e2far.trunks import LAYERS, Timm, convolution, open_trunk, scaled
 
 FRONTAL = (1., 0., 0., 0., 1., 0., .53, 0., -.1)                    # pose vector of a face that looks ahead from the middle of its crop
@@ -220,114 +214,3 @@ def check_image_size(image_size):
         good = [size for size in (48, 80, 112, 144, 180, 208, 240) if abs(size - image_size) <= 64] or [48, 80, 112, 144, 180]
         raise ValueError(f"image_size {image_size} makes pool4 {side}x{side}, but its side must be odd and at least 3 for conv6(pool4) to meet pool5: "
                          f"take for example {', '.join(map(str, good))}")
-
-
-def save_network(network: nn.Module, path: str | Path, half: bool = False, **metadata) -> None:
-    """Write an E2FAR or Recognizer as safetensors, its configuration and `metadata` (JSON values) in the header; `half` stores float16."""
-    _save(network.state_dict(), path, half, dict(config=network.config, metadata=metadata))
-
-
-def load_network(path, kind=E2FAR):
-    """The E2FAR (or, as `kind`, Recognizer) stored at `path`, float32, in eval mode; `.metadata` holds what was saved with it.
-
-    Raises FileNotFoundError, OSError (truncated, not safetensors) or ValueError (not an E2FAR, wrong shapes, NaN) with one line that says what to do.
-    """
-    tensors, header = read_tensors(path, "network")
-    if ("fused" if kind is E2FAR else "n_people") not in header["config"]:
-        raise ValueError(f"{path} holds no {kind.__name__}: name a file written by save_network, or train one with `dvc repro training`")
-    check_described(kind, header["config"], tensors, path)
-    network = kind(**header["config"])
-    fill(network, tensors, path)
-    network.metadata = header["metadata"]
-    return network.eval()
-
-
-def check_described(kind, config, tensors, path):
-    """Raise ValueError where no network `kind` has this `config`, or one that has more numbers than `tensors` of the file at `path`: nothing is allocated for what a damaged header claims."""
-    try:
-        if min(config.get(name, 1) for name in ("n_identity", "n_expression", "n_people")) < 1:
-            raise ValueError("it predicts nothing")
-        with torch.device("meta"):
-            described = sum(value.numel() for value in kind(**config).state_dict().values())
-    except Exception as error:      # of a wrong type or sign a number fails anywhere
-        raise ValueError(f"{path} was written by another version of e2far, or is damaged ({' '.join(str(error).split())[:300]}): make it again with `dvc repro training`") from error
-    if described > sum(value.numel() for value in tensors.values()):
-        raise ValueError(f"{path} does not fit the network it describes, which has {described:,} numbers: make it again with `dvc repro training`")
-
-
-def save_trunk(module, path, half=False):
-    """Write the trunk of an E2FAR or Recognizer as safetensors."""
-    _save(module.trunk.state_dict(), path, half, dict(config=_trunk_config(module)))
-
-
-def load_trunk(module, path):
-    """Fill the trunk of an E2FAR or Recognizer, in place, from a file of `save_trunk`. Raises as `load_network`."""
-    tensors, header = read_tensors(path, "trunk")
-    wanted = _trunk_config(module)
-    if dict(trunk="vgg16") | header["config"] != wanted:
-        raise ValueError(f"{path} holds a trunk of {str(header['config'])[:300]!r}, but the network has {wanted}: make both from the same parameters")
-    fill(module.trunk, tensors, path)
-
-
-def _trunk_config(module):
-    return dict(trunk=module.config["trunk"], width=module.config["width"], batch_norm=module.trunk.batch_norm)
-
-
-def _save(state, path, half, header):
-    tensors = {k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in state.items()}
-    with replacing(path) as partial:
-        partial.write_bytes(save(tensors, metadata={"e2far": json.dumps(header)}))      # not save_file, whose files their owner alone may read
-
-
-def read_tensors(path, kind):
-    """Tensors (floats as float32) and header, a dict of the dicts config and metadata, of a file of ours. Raises as `load_network`."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no {kind} at {path}: make it with `dvc repro training`, or restore data/weights from git")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(config={}, metadata={}) | json.loads((file.metadata() or {}).get("e2far", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-        if not all(isinstance(header[part], dict) for part in ("config", "metadata")):
-            raise ValueError("its header is not ours")
-    except Exception as error:      # damaged headers and JSON fail in too many ways to list
-        raise OSError(f"{path} is truncated or not a safetensors file ({' '.join(str(error).split())[:300]}): fetch it again, or make it with `dvc repro training`") from error
-    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    broken = [k for k, v in tensors.items() if v.is_complex() or not v.isfinite().all() or k.endswith("running_var") and (v < 0).any()]
-    if broken:
-        raise ValueError(f"{path} holds negative variances or numbers that are not finite in {' '.join(broken[0].split())}: its training diverged, or it is damaged; make it again with `dvc repro training`")
-    return tensors, header
-
-
-def leaves(tree):
-    """All that is neither dict, list nor tuple in `tree`, once each."""
-    waiting, seen = [tree], {}
-    while waiting:
-        one = waiting.pop()
-        if id(one) not in seen:
-            seen[id(one)] = one
-            if isinstance(one, (dict, list, tuple)):
-                waiting.extend(one.values() if isinstance(one, dict) else one)
-            else:
-                yield one
-
-
-def read_pickled(path, device="cpu"):
-    """What torch.save wrote to `path`, if it is tensors and plain values: no code of the file runs. Raises ValueError where it would take more memory than the file has bytes, else whatever torch does."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            if sum(member.file_size for member in file.infolist()) > Path(path).stat().st_size:
-                raise ValueError("it is packed, as torch.save packs no file")
-    state = torch.load(path, map_location=device, weights_only=True)
-    if any(isinstance(value, torch.Tensor) and value.numel() * value.itemsize > value.untyped_storage().nbytes() for value in leaves(state)):
-        raise ValueError("a tensor in it claims more numbers than are stored")
-    return state
-
-
-def fill(module, tensors, path):
-    """Load `tensors` of the file at `path` into `module`; ValueError in one line where they do not fit."""
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split(":", 1)[-1].split())
-        raise ValueError(f"{path} does not fit the network it describes ({reason[:200]}): make it again with `dvc repro training`") from error

@@ -8,7 +8,6 @@ import io
 import logging
 import math
 import platform
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,13 +18,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 import e2far
-from e2far import augmentation, camera, data, losses
-from e2far.live import LiveFaces
-from e2far.network import leaves, read_pickled
+from e2far import augmentation, camera, data, files, losses
+from e2far.evaluation import check_sizes, evaluate, predict, summary
+from e2far.files import leaves, read_pickled
+from e2far.morphable import landmarks_mm
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)        # it would announce its precision at every training
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -173,7 +172,7 @@ def _train(module, faces, rows, phases, objective, validate, *, batch_size, seed
     phases = [phase if isinstance(phase, Phase) else Phase(**phase) for phase in phases]
     if features and (augment or any(phase.trunk_rate for phase in phases)):
         raise ValueError("stored features train heads alone: give every phase trunk_rate 0, and augment 0")
-    total, live = sum(phase.steps for phase in phases), isinstance(faces, LiveFaces)
+    total, live = sum(phase.steps for phase in phases), hasattr(faces, "batch")
     rows = rows if live or rows is not None else torch.arange(len(next(iter(features.values()))) if features else len(faces))
     settings = dict(phases=[asdict(phase) for phase in phases], batch_size=batch_size, seed=seed, weight_decay=weight_decay, optimizer=optimizer, clip=clip, ema=ema,
                     augment=float(augment), faces=faces.settings if live else len(rows), network=module.config, weights=weights, origin=origin)
@@ -277,7 +276,7 @@ class Run:
             self.rows.append(row | dict(remaining_s=(self.mark[0] - self.began) / (self.step - self.first) * (self.total - self.step)))
             self.bar.set_postfix({k.replace("_mm2", "_mm"): f"{v ** .5:.2f}" for k, v in means.items() if k.endswith("_mm2")} | dict(images_per_s=f"{rate:.0f}"))
             if self.log and self.fabric.is_global_zero:
-                with data.replacing(self.log) as partial:
+                with files.replacing(self.log) as partial:
                     pd.DataFrame(self.rows).to_csv(partial, index=False)
         if self.checkpoint and self.step % self.checkpoint_every == 0:
             if self.fabric.world_size > 1:
@@ -286,7 +285,7 @@ class Run:
                 self.save()
 
     def save(self):
-        with data.replacing(self.checkpoint) as partial:
+        with files.replacing(self.checkpoint) as partial:
             content = io.BytesIO()          # Choice: not straight to the file: where the disk is full torch.save tells of its own source, not of the disk.
             torch.save(dict(module=self.module.state_dict(), average=self.average.state_dict(), optimizer=self.optimizer.state_dict(), settings=self.settings, versions=VERSIONS,
                             **{name: getattr(self, name) for name in ("step", "images", "seconds", "rows", "sums")}), content)
@@ -361,100 +360,3 @@ def paired(average, module):
     """Tensors of both modules that are numbers, as two lists, and the pairs of those that count; found once, since that takes longer than blending them."""
     pairs = list(zip(average.state_dict().values(), module.state_dict().values()))
     return [list(part) for part in zip(*((a, m) for a, m in pairs if a.is_floating_point()))], [(a, m) for a, m in pairs if not a.is_floating_point()]
-
-
-def landmarks_mm(model, identity, expression):
-    """The model's 68 landmarks (B, 68, 3) mm, without computing the other vertices."""
-    at = model.landmarks
-    return model.mean[at] + torch.einsum("ndk,bk->bnd", model.identity_basis[at], identity) + torch.einsum("ndl,bl->bnd", model.expression_basis[at], expression)
-
-
-def check_sizes(network, model, faces):
-    """Network, face model and shards must count the same coefficients."""
-    for kind in ("identity", "expression"):
-        counts = getattr(network, f"n_{kind}"), getattr(model, f"n_{kind}"), faces.shapes[kind][0]
-        if len(set(counts)) > 1:
-            raise ValueError(f"{kind} coefficients disagree: the network predicts {counts[0]}, the face model has {counts[1]}, {faces.folder} holds {counts[2]}; "
-                             f"make the network and the shards from this face model")
-
-
-@torch.no_grad()
-def predict(network, faces, rows=None, batch_size=256):
-    """What `network`, put in eval mode, returns for the faces `rows` (default: all): a dict of (n, ...) tensors or one tensor, on the CPU."""
-    network.eval()
-    device = next(network.parameters()).device
-    rows = torch.arange(len(faces)) if rows is None else rows
-    outputs = [network(data.to_float(faces.gather(part)["image"].to(device))) for part in rows.split(batch_size)]
-    if isinstance(outputs[0], dict):
-        return {name: torch.cat([output[name] for output in outputs]).float().cpu() for name in outputs[0]}
-    return torch.cat(outputs).float().cpu()
-
-
-def evaluate(network, model, faces, batch_size=256):
-    """Errors of `network` on each of `faces`: `measure` of what it predicts."""
-    check_sizes(network, model, faces)
-    return measure(model, faces, predict(network, faces, batch_size=batch_size), batch_size=batch_size)
-
-
-@torch.no_grad()
-def measure(model, faces, guess, rows=None, batch_size=256):
-    """Errors of `guess` on the faces `rows` (default: all), at the model's region with the true vertex correspondence: a dict of arrays (n,).
-
-    guess: dict of identity (n, K), expression (n, L) and, if it is to be measured, pose (n, 9)
-
-    neutral_mm, expression_mm, expressive_mm    mean distance to the true neutral shape, expression offset, expressive shape
-    *_mean_face_mm                              the same for one constant guess, the average face of `faces` themselves
-    pose_deg, pose_percent                      angle between rotations; distance of the true landmarks seen by both cameras, in percent of the crop's side
-    landmark_percent                            distance of the reconstruction's landmarks to the picture's, shape, expression and pose together
-    person                                      who it is
-    """
-    rows, side = torch.arange(len(faces)) if rows is None else torch.as_tensor(rows), faces.image_size
-    if len(guess["identity"]) != len(rows):
-        raise ValueError(f"{len(guess['identity'])} guesses for {len(rows)} faces: make one for each")
-    model = copy.deepcopy(model).float().cpu()
-    U, W = model.identity_basis[model.region], model.expression_basis[model.region]
-    average = dict(identity=faces.identity.mean(0), expression=faces.expression.mean(0))
-    found = {}
-    for places in torch.arange(len(rows)).split(batch_size):
-        identity, expression, pose, landmarks = (getattr(faces, name)[rows[places]] for name in ("identity", "expression", "pose", "landmarks"))
-        mine, part = {name: value[places] for name, value in guess.items()}, {}
-        for suffix, answer in (("mm", mine), ("mean_face_mm", average)):
-            neutral = torch.einsum("ndk,bk->bnd", U, answer["identity"] - identity)
-            offset = torch.einsum("ndl,bl->bnd", W, answer["expression"] - expression)
-            for kind, error in dict(neutral=neutral, expression=offset, expressive=neutral + offset).items():
-                part[f"{kind}_{suffix}"] = error.norm(dim=-1).mean(-1)
-        if "pose" in mine:
-            cosine = ((camera.sixd_to_matrix(mine["pose"][:, :6]) * camera.sixd_to_matrix(pose[:, :6])).sum((-1, -2)) - 1) / 2
-            part["pose_deg"] = cosine.clamp(-1, 1).acos().rad2deg()
-            part["pose_percent"] = losses.pose_offset(mine["pose"], pose, landmarks_mm(model, identity, expression)).norm(dim=-1).mean(-1)
-            seen = camera.weak_perspective(landmarks_mm(model, mine["identity"], mine["expression"]), *camera.decode_pose(mine["pose"], side))
-            part["landmark_percent"] = (seen - landmarks).norm(dim=-1).mean(-1) * 100 / side
-        found = found or {name: torch.empty(len(rows), dtype=value.dtype) for name, value in part.items()}          # not a list of parts: small pieces between large ones keep memory from being given back
-        for name, value in part.items():
-            found[name][places] = value
-    return {name: values.numpy() for name, values in found.items()} | dict(person=faces.person[rows].numpy())
-
-
-def summary(errors):
-    """Means of the arrays of `evaluate`, and the ratio of each mesh error to the mean face's."""
-    means = {name: float(values.mean()) for name, values in errors.items() if name != "person"}
-    return means | {f"{kind}_ratio": means[f"{kind}_mm"] / means[f"{kind}_mean_face_mm"] for kind in ("neutral", "expression", "expressive")}
-
-
-@torch.no_grad()
-def store_features(network, faces, path, layers=("pool4", "pool5"), limit=None, batch_size=256):
-    """Write what `layers` of the trunk answer for the first `limit` (None: all) of `faces`, (n, C, H, W) float16, to the safetensors file `path`, for `fit(features=load_file(path))`."""
-    network.eval()
-    device, found, n = next(network.parameters()).device, {}, min(limit or len(faces), len(faces))
-    for rows in torch.arange(n).split(batch_size):
-        features = network.features(data.to_float(faces.gather(rows)["image"].to(device)))
-        found = found or {layer: torch.empty(n, *features[layer].shape[1:], dtype=torch.float16) for layer in layers}
-        for layer in layers:
-            found[layer][rows] = features[layer].half().cpu()
-    with data.replacing(path) as partial:
-        save_file(found, partial)
-
-
-if __name__ == "__main__":                  # torchrun --nproc_per_node=8 -m e2far.training --profile paper
-    from e2far.cli import app
-    app(["train", *sys.argv[1:]])

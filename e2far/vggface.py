@@ -15,8 +15,7 @@ import torch
 from safetensors.torch import load_file
 from scipy.io import loadmat
 
-from e2far.facemodels import check_mat
-from e2far.network import read_pickled
+from e2far.files import check_mat, read_pickled
 from e2far.trunks import BLOCKS, MEAN_COLOUR
 
 WHAT = ("VGG-16 as vgg_face.mat or vgg_face_dag.pth, requested from the Visual Geometry Group of Oxford (its VGG-Face page; licence for research), "

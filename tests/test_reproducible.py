@@ -7,10 +7,11 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-
-from e2far import executed, jobs, shards
 from interrupt import contents
-from test_training import model, root        # noqa: F401 (fixtures)
+from test_training import model, root  # noqa: F401 (fixtures)
+
+from e2far.pipeline import jobs, record
+from e2far.synthesis import shards
 
 
 def make(root, out):
@@ -68,7 +69,7 @@ def test_an_executed_notebook_keeps_no_random_names(tmp_path):
         bar = nbformat.v4.new_output("display_data", {"text/plain": "0%", "application/vnd.jupyter.widget-view+json": dict(model_id=name, version_major=2, version_minor=0)})
         cells = [nbformat.v4.new_code_cell("1", outputs=[bar, nbformat.v4.new_output("stream", text="found")], id="a"), nbformat.v4.new_markdown_cell("end", id="b")]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-        executed.pack(path)
+        record.pack(path)
         return path.read_bytes()
 
     first = execute(tmp_path / "first.ipynb", "5f0c")

@@ -5,8 +5,9 @@ import numpy as np
 from scipy.io import loadmat
 from scipy.spatial import cKDTree
 
-from e2far import facemodels
-from e2far.facemodels.registration import as_modes, as_vertices, assemble, check_landmarks, reading
+from e2far import files
+from e2far.facemodels.registration import as_modes, as_vertices, assemble, check_landmarks
+from e2far.files import reading
 
 MAT = ("a Basel Face Model 2009, 01_MorphableModel.mat (shapeMU, shapePC, shapeEV, tl), requested from the University of Basel (faces.dmi.unibas.ch), "
        "or its repack BFM_model_front.mat (meanshape, idBase, exBase, tri), which Deep3DFaceRecon's scripts make of it")
@@ -23,7 +24,7 @@ def read_mat(path, n_identity=None, n_expression=None, landmarks=None):
     2009 itself has no expressions: then our own are carried over (see registration.assemble).
     """
     with reading(path, MAT):
-        facemodels.check_mat(path)
+        files.check_mat(path)
         stored = loadmat(path, variable_names=["shapeMU", "shapePC", "shapeEV", "tl", "tri", "expMU", "expPC", "expEV", "kpt_ind", "meanshape", "idBase", "exBase", "keypoints", "model"])
         if "model" in stored:
             struct = stored["model"].ravel()[0]
@@ -51,7 +52,7 @@ def deviations(variances):
 
 def values(file, name):
     """The dataset `name` of an HDF5 file, if it is not larger than any face model's."""
-    if file[name].nbytes > facemodels.LARGEST:
+    if file[name].nbytes > files.LARGEST:
         raise ValueError(f"{name} claims {file[name].nbytes:,} bytes")
     return np.asarray(file[name][()])
 

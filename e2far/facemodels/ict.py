@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from e2far.facemodels.registration import assemble, check_landmarks, reading
+from e2far.facemodels.registration import assemble, check_landmarks
+from e2far.files import reading
 
 WHAT = "ICT-FaceKit's folder FaceXModel (generic_neutral_mesh.obj, identity000.obj ..., vertex_indices.json), from the project ICT-FaceKit of USC's Institute for Creative Technologies"
 CENTIMETRE = 10.

@@ -5,7 +5,6 @@ correspondences are nearest in position and normal together, so that an upper li
 
 Measured on 24 random people remeshed, cut, bent up to 10 degrees and deformed by smooth random fields of 2.5 mm: landmarks inside the face 1.8 mm off (mean), those of the jaw 2.8 mm.
 """
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +17,11 @@ from scipy.spatial import cKDTree
 from e2far.camera import rotation_about
 from e2far.facemodels.arkit import draw_units
 from e2far.facemodels.makehuman import eye_directions
-from e2far.morphable import MorphableModel, load_face_model
-from e2far.rasterize import vertex_normals
+from e2far.morphable import SHIPPED, MorphableModel
+from e2far.raster import vertex_normals
 
 NORMAL_MM = 12.         # how many mm of distance opposite normals are worth
 INNER = ("eye", "teeth", "tongue", "mouth")
-
-
-@contextmanager
-def reading(path, what):
-    """Around the reading of a file: any way in which it can be bad becomes a ValueError of one line, "PATH: reason; it should be WHAT"; FileNotFoundError where there is none."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no face model at {path}: it should be {what}")
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:      # parsers of foreign formats fail in too many ways to list
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: {'a part is missing: ' * isinstance(error, KeyError)}{reason[:300]}; it should be {what}") from error
 
 
 def as_vertices(values, name="the mean"):
@@ -119,7 +104,7 @@ class Registration:
         width, height, depth = np.ptp(vertices, axis=0)
         if not 90 < width < 700 or not 90 < height < 900:
             raise ValueError(f"its mean face is {width:.3g} x {height:.3g} x {depth:.3g} mm, but a face or bust is 100 to 500 mm wide and high: is it in another unit?")
-        self.model, self.vertices, self.triangles, self.known = load_face_model("makehuman"), vertices, triangles, {}
+        self.model, self.vertices, self.triangles, self.known = MorphableModel.load(SHIPPED), vertices, triangles, {}
         whole = self.model.region.numpy()
         self.region = whole[::3]                                # enough for the first, rigid fits
         near = np.linalg.norm(vertices - vertices[vertices[:, 2].argmax()], axis=1) < 300

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from e2far.facemodels.basel import deviations
-from e2far.facemodels.registration import as_modes, as_vertices, assemble, reading
+from e2far.facemodels.registration import as_modes, as_vertices, assemble
+from e2far.files import reading
 
 WHAT = "a Surrey Face Model as eos writes it, e.g. sfm_shape_3448.bin of the project eos (patrikhuber/eos), in mm; larger ones are requested from the University of Surrey (CVSSP)"
 

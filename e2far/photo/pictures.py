@@ -1,0 +1,75 @@
+"""Reading pictures: any photo file to the upright RGB array that it shows."""
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+Picture = str | Path | Image.Image | np.ndarray             # what `load_image` reads
+Box = Sequence[float] | np.ndarray                          # x0, y0, x1, y1 px
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")    # not PostScript, which Pillow reads too: it is a program, and would be run
+
+
+# Reading ------------------------------------------------------------------------------------------------------------------------------------
+
+def load_image(source: Picture) -> np.ndarray:
+    """The upright RGB picture, uint8 (H, W, 3), in a file (path), a PIL image or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
+
+    Applies EXIF rotation, takes the first frame, puts transparent pictures on white, and converts grey, palette, CMYK and 16-bit ones.
+    Raises FileNotFoundError, or ValueError with one line naming the file, for anything that is not such a picture.
+    """
+    if isinstance(source, (str, Path)):
+        return _load_file(Path(source))
+    if isinstance(source, Image.Image):
+        return _decode(source, "the picture")
+    array = np.asarray(source)
+    if array.dtype != np.uint8:
+        raise ValueError(f"the picture has dtype {array.dtype}: expected uint8 in 0..255")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if 0 in array.shape or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise ValueError(f"the picture has shape {array.shape}: expected (height, width, 3)")
+    return _decode(Image.fromarray(np.ascontiguousarray(array)), "the picture")
+
+
+def _load_file(path):
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a picture: name photos, or on the command line a folder that holds some")
+    if not path.is_file():
+        raise ValueError(f"{path} is a pipe or a device, not a picture: save it as a file first")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                         # a damaged TIFF warns dozens of times
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except Image.UnidentifiedImageError:
+            raise ValueError(f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP, GIF or PPM file") from None
+        except Exception as error:                              # Pillow's readers fail in too many ways to list
+            raise _failure(path, error) from None
+        with image:
+            return _decode(image, path)
+
+
+def _failure(name, error):
+    if isinstance(error, Image.DecompressionBombError):
+        return ValueError(f"{name} is too large ({error}): make it smaller first")
+    return ValueError(f"{name} is damaged or cut short ({' '.join(str(error).split())[:300] or type(error).__name__}): save or download it again")
+
+
+def _decode(image, name):
+    if image.mode == "F":
+        raise ValueError(f"{name} holds floating-point pixels: save it with 8 bits a channel")
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):                          # 16 bits a pixel, grey
+            return np.asarray(Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB"))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
+    except Exception as error:
+        raise _failure(name, error) from None

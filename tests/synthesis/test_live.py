@@ -1,0 +1,184 @@
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from multiprocessing import active_children
+
+import numpy as np
+import pytest
+import torch
+
+from e2far import data, morphable
+from e2far.synthesis import live
+from e2far.synthesis.studio import Studio
+
+SIZE = 24
+
+
+@pytest.fixture
+def make():
+    """LiveFaces of a toy model, closed when the test ends."""
+    made = []
+
+    def make(model=None, size=SIZE, **settings):
+        made.append(live.LiveFaces(model or morphable.toy_model(dtype=torch.float32), size, **dict(seed=3, block=4, window=3) | settings))
+        return made[-1]
+
+    yield make
+    for faces in made:
+        faces.close()
+
+
+def same(one, other):
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def gone(pids, seconds=10):
+    """Whether processes have ended, or do within some seconds."""
+    def alive(pid):
+        try:
+            return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+    end = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(.05)
+    return not any(map(alive, pids))
+
+
+def test_pictures_are_the_studios(make, face_model):
+    """A batch as large as the window has each of its pictures once; step 2 is where its second block is the third."""
+    faces = make(face_model, 48, split="validation", window=2, first_person=7)
+    batch, studio = faces.batch(2, 8), Studio(face_model, 48)
+    assert list(batch) == ["image", *data.LABELS] and {name: values.shape[1:] for name, values in batch.items() if name != "image"} == {k: v for k, v in faces.shapes.items() if k != "image"}
+    assert batch["image"].shape == (8, 3, 48, 48) and batch["image"].dtype == torch.uint8 and batch["image"].is_contiguous(memory_format=torch.channels_last)
+    assert {batch[name].dtype for name in data.LABELS[:-1]} == {torch.float32} and batch["person"].dtype == torch.int64 and faces.image_size == 48
+    assert sorted(batch["person"].tolist()) == [p for p in (11, 12, 13, 14) for _ in range(2)]
+    seen = set()
+    for k, person in enumerate(batch["person"].tolist()):
+        rows = [studio.photograph(3, "validation", person, picture) for picture in range(2)]
+        picture = [np.array_equal(row["pose"], batch["pose"][k]) for row in rows].index(True)
+        seen.add((person, picture))
+        assert all(np.array_equal(rows[picture][name], batch[name][k]) for name in data.LABELS)
+        assert np.array_equal(rows[picture]["image"], batch["image"][k].permute(1, 2, 0))
+    assert len(seen) == 8
+
+
+def test_a_batch_depends_on_step_and_settings_alone(make):
+    """Not on how many workers there are, which batches came before, or where a training went on."""
+    steps, settings = [0, 1, 2, 7, 40, 41], dict(block=6, pictures=3)
+    one = make(**settings)
+    expected = {step: one.batch(step, 5) for step in steps}
+    other = make(n_jobs=2, **settings)
+    assert all(same(other.batch(step, 5), expected[step]) for step in [41, 0, 7, 40, 2, 1, 1])
+    resumed = make(**settings)
+    assert same(resumed.batch(40, 5), expected[40])
+    images = [batch["image"] for batch in expected.values()]
+    assert not any(torch.equal(a, b) for k, a in enumerate(images) for b in images[:k])
+    assert not same(make(**settings | dict(seed=4)).batch(0, 5), expected[0])
+
+
+def test_blocks_made_in_parts_are_the_same(make, monkeypatch):
+    expected = make(block=10).batch(0, 7)
+    monkeypatch.setattr(live, "PART", 5)                    # two persons at a time, and one is left
+    assert same(make(block=10, n_jobs=2).batch(0, 7), expected)
+
+
+@pytest.mark.parametrize("uses", [3, 1.5])
+def test_a_picture_is_used_so_often_on_average_and_leaves_with_its_block(make, uses):
+    block, window, size, steps = 4, 3, 5, 96
+    faces, counts = make(block=block, pictures=1, uses=uses), Counter()
+    held = window + faces.ahead
+    for step in range(steps):
+        persons = faces.batch(step, size)["person"].tolist()
+        first = int(step * size / (block * uses))
+        assert len(set(persons)) == size and first * block <= min(persons) and max(persons) < (first + window) * block
+        assert sum(number is not None for number in faces.held) + len(faces.coming) <= held and len(faces.columns["image"]) == window * block
+        assert set(faces.coming) == set(range(first + window, first + held))                 # made ahead
+        counts.update(persons)
+    whole = [counts[person] for person in range((window - 1) * block, first * block)]          # those that had their full time
+    assert np.mean(whole) == pytest.approx(uses, rel=.1) and min(whole) < uses < max(whole)
+
+
+def test_a_jump_drops_what_was_coming(make):
+    faces = make()
+    faces.batch(0, 4)
+    faces.batch(1000, 4)
+    assert min(faces.coming) == 503 and len(faces.coming) == faces.ahead and sorted(faces.held) == [500, 501, 502]
+
+
+def test_closed_or_forgotten_faces_leave_no_process(make):
+    before = set(active_children())
+    with make(n_jobs=2) as faces:
+        faces.batch(0, 4)
+        workers = set(active_children()) - before
+        assert len(workers) == 2
+    assert not any(worker.is_alive() for worker in workers)
+    faces.close()                                           # twice does no harm
+    with pytest.raises(RuntimeError, match="faces made on the fly are closed"):
+        faces.batch(0, 4)
+    forgotten = live.LiveFaces(morphable.toy_model(dtype=torch.float32), SIZE, seed=0, block=4)
+    forgotten.batch(0, 4)
+    workers = [process.pid for process in set(active_children()) - before]
+    assert workers and not gone(workers, 0)
+    del forgotten
+    gc.collect()
+    assert gone(workers)
+
+
+def test_no_worker_outlives_its_training():
+    """One that ends without closing, with work under way, and one that is killed."""
+    script = """
+import os, signal, sys, torch
+from multiprocessing import active_children
+from e2far import morphable
+from e2far.synthesis import live
+if __name__ == "__main__":
+    faces = live.LiveFaces(morphable.toy_model(dtype=torch.float32), 400, seed=0, pictures=1, block=1, window=1, uses=1)
+    faces.batch(0, 1)
+    print(*[process.pid for process in active_children()], flush=True)
+    if sys.argv[1] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    trainings = [subprocess.Popen([sys.executable, "-c", script, end], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for end in ("exit", "killed")]
+    for training, code in zip(trainings, (0, -signal.SIGKILL)):
+        pids = [int(pid) for pid in training.stdout.readline().split()]
+        assert len(pids) == 1 and training.wait(30) == code
+        assert gone(pids)
+    assert trainings[0].stderr.read() == ""
+    for training in trainings:
+        training.communicate()
+
+
+def test_a_worker_survives_an_interrupt_and_is_missed_when_killed(make):
+    before = set(active_children())
+    faces = make()
+    faces.batch(0, 4)
+    worker, = set(active_children()) - before
+    os.kill(worker.pid, signal.SIGINT)                      # as Ctrl-C sends to all processes of a terminal
+    faces.batch(100, 4)
+    os.kill(worker.pid, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="^a process that makes faces made on the fly has ended.*; lower n_jobs"):
+            faces.batch(200, 4)
+    faces.close()
+
+
+@pytest.mark.parametrize("settings, message", [
+    (dict(split="trian"), "choose one of people, train"), (dict(block=5), "block 5 is no multiple of pictures 2"), (dict(window=0), "window is 0"), (dict(n_jobs=0), "n_jobs is 0"),
+    (dict(pictures=0), "pictures is 0"), (dict(uses=0), "make uses positive"), (dict(first_person=-1), "first_person 0 or more"), (dict(without=["hats"]), "no variation is called hats")])
+def test_settings_that_make_no_sense(make, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+@pytest.mark.parametrize("uses, largest", [(2, 8), (9, 12)])
+def test_batches_larger_than_a_stride_or_the_window(make, uses, largest):
+    faces = make(uses=uses)
+    for size in (0, largest + 1):
+        with pytest.raises(ValueError, match=f"make it 1 to {largest}, or block larger"):
+            faces.batch(0, size)
+    assert len(faces.batch(0, largest)["person"]) == largest

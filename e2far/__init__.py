@@ -1,20 +1,25 @@
 """End-to-end 3D face reconstruction after UH-E2FAR (Dou, Shah, Kakadiaris, CVPR 2017).
 
-    from e2far import Reconstructor
-    face = Reconstructor.from_pretrained()("photo.jpg")
-    face.save("face.obj")
+from e2far import Reconstructor
+face = Reconstructor.from_pretrained()("photo.jpg")
+face.save("face.obj")
 """
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:           # what editors and type checkers see of the names below
+if TYPE_CHECKING:  # what editors and type checkers see of the names below
     from e2far.facemodels import load_face_model
     from e2far.morphable import MorphableModel
     from e2far.photo.reconstructor import Reconstructor
 
 __version__ = "0.8.0"
 
-_HOME = {"MorphableModel": "morphable", "load_face_model": "facemodels", "Reconstructor": "photo.reconstructor"}
+_HOME = {
+    "MorphableModel": "morphable",
+    "load_face_model": "facemodels",
+    "Reconstructor": "photo.reconstructor",
+}
 __all__ = ["MorphableModel", "Reconstructor", "__version__", "load_face_model"]
 
 

@@ -3,12 +3,15 @@ r"""Pose, projection and the crop rule.
 A photo's camera is weak perspective: image point = scale * (R X)_xy + translation, with y turned downwards. The head frame is right-handed, x to the subject's
 left, y up, z out of the face; yaw turns the face towards the subject's left (+x), pitch is positive when the face looks down, roll tilts it in the image plane.
 """
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-CROP_SIDE = 1.45        # crop side over sqrt(w h) of the box around the 68 landmarks, the rule of AFLW2000-style boxes
-SCALE_UNIT_MM = 100.    # pose vectors hold the image size of 100 mm, so that all nine numbers are of order one
+CROP_SIDE = 1.45  # crop side over sqrt(w h) of the box around the 68 landmarks, the rule of AFLW2000-style boxes
+SCALE_UNIT_MM = (
+    100.0  # pose vectors hold the image size of 100 mm, so that all nine numbers are of order one
+)
 
 
 def euler_to_matrix(angles):
@@ -60,7 +63,7 @@ def matrix_to_sixd(rotation):
 def weak_perspective(points, rotation, scale, translation):
     """Image points (..., N, 2) px of `points` (..., N, 3) mm under `rotation` (..., 3, 3), `scale` (...) px/mm, `translation` (..., 2) px."""
     turned = points @ rotation[..., :2, :].mT
-    flip = turned.new_tensor([1., -1.])
+    flip = turned.new_tensor([1.0, -1.0])
     return scale[..., None, None] * turned * flip + translation[..., None, :]
 
 
@@ -68,33 +71,48 @@ def perspective(points, rotation, distance_mm, focal_px, centre_px):
     """Image points (..., N, 2) px and depths (..., N) mm of a pinhole camera `distance_mm` in front of the head frame's origin."""
     turned = points @ rotation.mT
     depth = distance_mm[..., None] - turned[..., 2]
-    flip = turned.new_tensor([1., -1.])
-    return focal_px[..., None, None] * turned[..., :2] * flip / depth[..., None] + centre_px[..., None, :], depth
+    flip = turned.new_tensor([1.0, -1.0])
+    return focal_px[..., None, None] * turned[..., :2] * flip / depth[..., None] + centre_px[
+        ..., None, :
+    ], depth
 
 
 def fit_weak_perspective(points, image_points, rotation):
     """Scale (...) and translation (..., 2) that carry `points` (..., N, 3), turned by `rotation`, nearest to `image_points` (..., N, 2) px."""
-    turned = (points @ rotation[..., :2, :].mT) * points.new_tensor([1., -1.])
+    turned = (points @ rotation[..., :2, :].mT) * points.new_tensor([1.0, -1.0])
     mean, image_mean = turned.mean(-2), image_points.mean(-2)
     centred = turned - mean[..., None, :]
-    scale = (centred * (image_points - image_mean[..., None, :])).sum((-1, -2)) / centred.square().sum((-1, -2))
+    scale = (centred * (image_points - image_mean[..., None, :])).sum(
+        (-1, -2)
+    ) / centred.square().sum((-1, -2))
     return scale, image_mean - scale[..., None] * mean
 
 
 def encode_pose(rotation, scale, translation, side):
     """Pose vector (..., 9) of a camera in a square crop of `side` px: rotation rows, size of 100 mm and place of the head's origin as shares of the side."""
-    return torch.cat((matrix_to_sixd(rotation), (scale * SCALE_UNIT_MM / side)[..., None], translation / side - .5), -1)
+    return torch.cat(
+        (
+            matrix_to_sixd(rotation),
+            (scale * SCALE_UNIT_MM / side)[..., None],
+            translation / side - 0.5,
+        ),
+        -1,
+    )
 
 
 def decode_pose(pose, side):
     """Rotation (..., 3, 3), scale (...) px/mm and translation (..., 2) px of pose vectors (..., 9) in square crops of `side` px, a number or (...)."""
     side = torch.as_tensor(side, dtype=pose.dtype, device=pose.device)
-    return sixd_to_matrix(pose[..., :6]), pose[..., 6] * side / SCALE_UNIT_MM, (pose[..., 7:] + .5) * side[..., None]
+    return (
+        sixd_to_matrix(pose[..., :6]),
+        pose[..., 6] * side / SCALE_UNIT_MM,
+        (pose[..., 7:] + 0.5) * side[..., None],
+    )
 
 
 def mirrored_pose(pose):
     """Pose vectors (..., 9) of the mirrored picture: rotation M R M with M = diag(-1, 1, 1), and the origin at -x."""
-    return pose * pose.new_tensor([1., -1., -1., -1., 1., 1., 1., -1., 1.])
+    return pose * pose.new_tensor([1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, -1.0, 1.0])
 
 
 def crop_box(landmarks):

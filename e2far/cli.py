@@ -1,4 +1,5 @@
 """The command line: `e2far reconstruct photo.jpg --out faces`."""
+
 from typing import Annotated
 
 import typer
@@ -7,7 +8,12 @@ from e2far import __version__
 from e2far.photo.commands import reconstruct, reconstruct_video
 from e2far.pipeline.commands import build_face_model, train
 
-app = typer.Typer(help="3D face reconstruction from one photo, after UH-E2FAR (CVPR 2017).", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="3D face reconstruction from one photo, after UH-E2FAR (CVPR 2017).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
 def show_version(wanted: bool):
@@ -17,7 +23,14 @@ def show_version(wanted: bool):
 
 
 @app.callback()
-def options(version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")] = False):
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+):
     pass
 
 

@@ -1,4 +1,5 @@
 """Reading files from others within bounds, and writing our own whole or not at all."""
+
 import hashlib
 import mmap
 import pickle
@@ -13,7 +14,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-EXPECTED = (ValueError, OSError)        # errors of the input, which the library words in one line; anything else is a bug and shows its traceback
+EXPECTED = (
+    ValueError,
+    OSError,
+)  # errors of the input, which the library words in one line; anything else is a bug and shows its traceback
 
 
 def complain(text):
@@ -43,8 +47,14 @@ def replacing(path, writer=""):
 
 def source_version(*modules):
     """Sixteen hexadecimal digits that change when the source of a module does: what was made by other code is not taken for finished."""
-    return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()[:16]
-LARGEST = 2 ** 31       # bytes that a packed file, or an array of one, may unpack to: four times the largest that is published. A megabyte can hold a gigabyte of zeros
+    return hashlib.sha256(
+        b"".join(Path(module.__file__).read_bytes() for module in modules)
+    ).hexdigest()[:16]
+
+
+LARGEST = (
+    2**31
+)  # bytes that a packed file, or an array of one, may unpack to: four times the largest that is published. A megabyte can hold a gigabyte of zeros
 
 
 def read_npz(path, names=None):
@@ -60,7 +70,10 @@ def check_mat(path):
     """Raise ValueError where a MATLAB file (level 5) is damaged so that scipy would crash over it, or where its packed variables are larger than LARGEST."""
     with open(path, "rb") as file:
         end = file.read(128)[124:]
-        if end not in (b"\x00\x01IM", b"\x01\x00MI"):         # scipy knows the other levels, or refuses them
+        if end not in (
+            b"\x00\x01IM",
+            b"\x01\x00MI",
+        ):  # scipy knows the other levels, or refuses them
             return
         order, size = "<" if end[2:] == b"IM" else ">", 0
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -68,8 +81,8 @@ def check_mat(path):
                 if kind != 15:
                     continue
                 unpacker, unpacked = zlib.decompressobj(), bytearray()
-                for at in range(start, stop, 2 ** 16):
-                    unpacked += unpacker.decompress(content[at:min(at + 2 ** 16, stop)])
+                for at in range(start, stop, 2**16):
+                    unpacked += unpacker.decompress(content[at : min(at + 2**16, stop)])
                     if size + len(unpacked) > LARGEST:
                         raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
                 size += len(unpacked)
@@ -80,14 +93,21 @@ def _elements(content, at, end, order):
     """Kind, start and end of the elements of a MATLAB file from `at` on, those within matrices checked too: of a known kind, none longer than what it is in."""
     while at + 8 <= end:
         kind, size = struct.unpack_from(order + "II", content, at)
-        start = at + 4 if kind >> 16 else at + 8            # four bytes or fewer lie in the tag
-        kind, size = (kind & 0xffff, kind >> 16) if kind >> 16 else (kind, size)
-        if kind not in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14, 15, 16, 17, 18) or start + size > end or start == at + 4 and size > 4:
+        start = at + 4 if kind >> 16 else at + 8  # four bytes or fewer lie in the tag
+        kind, size = (kind & 0xFFFF, kind >> 16) if kind >> 16 else (kind, size)
+        if (
+            kind not in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14, 15, 16, 17, 18)
+            or start + size > end
+            or start == at + 4
+            and size > 4
+        ):
             raise ValueError("it is cut short or damaged")
         if kind == 14:
             list(_elements(content, start, start + size, order))
         yield kind, start, start + size
-        at = at + 8 if start == at + 4 else start + size if kind == 15 else start + -(-size // 8) * 8
+        at = (
+            at + 8 if start == at + 4 else start + size if kind == 15 else start + -(-size // 8) * 8
+        )
 
 
 class Inert:
@@ -119,7 +139,9 @@ class Array(Inert):
         _, shape, kind, fortran, raw = state
         if not isinstance(raw, (bytes, str)):
             raise pickle.UnpicklingError("an array of objects, not of plain numbers")
-        self.array = np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, kind.dtype).reshape(shape, order="F" if fortran else "C")
+        self.array = np.frombuffer(
+            raw.encode("latin1") if isinstance(raw, str) else raw, kind.dtype
+        ).reshape(shape, order="F" if fortran else "C")
 
 
 def from_buffer(raw, kind, shape, order):
@@ -135,9 +157,21 @@ def blank(kind, *args):
     return kind()
 
 
-NUMPY = {"_reconstruct": blank, "scalar": lambda kind, raw=b"": Inert(), "_frombuffer": from_buffer, "ndarray": Array, "dtype": Dtype}
-COMMON = {("copy_reg", "_reconstructor"): blank, ("copyreg", "_reconstructor"): blank, ("__builtin__", "object"): Inert, ("builtins", "object"): Inert,
-          ("collections", "OrderedDict"): dict, ("_codecs", "encode"): lambda text, *_: text.encode("latin1")}
+NUMPY = {
+    "_reconstruct": blank,
+    "scalar": lambda kind, raw=b"": Inert(),
+    "_frombuffer": from_buffer,
+    "ndarray": Array,
+    "dtype": Dtype,
+}
+COMMON = {
+    ("copy_reg", "_reconstructor"): blank,
+    ("copyreg", "_reconstructor"): blank,
+    ("__builtin__", "object"): Inert,
+    ("builtins", "object"): Inert,
+    ("collections", "OrderedDict"): dict,
+    ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),
+}
 
 
 class Unpickler(pickle._Unpickler):
@@ -146,39 +180,53 @@ class Unpickler(pickle._Unpickler):
     The interpreter in Python, not the one in C, so that BUILD can be kept from setting attributes of anything else than these stand-ins.
     """
 
-    stack: list; read: Callable[[int], bytes]
+    stack: list
+    read: Callable[[int], bytes]
 
     def load_build(self):
         state = self.stack.pop()
         if not isinstance(self.stack[-1], Inert):
-            raise pickle.UnpicklingError(f"the pickle would change a {type(self.stack[-1]).__name__}")
+            raise pickle.UnpicklingError(
+                f"the pickle would change a {type(self.stack[-1]).__name__}"
+            )
         self.stack[-1].__setstate__(state)
 
     def load_bytearray8(self):
-        self.stack.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))       # Python's own makes room for as many bytes as the file claims
+        self.stack.append(
+            bytearray(self.read(int.from_bytes(self.read(8), "little")))
+        )  # Python's own makes room for as many bytes as the file claims
 
-    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}  # ty: ignore[invalid-assignment]
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }  # ty: ignore[invalid-assignment]
 
     def find_class(self, module, name):
         package = module.split(".")[0]
         if package == "numpy" and name in NUMPY:
             return NUMPY[name]
-        if package in ("chumpy", "scipy") and (package == "chumpy" or module.startswith("scipy.sparse")):
+        if package in ("chumpy", "scipy") and (
+            package == "chumpy" or module.startswith("scipy.sparse")
+        ):
             return type(name, (Inert,), {})
         if (module, name) in COMMON:
             return COMMON[module, name]
-        raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which is neither an array nor a sparse matrix nor a chumpy object and is not loaded")
+        raise pickle.UnpicklingError(
+            f"the pickle asks for {module}.{name}, which is neither an array nor a sparse matrix nor a chumpy object and is not loaded"
+        )
 
 
 def plain(value):
     """The array behind a stand-in; chumpy keeps it as `x`."""
-    for _ in range(9):                                      # one that is its own `x` has no end
+    for _ in range(9):  # one that is its own `x` has no end
         if not isinstance(value, Inert) or hasattr(value, "array"):
             break
         if "x" not in getattr(value, "state", {}):
             raise ValueError(f"a {type(value).__name__} object that holds no array")
         value = value.state["x"]
-    if not isinstance(value, (Array, np.ndarray)):         # lists of one list again and again would be many numbers
+    if not isinstance(
+        value, (Array, np.ndarray)
+    ):  # lists of one list again and again would be many numbers
         raise ValueError(f"a {type(value).__name__} where an array should be")
     return value.array if isinstance(value, Array) else value
 
@@ -192,9 +240,11 @@ def reading(path, what):
         yield
     except FileNotFoundError:
         raise
-    except Exception as error:      # parsers of foreign formats fail in too many ways to list
+    except Exception as error:  # parsers of foreign formats fail in too many ways to list
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: {'a part is missing: ' * isinstance(error, KeyError)}{reason[:300]}; it should be {what}") from error
+        raise ValueError(
+            f"{path}: {'a part is missing: ' * isinstance(error, KeyError)}{reason[:300]}; it should be {what}"
+        ) from error
 
 
 def leaves(tree):
@@ -219,6 +269,10 @@ def read_pickled(path, device="cpu"):
             if sum(member.file_size for member in file.infolist()) > Path(path).stat().st_size:
                 raise ValueError("it is packed, as torch.save packs no file")
     state = torch.load(path, map_location=device, weights_only=True)
-    if any(isinstance(value, torch.Tensor) and value.numel() * value.itemsize > value.untyped_storage().nbytes() for value in leaves(state)):
+    if any(
+        isinstance(value, torch.Tensor)
+        and value.numel() * value.itemsize > value.untyped_storage().nbytes()
+        for value in leaves(state)
+    ):
         raise ValueError("a tensor in it claims more numbers than are stored")
     return state

@@ -2,6 +2,7 @@ r"""The multi-task loss of UH-E2FAR: the neutral shape and what the expression a
 
 Every function returns one energy per item, unweighted; the training loop averages and weighs.
 """
+
 import torch
 
 from e2far import camera
@@ -13,7 +14,9 @@ def gram_factor(basis):
     By QR of the basis instead of Cholesky of its Gram matrix: the same factor up to signs, at full precision, and also when modes depend on each other.
     """
     n, _, modes = basis.shape
-    return torch.linalg.qr(basis.reshape(3 * n, modes).double() / n ** .5, mode="r").R.to(basis.dtype)
+    return torch.linalg.qr(basis.reshape(3 * n, modes).double() / n**0.5, mode="r").R.to(
+        basis.dtype
+    )
 
 
 def vertex_energy(pred, target, factor):
@@ -40,5 +43,7 @@ def pose_energy(pred, target, points):
 
 def pose_offset(pred, target, points):
     """Where camera `pred` sees `points` less where camera `target` sees them, (B, P, 2) in percent of the crop's side."""
-    side = 100                              # in a crop of 100 px, px are percent
-    return camera.weak_perspective(points, *camera.decode_pose(pred, side)) - camera.weak_perspective(points, *camera.decode_pose(target, side))
+    side = 100  # in a crop of 100 px, px are percent
+    return camera.weak_perspective(
+        points, *camera.decode_pose(pred, side)
+    ) - camera.weak_perspective(points, *camera.decode_pose(target, side))

@@ -7,6 +7,7 @@ At full width and 180 px (the sizes of the public re-implementation; the ReLUs a
     expression  conv6(pool4) 5x5 stride 2 pad 1, conv7(pool5) 1x1 -> concat 1024x5x5 -> conv8 1x1, 512 -> fc 4096 -> fc 1024 -> fc 29
     pose        pool5 -> fc 256 -> fc 9        (ours: the paper leaves pose out)
 """
+
 from collections.abc import Sequence
 
 import torch
@@ -14,8 +15,23 @@ from torch import nn
 
 from e2far.trunks import LAYERS, Timm, convolution, open_trunk, scaled
 
-FRONTAL = (1., 0., 0., 0., 1., 0., .53, 0., -.1)                    # pose vector of a face that looks ahead from the middle of its crop
-VARIANTS = {"shared head": None, "two heads": ("pool5",), "control": ("pool5", "pool5"), "fusion": ("pool4", "pool5")}
+FRONTAL = (
+    1.0,
+    0.0,
+    0.0,
+    0.0,
+    1.0,
+    0.0,
+    0.53,
+    0.0,
+    -0.1,
+)  # pose vector of a face that looks ahead from the middle of its crop
+VARIANTS = {
+    "shared head": None,
+    "two heads": ("pool5",),
+    "control": ("pool5", "pool5"),
+    "fusion": ("pool4", "pool5"),
+}
 
 
 def fully_connected(*sizes, batch_norm=False):
@@ -25,7 +41,11 @@ def fully_connected(*sizes, batch_norm=False):
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for n_in, n_out in zip(sizes, sizes[1:-1]):
-        layers += [nn.Linear(n_in, n_out, bias=not batch_norm), *([nn.BatchNorm1d(n_out)] if batch_norm else []), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Linear(n_in, n_out, bias=not batch_norm),
+            *([nn.BatchNorm1d(n_out)] if batch_norm else []),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
 
 
@@ -41,7 +61,12 @@ def hidden_layers(head, x, name):
 
 def initialise(module):
     """He initialisation: the variance of the signal is kept through the ReLUs, without which training from scratch stalls. timm's trunks have their own."""
-    for layer in (layer for part in module.children() if not isinstance(part, Timm) for layer in part.modules()):
+    for layer in (
+        layer
+        for part in module.children()
+        if not isinstance(part, Timm)
+        for layer in part.modules()
+    ):
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
@@ -51,7 +76,7 @@ def initialise(module):
 def damp(head, bias=None):
     """Make the last layer of `head` predict nearly its bias, (near) zero or the tensor `bias`, before training."""
     with torch.no_grad():
-        head[-1].weight.mul_(.01)
+        head[-1].weight.mul_(0.01)
         if bias is not None:
             head[-1].bias.copy_(bias)
 
@@ -74,18 +99,32 @@ class Fusion(nn.Module):
         for place, layer in enumerate(layers):
             level, n_in = int(layer.removeprefix("pool")), maps[layer][0]
             if place == len(layers) - 1 and place > 0:
-                branch = [nn.MaxPool2d(2 ** (5 - level)), convolution(n_in, n_out, 1, batch_norm=batch_norm)]
+                branch = [
+                    nn.MaxPool2d(2 ** (5 - level)),
+                    convolution(n_in, n_out, 1, batch_norm=batch_norm),
+                ]
             elif level == 5:
                 branch = [convolution(n_in, n_out, 5, padding=2, batch_norm=batch_norm)]
             else:
                 padding = conv6_padding(maps["pool4"][1], maps["pool5"][1])
-                branch = [nn.MaxPool2d(2 ** (4 - level)), convolution(n_in, n_out, 5, 2, padding, batch_norm)]
-            self.branches.append(nn.Sequential(*branch))        # MaxPool2d(1) leaves its input as it is
+                branch = [
+                    nn.MaxPool2d(2 ** (4 - level)),
+                    convolution(n_in, n_out, 5, 2, padding, batch_norm),
+                ]
+            self.branches.append(nn.Sequential(*branch))  # MaxPool2d(1) leaves its input as it is
         several = len(layers) > 1
-        self.conv8 = convolution(len(layers) * n_out, n_out, 1, batch_norm=batch_norm) if several else nn.Identity()
+        self.conv8 = (
+            convolution(len(layers) * n_out, n_out, 1, batch_norm=batch_norm)
+            if several
+            else nn.Identity()
+        )
 
     def forward(self, features):
-        return self.conv8(torch.cat([branch(features[layer]) for layer, branch in zip(self.layers, self.branches)], 1))
+        return self.conv8(
+            torch.cat(
+                [branch(features[layer]) for layer, branch in zip(self.layers, self.branches)], 1
+            )
+        )
 
 
 def conv6_padding(pool4, pool5):
@@ -96,7 +135,9 @@ def conv6_padding(pool4, pool5):
     for padding in (1, 2):
         if (pool4 + 2 * padding - 5) // 2 + 1 == pool5:
             return padding
-    raise ValueError(f"the trunk's pool4 has {pool4} cells a side and pool5 {pool5}, which conv6 does not join: take another image_size")
+    raise ValueError(
+        f"the trunk's pool4 has {pool4} cells a side and pool5 {pool5}, which conv6 does not join: take another image_size"
+    )
 
 
 class E2FAR(nn.Module):
@@ -108,26 +149,63 @@ class E2FAR(nn.Module):
     Raises ValueError for an unknown layer, or an image size at which pool4 and pool5 do not meet as they do in the paper.
     """
 
-    def __init__(self, n_identity: int = 199, n_expression: int = 29, image_size: int = 180, width: float = 1.0, fused: Sequence[str] | None = ("pool4", "pool5"), batch_norm: bool | str = False, trunk: str = "vgg16"):
+    def __init__(
+        self,
+        n_identity: int = 199,
+        n_expression: int = 29,
+        image_size: int = 180,
+        width: float = 1.0,
+        fused: Sequence[str] | None = ("pool4", "pool5"),
+        batch_norm: bool | str = False,
+        trunk: str = "vgg16",
+    ):
         super().__init__()
         if batch_norm not in (True, False, "convolutions", "heads"):
-            raise ValueError(f"batch_norm={batch_norm!r}: choose true, false, convolutions or heads")
+            raise ValueError(
+                f"batch_norm={batch_norm!r}: choose true, false, convolutions or heads"
+            )
         fused = None if fused is None else tuple(fused)
-        self.trunk, normed = open_trunk(trunk, width, batch_norm in (True, "convolutions")), batch_norm in (True, "heads")
-        if fused is not None and (not fused or len(fused) > len(LAYERS) or set(fused) - self.trunk.channels.keys()):
-            raise ValueError(f"fused={fused}: name one or more of {', '.join(self.trunk.channels)}, or None for one shared head")
-        self.config = dict(n_identity=n_identity, n_expression=n_expression, image_size=image_size, width=width, fused=fused, batch_norm=batch_norm, trunk=trunk)
-        self.n_identity, self.n_expression, self.image_size, self.fused = n_identity, n_expression, image_size, fused
+        self.trunk, normed = (
+            open_trunk(trunk, width, batch_norm in (True, "convolutions")),
+            batch_norm in (True, "heads"),
+        )
+        if fused is not None and (
+            not fused or len(fused) > len(LAYERS) or set(fused) - self.trunk.channels.keys()
+        ):
+            raise ValueError(
+                f"fused={fused}: name one or more of {', '.join(self.trunk.channels)}, or None for one shared head"
+            )
+        self.config = dict(
+            n_identity=n_identity,
+            n_expression=n_expression,
+            image_size=image_size,
+            width=width,
+            fused=fused,
+            batch_norm=batch_norm,
+            trunk=trunk,
+        )
+        self.n_identity, self.n_expression, self.image_size, self.fused = (
+            n_identity,
+            n_expression,
+            image_size,
+            fused,
+        )
         self.metadata = {}
         maps, hidden = map_sizes(self.trunk, image_size), (scaled(4096, width), scaled(1024, width))
         cells = maps["pool5"][1] ** 2
         pool5, conv8 = maps["pool5"][0] * cells, scaled(512, width) * cells
-        self.identity_head = fully_connected(pool5, *hidden, n_identity + (n_expression if fused is None else 0), batch_norm=normed)
-        self.pose_head = fully_connected(pool5, scaled(256, max(width, .25)), 9, batch_norm=normed)
+        self.identity_head = fully_connected(
+            pool5, *hidden, n_identity + (n_expression if fused is None else 0), batch_norm=normed
+        )
+        self.pose_head = fully_connected(pool5, scaled(256, max(width, 0.25)), 9, batch_norm=normed)
         self.fusion = self.expression_head = None
         if fused is not None:
-            self.fusion = Fusion(fused, maps, width, bool(batch_norm)) if fused != ("pool5",) else None
-            self.expression_head = fully_connected(pool5 if self.fusion is None else conv8, *hidden, n_expression, batch_norm=normed)
+            self.fusion = (
+                Fusion(fused, maps, width, bool(batch_norm)) if fused != ("pool5",) else None
+            )
+            self.expression_head = fully_connected(
+                pool5 if self.fusion is None else conv8, *hidden, n_expression, batch_norm=normed
+            )
         initialise(self)
         for head in (self.identity_head, self.expression_head):
             if head is not None:
@@ -143,10 +221,14 @@ class E2FAR(nn.Module):
         """What `forward` returns, from a dict that holds pool5 and the fused layers: heads can so be trained on stored features."""
         pool5 = features["pool5"]
         if self.expression_head is None:
-            identity, expression = self.identity_head(pool5).split((self.n_identity, self.n_expression), 1)
+            identity, expression = self.identity_head(pool5).split(
+                (self.n_identity, self.n_expression), 1
+            )
         else:
             identity = self.identity_head(pool5)
-            expression = self.expression_head(pool5 if self.fusion is None else self.fusion(features))
+            expression = self.expression_head(
+                pool5 if self.fusion is None else self.fusion(features)
+            )
         return dict(identity=identity, expression=expression, pose=self.pose_head(pool5))
 
     def activations(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -155,7 +237,14 @@ class E2FAR(nn.Module):
         if self.fusion is not None:
             found["fusion"] = self.fusion(found)
         found |= hidden_layers(self.identity_head, found["pool5"], "identity fc")
-        return found if self.expression_head is None else found | hidden_layers(self.expression_head, found.get("fusion", found["pool5"]), "expression fc")
+        return (
+            found
+            if self.expression_head is None
+            else found
+            | hidden_layers(
+                self.expression_head, found.get("fusion", found["pool5"]), "expression fc"
+            )
+        )
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Dict of identity (B, K), expression (B, L) in standard deviations and pose (B, 9) (camera.decode_pose) for images (B, 3, S, S) in [0, 1]."""
@@ -165,13 +254,28 @@ class E2FAR(nn.Module):
 class Recognizer(nn.Module):
     """The same trunk with a classifier over people: image (B, 3, S, S) in [0, 1] to logits (B, people). Trained first, as VGG-Face was."""
 
-    def __init__(self, n_people: int, image_size: int = 180, width: float = 1.0, batch_norm: bool = False, trunk: str = "vgg16"):
+    def __init__(
+        self,
+        n_people: int,
+        image_size: int = 180,
+        width: float = 1.0,
+        batch_norm: bool = False,
+        trunk: str = "vgg16",
+    ):
         super().__init__()
-        self.config = dict(n_people=n_people, image_size=image_size, width=width, batch_norm=batch_norm, trunk=trunk)
+        self.config = dict(
+            n_people=n_people,
+            image_size=image_size,
+            width=width,
+            batch_norm=batch_norm,
+            trunk=trunk,
+        )
         self.n_people, self.image_size, self.metadata = n_people, image_size, {}
         self.trunk = open_trunk(trunk, width, batch_norm)
         channels, side = map_sizes(self.trunk, image_size)["pool5"]
-        self.classifier = fully_connected(channels * side ** 2, scaled(4096, width), n_people, batch_norm=batch_norm)
+        self.classifier = fully_connected(
+            channels * side**2, scaled(4096, width), n_people, batch_norm=batch_norm
+        )
         initialise(self)
         damp(self.classifier)
 
@@ -193,7 +297,10 @@ def map_sizes(trunk, image_size):
     """Channels and side of each map that `trunk` makes of pictures of `image_size` px, name -> (channels, side). Raises ValueError for sizes that the network cannot take."""
     check_image_size(image_size)
     if not isinstance(trunk, Timm):
-        return {layer: (channels, image_size // 2 ** int(layer[-1])) for layer, channels in trunk.channels.items()}
+        return {
+            layer: (channels, image_size // 2 ** int(layer[-1]))
+            for layer, channels in trunk.channels.items()
+        }
     training = trunk.training
     with torch.no_grad():
         found = trunk.eval()(torch.zeros(1, 3, image_size, image_size))
@@ -211,6 +318,10 @@ def check_image_size(image_size):
     """Refuse sizes at which conv6 on pool4 does not give pool5's grid, as it does at the paper's 180 px (11x11 -> 5x5): pool4's side must be odd."""
     side = image_size // 16
     if side < 3 or side % 2 == 0:
-        good = [size for size in (48, 80, 112, 144, 180, 208, 240) if abs(size - image_size) <= 64] or [48, 80, 112, 144, 180]
-        raise ValueError(f"image_size {image_size} makes pool4 {side}x{side}, but its side must be odd and at least 3 for conv6(pool4) to meet pool5: "
-                         f"take for example {', '.join(map(str, good))}")
+        good = [
+            size for size in (48, 80, 112, 144, 180, 208, 240) if abs(size - image_size) <= 64
+        ] or [48, 80, 112, 144, 180]
+        raise ValueError(
+            f"image_size {image_size} makes pool4 {side}x{side}, but its side must be odd and at least 3 for conv6(pool4) to meet pool5: "
+            f"take for example {', '.join(map(str, good))}"
+        )

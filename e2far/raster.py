@@ -1,4 +1,5 @@
 """A z-buffer in numba: which triangle each pixel sees, and the shading of what it sees. Nothing but the CPU is needed."""
+
 import numba
 import numpy as np
 
@@ -6,14 +7,17 @@ import numpy as np
 def smoothstep(x):
     return (x := x.clip(0, 1)) * x * (3 - 2 * x)
 
-MIDDLE_MM = 14.         # how far above the head frame's origin a plain view is centred, so that the whole head is seen
+
+MIDDLE_MM = 14.0  # how far above the head frame's origin a plain view is centred, so that the whole head is seen
 jit = numba.njit(cache=True, fastmath=True, nogil=True)
 
 
 def vertex_normals(vertices, triangles):
     """Unit normals (N, 3) of `vertices` (N, 3), area-weighted over the triangles (F, 3) around each."""
     normals = vertex_areas(vertices, triangles)
-    return normals / (np.sqrt((normals * normals).sum(1, keepdims=True)) + normals.dtype.type(1e-12))
+    return normals / (
+        np.sqrt((normals * normals).sum(1, keepdims=True)) + normals.dtype.type(1e-12)
+    )
 
 
 @jit
@@ -22,8 +26,16 @@ def vertex_areas(vertices, triangles):
     normals = np.zeros_like(vertices)
     for t in range(len(triangles)):
         a, b, c = triangles[t]
-        ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
-        vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        ux, uy, uz = (
+            vertices[b, 0] - vertices[a, 0],
+            vertices[b, 1] - vertices[a, 1],
+            vertices[b, 2] - vertices[a, 2],
+        )
+        vx, vy, vz = (
+            vertices[c, 0] - vertices[a, 0],
+            vertices[c, 1] - vertices[a, 1],
+            vertices[c, 2] - vertices[a, 2],
+        )
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         for i in (a, b, c):
             normals[i, 0] += nx
@@ -38,10 +50,17 @@ def zbuffer(points, nearness, triangles, size):
     points: (N, 2) px    nearness: (N,) larger is nearer; linear in the picture (1 / depth for perspective)    triangles: (F, 3), counter-clockwise from outside
     returns: triangle (size, size) int32, -1 where there is none, and the weights (size, size, 2) of its first two corners at the pixel's centre
     """
-    good = (abs(points) < 1e6).all(1) & np.isfinite(nearness)       # here, because compiled fast mathematics takes every number for finite
+    good = (abs(points) < 1e6).all(1) & np.isfinite(
+        nearness
+    )  # here, because compiled fast mathematics takes every number for finite
     if not good.all():
-        points, nearness = np.where(good[:, None], points, points.dtype.type(0)), np.where(good, nearness, nearness.dtype.type(0))
-        triangles = np.where(good[triangles].all(1, keepdims=True), triangles, triangles[:, :1])       # one corner thrice: covers nothing
+        points, nearness = (
+            np.where(good[:, None], points, points.dtype.type(0)),
+            np.where(good, nearness, nearness.dtype.type(0)),
+        )
+        triangles = np.where(
+            good[triangles].all(1, keepdims=True), triangles, triangles[:, :1]
+        )  # one corner thrice: covers nothing
     return fill_zbuffer(points, nearness, triangles, size)
 
 
@@ -51,17 +70,33 @@ def fill_zbuffer(points, nearness, triangles, size):
     seen = np.full((size, size), -1, np.int32)
     weights = np.zeros((size, size, 2), np.float32)
     buffer = np.full((size, size), -np.inf, np.float32)
-    half = points.dtype.type(.5)
+    half = points.dtype.type(0.5)
     for t in range(len(triangles)):
         a, b, c = triangles[t]
-        x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+        x0, y0, x1, y1, x2, y2 = (
+            points[a, 0],
+            points[a, 1],
+            points[b, 0],
+            points[b, 1],
+            points[c, 0],
+            points[c, 1],
+        )
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if not area < -1e-9:            # seen from behind (image y points down), or degenerate
+        if not area < -1e-9:  # seen from behind (image y points down), or degenerate
             continue
-        first_x, last_x = max(0, int(np.ceil(min(x0, x1, x2) - .5))), min(size - 1, int(np.floor(max(x0, x1, x2) - .5)))
-        first_y, last_y = max(0, int(np.ceil(min(y0, y1, y2) - .5))), min(size - 1, int(np.floor(max(y0, y1, y2) - .5)))
+        first_x, last_x = (
+            max(0, int(np.ceil(min(x0, x1, x2) - 0.5))),
+            min(size - 1, int(np.floor(max(x0, x1, x2) - 0.5))),
+        )
+        first_y, last_y = (
+            max(0, int(np.ceil(min(y0, y1, y2) - 0.5))),
+            min(size - 1, int(np.floor(max(y0, y1, y2) - 0.5))),
+        )
         inverse = 1 / area
-        step0, step1 = (y1 - y2) * inverse, (y2 - y0) * inverse             # how the weights of a and b change from one pixel to the next
+        step0, step1 = (
+            (y1 - y2) * inverse,
+            (y2 - y0) * inverse,
+        )  # how the weights of a and b change from one pixel to the next
         na, nb, nc = nearness[a], nearness[b], nearness[c]
         for y in range(first_y, last_y + 1):
             px, py = first_x + half, y + half
@@ -89,7 +124,7 @@ def resolve(seen, weights, triangles, radiance, detail, texture, eyes, eye, pict
     eyes: (V, 3) eyeball, and the sideways and upward parts of the direction from its centre    eye: (21,) one person's eye, see `eye_colour`
     """
     size, mask = picture.shape[0], texture.shape[0] - 1
-    share = np.float32(1. / antialias ** 2)
+    share = np.float32(1.0 / antialias**2)
     coverage = np.zeros((size, size), np.float32)
     colour = np.zeros(3, np.float32)
     for y in range(size):
@@ -106,14 +141,21 @@ def resolve(seen, weights, triangles, radiance, detail, texture, eyes, eye, pict
                 for c in range(3):
                     colour[c] = wi * radiance[i, c] + wj * radiance[j, c] + wk * radiance[k, c]
                 if eyes[i, 0] + eyes[j, 0] + eyes[k, 0] > 2.5:
-                    eye_colour(wi * eyes[i, 1] + wj * eyes[j, 1] + wk * eyes[k, 1], wi * eyes[i, 2] + wj * eyes[j, 2] + wk * eyes[k, 2], eye, colour)
+                    eye_colour(
+                        wi * eyes[i, 1] + wj * eyes[j, 1] + wk * eyes[k, 1],
+                        wi * eyes[i, 2] + wj * eyes[j, 2] + wk * eyes[k, 2],
+                        eye,
+                        colour,
+                    )
                 elif detail[i, 2] + detail[i, 3] + detail[i, 4] > 0:
                     u = int(wi * detail[i, 0] + wj * detail[j, 0] + wk * detail[k, 0]) & mask
                     v = int(wi * detail[i, 1] + wj * detail[j, 1] + wk * detail[k, 1]) & mask
                     factor = np.float32(1)
                     for c in range(3):
-                        factor += (wi * detail[i, 2 + c] + wj * detail[j, 2 + c] + wk * detail[k, 2 + c]) * texture[v, u, c]
-                    factor = max(factor, np.float32(.05))
+                        factor += (
+                            wi * detail[i, 2 + c] + wj * detail[j, 2 + c] + wk * detail[k, 2 + c]
+                        ) * texture[v, u, c]
+                    factor = max(factor, np.float32(0.05))
                     colour *= factor
                 r, g, b, count = r + colour[0], g + colour[1], b + colour[2], count + 1
             if count:
@@ -132,45 +174,67 @@ def eye_colour(x, y, eye, colour):
     eye: (21,) white (3), iris (3), radii of iris and pupil, shadow of the upper lid, then three highlights of x, y, radius, strength
     """
     radius = np.sqrt(x * x + y * y)
-    lid = 1 - eye[8] * min(max((y + .1) * np.float32(2.), 0), 1)
+    lid = 1 - eye[8] * min(max((y + 0.1) * np.float32(2.0), 0), 1)
     if radius > eye[6]:
-        corner = lid * (1 - np.float32(.45) * min(max((radius - .45) * np.float32(2.), 0), 1))
-        edge = 1 - np.float32(.6) * max(0, 1 - (radius - eye[6]) / np.float32(.05))
+        corner = lid * (1 - np.float32(0.45) * min(max((radius - 0.45) * np.float32(2.0), 0), 1))
+        edge = 1 - np.float32(0.6) * max(0, 1 - (radius - eye[6]) / np.float32(0.05))
         for c in range(3):
             colour[c] *= eye[c] * corner * edge
     elif radius > eye[7]:
-        rays = 1 + np.float32(.25) * np.sin(37 * np.arctan2(y, x)) * np.float32(.6)
-        limbus = 1 - np.float32(.7) * min(max((radius / eye[6] - np.float32(.72)) * np.float32(3.5), 0), 1)
+        rays = 1 + np.float32(0.25) * np.sin(37 * np.arctan2(y, x)) * np.float32(0.6)
+        limbus = 1 - np.float32(0.7) * min(
+            max((radius / eye[6] - np.float32(0.72)) * np.float32(3.5), 0), 1
+        )
         for c in range(3):
             colour[c] *= eye[3 + c] * rays * limbus * lid
     else:
         for c in range(3):
-            colour[c] *= np.float32(.012)
+            colour[c] *= np.float32(0.012)
     for k in range(3):
         dx, dy = x - eye[9 + 4 * k], y - eye[10 + 4 * k]
-        glint = eye[12 + 4 * k] * max(0, 1 - (dx * dx + dy * dy) / (eye[11 + 4 * k] * eye[11 + 4 * k] + np.float32(1e-6)))
+        glint = eye[12 + 4 * k] * max(
+            0, 1 - (dx * dx + dy * dy) / (eye[11 + 4 * k] * eye[11 + 4 * k] + np.float32(1e-6))
+        )
         for c in range(3):
             colour[c] += glint
 
 
-def plain_view(turned, triangles, size, albedo=(.74, .70, .68), recess=0., side_mm=255.):
+def plain_view(turned, triangles, size, albedo=(0.74, 0.70, 0.68), recess=0.0, side_mm=255.0):
     """A matt uint8 picture (size, size, 3), `side_mm` wide, of vertices (N, 3) mm in the camera's frame by an orthographic camera; `recess`: mm (N,) by which they are drawn further back."""
     turned = np.ascontiguousarray(turned, np.float32)
     points = (turned[:, :2] - [0, MIDDLE_MM]) * [1, -1] * size / side_mm + size / 2
-    picture, _ = render_plain(points, turned[:, 2] - recess, triangles, vertex_normals(turned, triangles), size, albedo)
+    picture, _ = render_plain(
+        points, turned[:, 2] - recess, triangles, vertex_normals(turned, triangles), size, albedo
+    )
     return (picture * 255).astype(np.uint8)
 
 
-def render_plain(points, nearness, triangles, normals, size, albedo=(.72, .68, .66), antialias=2, background=(1., 1., 1.)):
+def render_plain(
+    points,
+    nearness,
+    triangles,
+    normals,
+    size,
+    albedo=(0.72, 0.68, 0.66),
+    antialias=2,
+    background=(1.0, 1.0, 1.0),
+):
     """A matt picture (size, size, 3) float in [0, 1] of a mesh under one soft lamp, for figures and overlays; and its coverage (size, size).
 
     points: (N, 2) px in a picture of `size`    normals: (N, 3) in the camera's frame    albedo: one colour or (N, 3)
     """
     n = len(points)
-    light = (.42 + normals @ np.array([-.12, .22, .46])).clip(0)
-    radiance = np.broadcast_to(np.asarray(albedo, np.float32), (n, 3)) * light[:, None].astype(np.float32)
+    light = (0.42 + normals @ np.array([-0.12, 0.22, 0.46])).clip(0)
+    radiance = np.broadcast_to(np.asarray(albedo, np.float32), (n, 3)) * light[:, None].astype(
+        np.float32
+    )
     triangles = np.ascontiguousarray(triangles, dtype=np.int32)
-    seen, weights = zbuffer(np.ascontiguousarray(points, np.float32) * antialias, np.ascontiguousarray(nearness, np.float32), triangles, size * antialias)
+    seen, weights = zbuffer(
+        np.ascontiguousarray(points, np.float32) * antialias,
+        np.ascontiguousarray(nearness, np.float32),
+        triangles,
+        size * antialias,
+    )
     picture = np.broadcast_to(np.asarray(background, np.float32), (size, size, 3)).copy()
     coverage = resolve(seen, weights, triangles, radiance, *plain_detail(n), picture, antialias)
     return picture.clip(0, 1), coverage
@@ -178,4 +242,9 @@ def render_plain(points, nearness, triangles, normals, size, albedo=(.72, .68, .
 
 def plain_detail(n):
     """What `resolve` takes for `n` vertices without texture and eyes."""
-    return np.zeros((n, 5), np.float32), np.zeros((1, 1, 3), np.float32), np.zeros((n, 3), np.float32), np.zeros(21, np.float32)
+    return (
+        np.zeros((n, 5), np.float32),
+        np.zeros((1, 1, 3), np.float32),
+        np.zeros((n, 3), np.float32),
+        np.zeros(21, np.float32),
+    )

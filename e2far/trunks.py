@@ -11,6 +11,7 @@ and figures work on any of them. `open_trunk` makes one by name:
 
 `width` is the share of the full network's channels; timm's networks have the width they have.
 """
+
 from pathlib import Path
 
 import torch
@@ -18,11 +19,27 @@ import torch.nn.functional as F
 from torch import nn
 
 LAYERS = ("pool1", "pool2", "pool3", "pool4", "pool5")
-BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))          # channels and convolutions of VGG-16's blocks
-RESIDUAL = ((128, 0), (128, 2), (256, 2), (512, 2), (1024, 2))      # channels and residual blocks; first the stem
+BLOCKS = (
+    (64, 2),
+    (128, 2),
+    (256, 3),
+    (512, 3),
+    (512, 3),
+)  # channels and convolutions of VGG-16's blocks
+RESIDUAL = (
+    (128, 0),
+    (128, 2),
+    (256, 2),
+    (512, 2),
+    (1024, 2),
+)  # channels and residual blocks; first the stem
 DEPTHWISE = ((96, 0), (128, 2), (192, 3), (384, 3), (768, 2))
-EXPANSION = 4                                                       # of an inverted residual's inner channels
-MEAN_COLOUR = (129.1863 / 255, 104.7624 / 255, 93.5940 / 255)       # of VGG-Face's training pictures; R, G, B
+EXPANSION = 4  # of an inverted residual's inner channels
+MEAN_COLOUR = (
+    129.1863 / 255,
+    104.7624 / 255,
+    93.5940 / 255,
+)  # of VGG-Face's training pictures; R, G, B
 
 
 def scaled(n, width):
@@ -33,14 +50,19 @@ def scaled(n, width):
 def convolution(n_in, n_out, kernel, stride=1, padding=0, batch_norm=False):
     """Convolution, optional BatchNorm (ours, for training small networks from scratch), ReLU."""
     norm = [nn.BatchNorm2d(n_out)] if batch_norm else []
-    return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=not batch_norm),
-                         *norm, nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=not batch_norm),
+        *norm,
+        nn.ReLU(inplace=True),
+    )
 
 
 def normed(n_in, n_out, kernel, stride=1, groups=1):
     """Convolution and BatchNorm. Strided ones have an even kernel, so that a side S becomes floor(S / 2) as at a pool."""
-    return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
-                         nn.BatchNorm2d(n_out))
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(n_out),
+    )
 
 
 class Trunk(nn.Module):
@@ -55,7 +77,10 @@ class Trunk(nn.Module):
         self.blocks, n_in = nn.ModuleList(), 3
         for (_, count), n_out in zip(BLOCKS, self.channels.values()):
             sizes = [n_in] + [n_out] * count
-            convolutions = (convolution(a, b, 3, padding=1, batch_norm=batch_norm) for a, b in zip(sizes, sizes[1:]))
+            convolutions = (
+                convolution(a, b, 3, padding=1, batch_norm=batch_norm)
+                for a, b in zip(sizes, sizes[1:])
+            )
             self.blocks.append(nn.Sequential(*convolutions, nn.MaxPool2d(2)))
             n_in = n_out
         self.register_buffer("mean_colour", torch.tensor(MEAN_COLOUR).view(3, 1, 1))
@@ -74,10 +99,14 @@ class Residual(nn.Module):
         super().__init__()
         self.first = normed(n_in, n_out, 4 if stride == 2 else 3, stride)
         self.second = normed(n_out, n_out, 3)
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), normed(n_in, n_out, 1)) if stride == 2 else nn.Identity()
+        self.shortcut = (
+            nn.Sequential(nn.AvgPool2d(2), normed(n_in, n_out, 1)) if stride == 2 else nn.Identity()
+        )
 
     def forward(self, x):
-        return F.relu(self.second(F.relu(self.first(x), inplace=True)) + self.shortcut(x), inplace=True)
+        return F.relu(
+            self.second(F.relu(self.first(x), inplace=True)) + self.shortcut(x), inplace=True
+        )
 
 
 class InvertedResidual(nn.Module):
@@ -88,9 +117,12 @@ class InvertedResidual(nn.Module):
         inner = EXPANSION * n_in
         self.adds = stride == 1
         self.layers = nn.Sequential(
-            normed(n_in, inner, 1), nn.ReLU(inplace=True),
-            normed(inner, inner, 4 if stride == 2 else 3, stride, groups=inner), nn.ReLU(inplace=True),
-            normed(inner, n_out, 1))
+            normed(n_in, inner, 1),
+            nn.ReLU(inplace=True),
+            normed(inner, inner, 4 if stride == 2 else 3, stride, groups=inner),
+            nn.ReLU(inplace=True),
+            normed(inner, n_out, 1),
+        )
 
     def forward(self, x):
         return x + self.layers(x) if self.adds else self.layers(x)
@@ -109,10 +141,17 @@ class Staged(nn.Module):
         self.batch_norm = True
         self.channels = {layer: scaled(n, width) for layer, (n, _) in zip(LAYERS, plan)}
         sizes = list(self.channels.values())
-        self.stem = nn.Sequential(normed(3, sizes[0], 6, 2), nn.ReLU(inplace=True), *(block(sizes[0], sizes[0], 1) for _ in range(plan[0][1])))
+        self.stem = nn.Sequential(
+            normed(3, sizes[0], 6, 2),
+            nn.ReLU(inplace=True),
+            *(block(sizes[0], sizes[0], 1) for _ in range(plan[0][1])),
+        )
         self.stages = nn.ModuleList(
-            nn.Sequential(block(n_in, n_out, 2), *(block(n_out, n_out, 1) for _ in range(count - 1)))
-            for n_in, n_out, (_, count) in zip(sizes, sizes[1:], plan[1:]))
+            nn.Sequential(
+                block(n_in, n_out, 2), *(block(n_out, n_out, 1) for _ in range(count - 1))
+            )
+            for n_in, n_out, (_, count) in zip(sizes, sizes[1:], plan[1:])
+        )
         self.register_buffer("mean_colour", torch.tensor(MEAN_COLOUR).view(3, 1, 1))
 
     def forward(self, image):
@@ -135,19 +174,30 @@ class Timm(nn.Module):
         try:
             import timm
         except ImportError:
-            raise ImportError(f"trunk timm/{name} needs timm: `pip install timm`, with torchvision of your torch's build") from None
+            raise ImportError(
+                f"trunk timm/{name} needs timm: `pip install timm`, with torchvision of your torch's build"
+            ) from None
         if weights and not Path(weights).is_file():
             raise FileNotFoundError(f"no weights at {weights}: name a state dict of timm's {name}")
-        file = dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(weights))) if weights else {}
+        file = (
+            dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(weights))) if weights else {}
+        )
         try:
             self.network = timm.create_model(name, features_only=True, **file)
         except (RuntimeError, ValueError, AttributeError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"timm makes no features of {name!r} ({reason}): timm.list_models() names networks") from None
+            raise ValueError(
+                f"timm makes no features of {name!r} ({reason}): timm.list_models() names networks"
+            ) from None
         info = self.network.feature_info
-        self.channels = {f"pool{factor.bit_length() - 1}": n for factor, n in zip(info.reduction(), info.channels())}
+        self.channels = {
+            f"pool{factor.bit_length() - 1}": n
+            for factor, n in zip(info.reduction(), info.channels())
+        }
         if not {"pool4", "pool5"} <= self.channels.keys():
-            raise ValueError(f"timm/{name} has maps {', '.join(self.channels)}, but heads need pool4 and pool5")
+            raise ValueError(
+                f"timm/{name} has maps {', '.join(self.channels)}, but heads need pool4 and pool5"
+            )
         self.batch_norm, trained_on = True, timm.get_pretrained_cfg(name)
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(getattr(trained_on, key)).view(3, 1, 1))
@@ -162,7 +212,9 @@ def open_trunk(name="vgg16", width=1.0, batch_norm=False):
     batch_norm: of vgg16, whose paper has none; the others cannot do without
     """
     if not 0 < width <= 4:
-        raise ValueError(f"width {width}: a share of the full network's channels, above 0 and at most 4")
+        raise ValueError(
+            f"width {width}: a share of the full network's channels, above 0 and at most 4"
+        )
     if str(name).startswith("timm/"):
         return Timm(name.removeprefix("timm/"))
     if name == "vgg16":
@@ -171,4 +223,8 @@ def open_trunk(name="vgg16", width=1.0, batch_norm=False):
         raise ValueError(f"trunk {name!r}: choose vgg16, residual, depthwise or timm/NAME")
     if not batch_norm:
         raise ValueError(f"trunk {name} does not train without BatchNorm: give batch_norm true")
-    return Staged(RESIDUAL, Residual, width) if name == "residual" else Staged(DEPTHWISE, InvertedResidual, width)
+    return (
+        Staged(RESIDUAL, Residual, width)
+        if name == "residual"
+        else Staged(DEPTHWISE, InvertedResidual, width)
+    )

@@ -1,4 +1,5 @@
 """Trained networks on disk: safetensors files that say how they are built."""
+
 import json
 from pathlib import Path
 
@@ -18,7 +19,9 @@ def fill_trunk(net, trunk):
     if net.config["trunk"].startswith("timm/"):
         net.trunk = Timm(net.config["trunk"].removeprefix("timm/"), trunk)
         return
-    (vggface.load if Path(trunk).suffix.lower() in (".mat", ".pth", ".pt") else load_trunk)(net, trunk)
+    (vggface.load if Path(trunk).suffix.lower() in (".mat", ".pth", ".pt") else load_trunk)(
+        net, trunk
+    )
 
 
 def begin(start, net):
@@ -26,7 +29,9 @@ def begin(start, net):
     found = load_network(start)
     if found.config != net.config:
         different = [key for key in net.config if found.config.get(key) != net.config[key]]
-        raise ValueError(f"{start} is a network of other {', '.join(different)}: train one from nothing, or choose the same settings")
+        raise ValueError(
+            f"{start} is a network of other {', '.join(different)}: train one from nothing, or choose the same settings"
+        )
     return found
 
 
@@ -42,7 +47,9 @@ def load_network(path, kind=E2FAR):
     """
     tensors, header = read_tensors(path, "network")
     if ("fused" if kind is E2FAR else "n_people") not in header["config"]:
-        raise ValueError(f"{path} holds no {kind.__name__}: name a file written by save_network, or train one with `dvc repro training`")
+        raise ValueError(
+            f"{path} holds no {kind.__name__}: name a file written by save_network, or train one with `dvc repro training`"
+        )
     check_described(kind, header["config"], tensors, path)
     network = kind(**header["config"])
     fill(network, tensors, path)
@@ -57,10 +64,14 @@ def check_described(kind, config, tensors, path):
             raise ValueError("it predicts nothing")
         with torch.device("meta"):
             described = sum(value.numel() for value in kind(**config).state_dict().values())
-    except Exception as error:      # of a wrong type or sign a number fails anywhere
-        raise ValueError(f"{path} was written by another version of e2far, or is damaged ({' '.join(str(error).split())[:300]}): make it again with `dvc repro training`") from error
+    except Exception as error:  # of a wrong type or sign a number fails anywhere
+        raise ValueError(
+            f"{path} was written by another version of e2far, or is damaged ({' '.join(str(error).split())[:300]}): make it again with `dvc repro training`"
+        ) from error
     if described > sum(value.numel() for value in tensors.values()):
-        raise ValueError(f"{path} does not fit the network it describes, which has {described:,} numbers: make it again with `dvc repro training`")
+        raise ValueError(
+            f"{path} does not fit the network it describes, which has {described:,} numbers: make it again with `dvc repro training`"
+        )
 
 
 def save_trunk(module, path, half=False):
@@ -73,37 +84,60 @@ def load_trunk(module, path):
     tensors, header = read_tensors(path, "trunk")
     wanted = _trunk_config(module)
     if dict(trunk="vgg16") | header["config"] != wanted:
-        raise ValueError(f"{path} holds a trunk of {str(header['config'])[:300]!r}, but the network has {wanted}: make both from the same parameters")
+        raise ValueError(
+            f"{path} holds a trunk of {str(header['config'])[:300]!r}, but the network has {wanted}: make both from the same parameters"
+        )
     fill(module.trunk, tensors, path)
 
 
 def _trunk_config(module):
-    return dict(trunk=module.config["trunk"], width=module.config["width"], batch_norm=module.trunk.batch_norm)
+    return dict(
+        trunk=module.config["trunk"],
+        width=module.config["width"],
+        batch_norm=module.trunk.batch_norm,
+    )
 
 
 def _save(state, path, half, header):
-    tensors = {k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in state.items()}
+    tensors = {
+        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous()
+        for k, v in state.items()
+    }
     with replacing(path) as partial:
-        partial.write_bytes(save(tensors, metadata={"e2far": json.dumps(header)}))      # not save_file, whose files their owner alone may read
+        partial.write_bytes(
+            save(tensors, metadata={"e2far": json.dumps(header)})
+        )  # not save_file, whose files their owner alone may read
 
 
 def read_tensors(path, kind):
     """Tensors (floats as float32) and header, a dict of the dicts config and metadata, of a file of ours. Raises as `load_network`."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no {kind} at {path}: make it with `dvc repro training`, or restore data/weights from git")
+        raise FileNotFoundError(
+            f"no {kind} at {path}: make it with `dvc repro training`, or restore data/weights from git"
+        )
     try:
         with safe_open(path, framework="pt") as file:
-            header = dict(config={}, metadata={}) | json.loads((file.metadata() or {}).get("e2far", "{}"))
+            header = dict(config={}, metadata={}) | json.loads(
+                (file.metadata() or {}).get("e2far", "{}")
+            )
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         if not all(isinstance(header[part], dict) for part in ("config", "metadata")):
             raise ValueError("its header is not ours")
-    except Exception as error:      # damaged headers and JSON fail in too many ways to list
-        raise OSError(f"{path} is truncated or not a safetensors file ({' '.join(str(error).split())[:300]}): fetch it again, or make it with `dvc repro training`") from error
+    except Exception as error:  # damaged headers and JSON fail in too many ways to list
+        raise OSError(
+            f"{path} is truncated or not a safetensors file ({' '.join(str(error).split())[:300]}): fetch it again, or make it with `dvc repro training`"
+        ) from error
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    broken = [k for k, v in tensors.items() if v.is_complex() or not v.isfinite().all() or k.endswith("running_var") and (v < 0).any()]
+    broken = [
+        k
+        for k, v in tensors.items()
+        if v.is_complex() or not v.isfinite().all() or k.endswith("running_var") and (v < 0).any()
+    ]
     if broken:
-        raise ValueError(f"{path} holds negative variances or numbers that are not finite in {' '.join(broken[0].split())}: its training diverged, or it is damaged; make it again with `dvc repro training`")
+        raise ValueError(
+            f"{path} holds negative variances or numbers that are not finite in {' '.join(broken[0].split())}: its training diverged, or it is damaged; make it again with `dvc repro training`"
+        )
     return tensors, header
 
 
@@ -113,4 +147,6 @@ def fill(module, tensors, path):
         module.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split(":", 1)[-1].split())
-        raise ValueError(f"{path} does not fit the network it describes ({reason[:200]}): make it again with `dvc repro training`") from error
+        raise ValueError(
+            f"{path} does not fit the network it describes ({reason[:200]}): make it again with `dvc repro training`"
+        ) from error

@@ -1,4 +1,5 @@
 """Tests import each other by name, whatever their folder. One BLAS thread, so that tests run beside each other, and no window for figures. Set before numpy and torch are imported."""
+
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ os.environ["MPLBACKEND"] = "Agg"
 # Tests of one folder import the small faces and trainings of another, in processes of their own too.
 folders = [str(path) for path in sorted(Path(__file__).parent.iterdir()) if path.is_dir()]
 sys.path[:0] = folders
-os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [*folders, *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 import matplotlib
 import pytest
@@ -24,6 +27,7 @@ torch.set_num_threads(1)
 def figures_are_closed():
     yield
     import matplotlib.pyplot as plt
+
     plt.close("all")
 
 
@@ -31,4 +35,5 @@ def figures_are_closed():
 def face_model():
     """The face model that is shipped."""
     from e2far.facemodels import load_face_model
+
     return load_face_model("makehuman")

@@ -1,4 +1,5 @@
 """The same bytes again: from another process, with another hash seed and other numbers of threads."""
+
 import os
 import subprocess
 import sys
@@ -16,14 +17,38 @@ from e2far.synthesis import shards
 
 def make(root, out):
     """A small data set and a short training of both phases."""
-    shards.write_split(root / "toy.npz", out / "faces", "train", 3, 2, size=48, seed=0, shard_size=4, n_jobs=1)
+    shards.write_split(
+        root / "toy.npz", out / "faces", "train", 3, 2, size=48, seed=0, shard_size=4, n_jobs=1
+    )
     train(root, out / "trained")
 
 
 def train(root, folder):
-    recipe = dict(batch_size=16, expression_weight=5., pose_weight=1., weight_decay=1e-3, clip=5., ema=.9, augment=.5, log_every=1, checkpoint_every=5, validate_every=4, optimizer="adamw",
-                  phases=[dict(steps=3, heads_rate=2e-3), dict(steps=4, heads_rate=2e-3, trunk_rate=2e-3, warmup=2)])
-    return jobs.train_job(folder=folder, faces=root, model=root / "toy.npz", network=dict(image_size=48, width=1 / 8, batch_norm=True), training=recipe, seed=0)
+    recipe = dict(
+        batch_size=16,
+        expression_weight=5.0,
+        pose_weight=1.0,
+        weight_decay=1e-3,
+        clip=5.0,
+        ema=0.9,
+        augment=0.5,
+        log_every=1,
+        checkpoint_every=5,
+        validate_every=4,
+        optimizer="adamw",
+        phases=[
+            dict(steps=3, heads_rate=2e-3),
+            dict(steps=4, heads_rate=2e-3, trunk_rate=2e-3, warmup=2),
+        ],
+    )
+    return jobs.train_job(
+        folder=folder,
+        faces=root,
+        model=root / "toy.npz",
+        network=dict(image_size=48, width=1 / 8, batch_norm=True),
+        training=recipe,
+        seed=0,
+    )
 
 
 AGAIN = """
@@ -42,8 +67,14 @@ train(root, folder / "threaded")
 def made(root, tmp_path_factory):
     """The same made twice: here, and in a process with another hash seed, and with two threads for all that is not torch's; there the training once more, with two threads of torch's."""
     folder = tmp_path_factory.mktemp("made")
-    two = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "2") | dict(OMP_WAIT_POLICY="passive")        # threads that spin are slow on a busy machine
-    again = subprocess.Popen([sys.executable, "-c", AGAIN, root, folder], env=os.environ | two | dict(PYTHONHASHSEED="7"), cwd=Path(__file__).parent)
+    two = dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "2"
+    ) | dict(OMP_WAIT_POLICY="passive")  # threads that spin are slow on a busy machine
+    again = subprocess.Popen(
+        [sys.executable, "-c", AGAIN, root, folder],
+        env=os.environ | two | dict(PYTHONHASHSEED="7"),
+        cwd=Path(__file__).parent,
+    )
     make(root, folder / "first")
     assert again.wait(300) == 0
     return folder
@@ -51,7 +82,16 @@ def made(root, tmp_path_factory):
 
 def test_data_and_training_are_the_same_bytes_twice(made):
     first, again = contents(made / "first"), contents(made / "again")
-    assert first == again and {"faces/train/000/shard-000001.safetensors", "trained/network.safetensors", "trained/evaluation.npz", "trained/log.csv"} <= first.keys()
+    assert (
+        first == again
+        and {
+            "faces/train/000/shard-000001.safetensors",
+            "trained/network.safetensors",
+            "trained/evaluation.npz",
+            "trained/log.csv",
+        }
+        <= first.keys()
+    )
 
 
 def test_with_two_threads_a_training_is_the_same_but_for_rounding(made):
@@ -65,9 +105,23 @@ def test_with_two_threads_a_training_is_the_same_but_for_rounding(made):
 
 def test_an_executed_notebook_keeps_no_random_names(tmp_path):
     """A progress bar in Jupyter is a widget with another name in each run; what stands beside it stays."""
+
     def execute(path, name):
-        bar = nbformat.v4.new_output("display_data", {"text/plain": "0%", "application/vnd.jupyter.widget-view+json": dict(model_id=name, version_major=2, version_minor=0)})
-        cells = [nbformat.v4.new_code_cell("1", outputs=[bar, nbformat.v4.new_output("stream", text="found")], id="a"), nbformat.v4.new_markdown_cell("end", id="b")]
+        bar = nbformat.v4.new_output(
+            "display_data",
+            {
+                "text/plain": "0%",
+                "application/vnd.jupyter.widget-view+json": dict(
+                    model_id=name, version_major=2, version_minor=0
+                ),
+            },
+        )
+        cells = [
+            nbformat.v4.new_code_cell(
+                "1", outputs=[bar, nbformat.v4.new_output("stream", text="found")], id="a"
+            ),
+            nbformat.v4.new_markdown_cell("end", id="b"),
+        ]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
         record.pack(path)
         return path.read_bytes()

@@ -2,6 +2,7 @@
 
 How far a feature moves with a factor, against its distance between two unrelated pictures, says what that feature is about.
 """
+
 from copy import deepcopy
 
 import joblib
@@ -15,8 +16,32 @@ from e2far.synthesis.studio import SPLITS, Studio
 # Camera is all the rest: distance, crop, the body's turn, things in the way, exposure, noise, storage.
 FACTORS = ("expression", "identity", "albedo", "pose", "light", "background", "styling", "camera")
 # Choice: what the texture of a morphable model holds, and the brows with it: colours and patterns of skin, lips, eyes, lashes, make-up, and what makes them shine.
-ALBEDO = ("tone", "skin", "blotches", "pores", "freckles", "redness", "under_eye", "age_lines", "wrinkles", "gloss", "lips", "lips_strength", "lip_gloss", "shadow", "shadow_strength", "lash",
-          "brow", "brow_strength", "brow_width", "iris", "white", "iris_radius", "pupil_radius", "lid_shadow")
+ALBEDO = (
+    "tone",
+    "skin",
+    "blotches",
+    "pores",
+    "freckles",
+    "redness",
+    "under_eye",
+    "age_lines",
+    "wrinkles",
+    "gloss",
+    "lips",
+    "lips_strength",
+    "lip_gloss",
+    "shadow",
+    "shadow_strength",
+    "lash",
+    "brow",
+    "brow_strength",
+    "brow_width",
+    "iris",
+    "white",
+    "iris_radius",
+    "pupil_radius",
+    "lid_shadow",
+)
 LIGHT = ("harmonics", "lamps", "shade")
 
 
@@ -28,15 +53,28 @@ def draw_factors(studio, seed, split, person):
     scene = studio.draw_scene(studio.dress(identity, looks), expression, pose, deepcopy(rng))
     styling = {name: value for name, value in looks.items() if name not in ALBEDO}
     if np.array_equal(looks["collar"], looks["skin"]):
-        del styling["collar"]                               # a bare neck, of whatever skin
-    return dict(expression=expression, identity=identity, albedo={name: looks[name] for name in ALBEDO}, pose=pose, light={name: scene[name] for name in LIGHT},
-                background=scene["background"], styling=styling, camera=rng)
+        del styling["collar"]  # a bare neck, of whatever skin
+    return dict(
+        expression=expression,
+        identity=identity,
+        albedo={name: looks[name] for name in ALBEDO},
+        pose=pose,
+        light={name: scene[name] for name in LIGHT},
+        background=scene["background"],
+        styling=styling,
+        camera=rng,
+    )
 
 
 def photograph(studio, factors):
     """The picture of such `factors` and its labels, as of `studio.expose`; `factors` stay as they are."""
     looks = dict(collar=factors["albedo"]["skin"]) | factors["styling"] | factors["albedo"]
-    recipe = studio.draw_scene(studio.dress(factors["identity"], looks), factors["expression"], factors["pose"], deepcopy(factors["camera"]))
+    recipe = studio.draw_scene(
+        studio.dress(factors["identity"], looks),
+        factors["expression"],
+        factors["pose"],
+        deepcopy(factors["camera"]),
+    )
     return studio.expose(recipe | factors["light"] | dict(background=factors["background"]))
 
 
@@ -48,7 +86,11 @@ def counterfactuals(studio, seed, number, split="test"):
     Light and background shift the brightness of the whole picture where the camera's exposure is automatic.
     """
     original, another = (draw_factors(studio, seed, split, 2 * number + k) for k in range(2))
-    wanted = dict(original=original, **{name: original | {name: another[name]} for name in FACTORS}, another=another)
+    wanted = dict(
+        original=original,
+        **{name: original | {name: another[name]} for name in FACTORS},
+        another=another,
+    )
     return {name: photograph(studio, factors) for name, factors in wanted.items()}
 
 
@@ -58,14 +100,40 @@ def draw_pairs(model, n, size, seed, n_jobs=1, **studio):
     model: MorphableModel    size: px    seed: of the people, one that no training has used    n_jobs: processes, which change nothing of the result    studio: other settings of `studio.Studio`
     """
     blocks = np.array_split(np.arange(n), min(n, joblib.effective_n_jobs(n_jobs)))
-    pairs = [pair for block in joblib.Parallel(n_jobs)(joblib.delayed(_draw_block)(model, size, studio, seed, block.tolist()) for block in blocks) for pair in block]
-    return {name: {label: torch.from_numpy(np.stack([pair[name][label] for pair in pairs])) for label in row} for name, row in pairs[0].items()}
+    pairs = [
+        pair
+        for block in joblib.Parallel(n_jobs)(
+            joblib.delayed(_draw_block)(model, size, studio, seed, block.tolist())
+            for block in blocks
+        )
+        for pair in block
+    ]
+    return {
+        name: {
+            label: torch.from_numpy(np.stack([pair[name][label] for pair in pairs]))
+            for label in row
+        }
+        for name, row in pairs[0].items()
+    }
 
 
 SHIFTS = ("light", "camera", "clay")
-BARE = ("blotches", "pores", "freckles", "redness", "under_eye", "age_lines", "wrinkles",
-        "lips_strength", "shadow_strength", "lash", "brow_strength", "beard", "stubble",
-        "beard_length")
+BARE = (
+    "blotches",
+    "pores",
+    "freckles",
+    "redness",
+    "under_eye",
+    "age_lines",
+    "wrinkles",
+    "lips_strength",
+    "shadow_strength",
+    "lash",
+    "brow_strength",
+    "beard",
+    "stubble",
+    "beard_length",
+)
 
 
 def elsewhere(recipe, shifts, rng):
@@ -80,23 +148,26 @@ def elsewhere(recipe, shifts, rng):
     clay: a grey bust with no texture, brows or eye colour; all people of training have them.
     """
     if unknown := set(shifts) - set(SHIFTS):
-        raise ValueError(f"no shift is called {', '.join(sorted(unknown))}: "
-                         f"choose from {', '.join(SHIFTS)}")
+        raise ValueError(
+            f"no shift is called {', '.join(sorted(unknown))}: choose from {', '.join(SHIFTS)}"
+        )
     if "light" in shifts:
         harmonics, lamps = np.zeros_like(recipe["harmonics"]), np.zeros_like(recipe["lamps"])
-        harmonics[0] = .01
-        direction = np.array([.6 * rng.uniform(-1, 1), -1., .4])
+        harmonics[0] = 0.01
+        direction = np.array([0.6 * rng.uniform(-1, 1), -1.0, 0.4])
         direction /= np.linalg.norm(direction)
-        lamps[0] = [*direction, *rng.permutation([1.6, .4, .1]), 120., 10.]
-        recipe = recipe | dict(harmonics=harmonics, lamps=lamps, shade=1.)
+        lamps[0] = [*direction, *rng.permutation([1.6, 0.4, 0.1]), 120.0, 10.0]
+        recipe = recipe | dict(harmonics=harmonics, lamps=lamps, shade=1.0)
     if "camera" in shifts:
-        blur = np.full(2, recipe["shot"]["blur"].mean())    # of a pixel, which grows with the picture
-        bad = dict(noise=.08, coarse=3, gamma=1.3, contrast=1.9, saturation=0., quality=10, blur=blur)
+        blur = np.full(2, recipe["shot"]["blur"].mean())  # of a pixel, which grows with the picture
+        bad = dict(
+            noise=0.08, coarse=3, gamma=1.3, contrast=1.9, saturation=0.0, quality=10, blur=blur
+        )
         recipe = recipe | dict(shot=recipe["shot"] | bad)
     if "clay" in shifts:
-        grey, looks = np.full(3, rng.uniform(.2, .5), np.float32), recipe["person"]["looks"]
+        grey, looks = np.full(3, rng.uniform(0.2, 0.5), np.float32), recipe["person"]["looks"]
         clay = {name: 0 * looks[name] for name in BARE}
-        clay |= dict(skin=grey, white=grey, iris=.8 * grey, lips=grey)
+        clay |= dict(skin=grey, white=grey, iris=0.8 * grey, lips=grey)
         recipe = recipe | dict(person=recipe["person"] | dict(looks=looks | clay))
     return recipe
 
@@ -112,8 +183,10 @@ def identity_shift(network, model, images, identity=None, batch_size=64):
     network: network.E2FAR    model: MorphableModel    images: (n, 3, S, S) uint8, S of the network
     identity: (n, K), whose pictures they are; None: unknown people, taken for average ones
     """
-    read = torch.cat([network(batch.float() / 255)["identity"] for batch in images.split(batch_size)])
-    offset = read.mean(0) - (0. if identity is None else identity.mean(0))
+    read = torch.cat(
+        [network(batch.float() / 255)["identity"] for batch in images.split(batch_size)]
+    )
+    offset = read.mean(0) - (0.0 if identity is None else identity.mean(0))
     moved = (model.neutral(offset[None]) - model.mean)[0, model.region]
     return moved.square().sum(-1).mean().sqrt().item()
 
@@ -125,7 +198,16 @@ def draw_sample(model, people, size, seed, pictures=2, n_jobs=1, shifts=(), **st
     light (n, 4), strength and direction of the soft light: the first four spherical harmonics of what sky and windows shed, mean of the colours, lamps left out. shifts: of `elsewhere`. Others as for `draw_pairs`.
     """
     blocks = np.array_split(np.arange(people), min(people, joblib.effective_n_jobs(n_jobs)))
-    rows = [row for block in joblib.Parallel(n_jobs)(joblib.delayed(_sample_block)(model, size, studio, seed, block.tolist(), pictures, shifts) for block in blocks) for row in block]
+    rows = [
+        row
+        for block in joblib.Parallel(n_jobs)(
+            joblib.delayed(_sample_block)(
+                model, size, studio, seed, block.tolist(), pictures, shifts
+            )
+            for block in blocks
+        )
+        for row in block
+    ]
     sample = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
     return sample | dict(image=sample["image"].permute(0, 3, 1, 2))
 
@@ -135,16 +217,31 @@ def _sample_block(model, size, settings, seed, people, pictures, shifts):
     torch.set_num_threads(1)
     studio, rows = Studio(model, size, **settings), []
     for person, picture in ((person, picture) for person in people for picture in range(pictures)):
-        recipe = elsewhere(studio.recipe(seed, split, person, picture), shifts, np.random.default_rng([seed, SPLITS.index(split), person, picture, 2]))
-        units = arkit.draw_units(model.unit_names, np.random.default_rng([seed, SPLITS.index(split), person, picture + 1]))          # the first that `Studio.recipe` draws
-        rows.append(studio.expose(recipe) | dict(person=np.int64(person), units=units, albedo=np.float32(recipe["person"]["looks"]["skin"]), light=np.float32(recipe["harmonics"][:4].mean(-1))))
+        recipe = elsewhere(
+            studio.recipe(seed, split, person, picture),
+            shifts,
+            np.random.default_rng([seed, SPLITS.index(split), person, picture, 2]),
+        )
+        units = arkit.draw_units(
+            model.unit_names,
+            np.random.default_rng([seed, SPLITS.index(split), person, picture + 1]),
+        )  # the first that `Studio.recipe` draws
+        rows.append(
+            studio.expose(recipe)
+            | dict(
+                person=np.int64(person),
+                units=units,
+                albedo=np.float32(recipe["person"]["looks"]["skin"]),
+                light=np.float32(recipe["harmonics"][:4].mean(-1)),
+            )
+        )
     torch.set_num_threads(threads)
     return rows
 
 
 def _draw_block(model, size, settings, seed, numbers):
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)                                # sums over threads round otherwise
+    torch.set_num_threads(1)  # sums over threads round otherwise
     studio = Studio(model, size, **settings)
     pairs = [counterfactuals(studio, seed, number) for number in numbers]
     torch.set_num_threads(threads)

@@ -1,4 +1,5 @@
 """What each layer of a network makes of pictures, as vectors."""
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from e2far.network import map_sizes
 from e2far.trunks import BLOCKS, LAYERS
 
 # ---- features ----------------------------------------------------------------------------------------------------
+
 
 @torch.no_grad()
 def layer_features(network, faces, layers=LAYERS, grid=2, limit=None, pixel_grid=16, batch_size=64):
@@ -23,11 +25,18 @@ def layer_features(network, faces, layers=LAYERS, grid=2, limit=None, pixel_grid
     device, was_training = next(network.parameters()).device, network.training
     network.eval()
     # Choice: raw pixels, the layer before the first, keep 16 x 16, so that their count is that of a layer's features.
-    grids = grid if isinstance(grid, dict) else dict.fromkeys(layers, grid) | dict(pixels=pixel_grid)
+    grids = (
+        grid if isinstance(grid, dict) else dict.fromkeys(layers, grid) | dict(pixels=pixel_grid)
+    )
     found = []
     for start in range(0, n, batch_size):
         image = _images(faces, range(start, min(start + batch_size, n))).to(device)
-        found.append({name: x.float().cpu() for name, x in layer_vectors(network, image, ("pixels", *layers), grids).items()})
+        found.append(
+            {
+                name: x.float().cpu()
+                for name, x in layer_vectors(network, image, ("pixels", *layers), grids).items()
+            }
+        )
     network.train(was_training)
     return {name: torch.cat([part[name] for part in found]).numpy() for name in ("pixels", *layers)}
 
@@ -37,7 +46,9 @@ def layer_vectors(network, image, layers, grids):
 
     Maps are pooled to their grid in the dict `grids`, or kept whole if it is None or not there; vectors stay as they are.
     """
-    maps = dict(pixels=image) | (network.features if set(layers) <= {"pixels", *LAYERS} else network.activations)(image)
+    maps = dict(pixels=image) | (
+        network.features if set(layers) <= {"pixels", *LAYERS} else network.activations
+    )(image)
     if missing := [layer for layer in layers if layer not in maps]:
         raise ValueError(f"the network has no layer {missing[0]}; it has {', '.join(maps)}")
     pooled = lambda x, grid: x if x.ndim == 2 or grid is None else F.adaptive_avg_pool2d(x, grid)
@@ -51,21 +62,28 @@ def matched_grids(network):
     """
     maps = dict(pixels=(3, network.image_size)) | map_sizes(network.trunk, network.image_size)
     total = maps["pool5"][0] * maps["pool5"][1] ** 2
-    return {layer: min(side, int(np.ceil(np.sqrt(total / channels)))) for layer, (channels, side) in maps.items()}
+    return {
+        layer: min(side, int(np.ceil(np.sqrt(total / channels))))
+        for layer, (channels, side) in maps.items()
+    }
 
 
 @torch.no_grad()
 def measure_batch_norm(network, faces, rows, batch_size=64):
     """Set the BatchNorm statistics of an untrained network's trunk, in place, to those of its answers to the faces `rows`, as training would have."""
-    norms = [module for module in network.trunk.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    norms = [
+        module for module in network.trunk.modules() if isinstance(module, torch.nn.BatchNorm2d)
+    ]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None                        # a plain average over the batches
+        norm.momentum = None  # a plain average over the batches
     network.train()
     for start in range(0, len(rows), batch_size):
-        network.features(_images(faces, rows[start:start + batch_size]).to(next(network.parameters()).device))
+        network.features(
+            _images(faces, rows[start : start + batch_size]).to(next(network.parameters()).device)
+        )
     for norm in norms:
-        norm.momentum = .1
+        norm.momentum = 0.1
     network.eval()
 
 
@@ -79,11 +97,15 @@ def _images(faces, indices):
 
 # ---- where -------------------------------------------------------------------------------------------------------
 
+
 def receptive_field(layer):
     """Side of the square of input pixels that a cell of pool1 ... pool5 of VGG-16 can see, and the distance of neighbouring cells: SimpleNamespace(size_px, stride_px)."""
     if layer not in LAYERS:
         raise ValueError(f"no receptive field for {layer!r}: name one of {', '.join(LAYERS)}")
     size, stride = 1, 1
-    for _, convolutions in BLOCKS[:LAYERS.index(layer) + 1]:
-        size, stride = size + (2 * convolutions + 1) * stride, 2 * stride                # 3x3 convolutions, then a 2x2 pool
+    for _, convolutions in BLOCKS[: LAYERS.index(layer) + 1]:
+        size, stride = (
+            size + (2 * convolutions + 1) * stride,
+            2 * stride,
+        )  # 3x3 convolutions, then a 2x2 pool
     return SimpleNamespace(size_px=size, stride_px=stride)

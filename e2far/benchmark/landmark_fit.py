@@ -1,4 +1,5 @@
 """Rivals that no network helps: the mean face, and the iterative fit of the face model to 68 landmarks by eos."""
+
 import itertools
 
 import numpy as np
@@ -10,8 +11,11 @@ from e2far import camera
 def mean_face(model, n):
     """The guess that knows nothing: dict of zero identity (n, K), zero expression (n, L) and the mean face, (n, N, 3)."""
     zeros = lambda k: model.mean.new_zeros(n, k)
-    return dict(identity=zeros(model.n_identity), expression=zeros(model.n_expression),
-                vertices=model.mean.expand(n, -1, -1))
+    return dict(
+        identity=zeros(model.n_identity),
+        expression=zeros(model.n_expression),
+        vertices=model.mean.expand(n, -1, -1),
+    )
 
 
 class LandmarkFitter:
@@ -29,26 +33,46 @@ class LandmarkFitter:
     # Choice: eos sees the landmarks' vertices alone; the fit uses no other, and our model makes the whole mesh after.
     # Choice: points are scaled to the box that a 180 px crop shows, so that a lambda means the same at any image size.
     """
-    BOX = 180 / camera.CROP_SIDE      # px, sqrt(w h) of the landmarks' box, in which the fit runs
 
-    def __init__(self, model, lambda_identity=1.0, lambda_expression=1.0, iterations=50,
-                 num_shape_coefficients_to_fit=None):
+    BOX = 180 / camera.CROP_SIDE  # px, sqrt(w h) of the landmarks' box, in which the fit runs
+
+    def __init__(
+        self,
+        model,
+        lambda_identity=1.0,
+        lambda_expression=1.0,
+        iterations=50,
+        num_shape_coefficients_to_fit=None,
+    ):
         try:
             import eos
         except ImportError:
             raise ValueError("landmark fitting needs eos: pip install eos-py") from None
         self.eos, self.model = eos, model
-        self.lambda_identity, self.lambda_expression, self.iterations = lambda_identity, lambda_expression, iterations
+        self.lambda_identity, self.lambda_expression, self.iterations = (
+            lambda_identity,
+            lambda_expression,
+            iterations,
+        )
         self.modes = num_shape_coefficients_to_fit
         if self.modes is not None and not 1 <= self.modes <= model.n_identity:
-            raise ValueError(f"the model has {model.n_identity} identity modes, cannot fit {self.modes}")
-        mean, identity, expression = (x[model.landmarks].detach().cpu().numpy()
-                                      for x in (model.mean, model.identity_basis, model.expression_basis))
-        self.names = [f"ibug {i}" for i in range(len(mean))]      # a bare number would be read as a vertex index
+            raise ValueError(
+                f"the model has {model.n_identity} identity modes, cannot fit {self.modes}"
+            )
+        mean, identity, expression = (
+            x[model.landmarks].detach().cpu().numpy()
+            for x in (model.mean, model.identity_basis, model.expression_basis)
+        )
+        self.names = [
+            f"ibug {i}" for i in range(len(mean))
+        ]  # a bare number would be read as a vertex index
         self.eos_model = eos.morphablemodel.MorphableModel(
-            self._pca(mean, identity), self._pca(np.zeros_like(mean), expression),
-            eos.morphablemodel.PcaModel(), {name: i for i, name in enumerate(self.names)})
-        self.mapper = eos.core.LandmarkMapper()                   # the identity
+            self._pca(mean, identity),
+            self._pca(np.zeros_like(mean), expression),
+            eos.morphablemodel.PcaModel(),
+            {name: i for i, name in enumerate(self.names)},
+        )
+        self.mapper = eos.core.LandmarkMapper()  # the identity
 
     def _pca(self, mean, basis):
         """eos' PcaModel: mean and modes, columns (3n,), each mode as a unit vector and its squared length."""
@@ -56,19 +80,31 @@ class LandmarkFitter:
         length = np.maximum(np.linalg.norm(basis, axis=0), 1e-9)
         column = lambda x: x.reshape(-1, 1).astype(np.float32)
         return self.eos.morphablemodel.PcaModel(
-            column(mean), (basis / length).astype(np.float32), column(length ** 2), [[0, 1, 2]])
+            column(mean), (basis / length).astype(np.float32), column(length**2), [[0, 1, 2]]
+        )
 
     def __call__(self, landmarks):
         """landmarks (B, 68, 2) px -> dict(identity (B, K), expression (B, L), vertices (B, N, 3) mm, head frame)."""
         points = np.asarray(torch.as_tensor(landmarks).cpu(), np.float32)
-        if points.ndim != 3 or points.shape[1:] != (len(self.names), 2) or not np.isfinite(points).all():
-            raise ValueError(f"expected finite landmarks (B, {len(self.names)}, 2) px, got {points.shape}")
+        if (
+            points.ndim != 3
+            or points.shape[1:] != (len(self.names), 2)
+            or not np.isfinite(points).all()
+        ):
+            raise ValueError(
+                f"expected finite landmarks (B, {len(self.names)}, 2) px, got {points.shape}"
+            )
         identity = self.model.mean.new_zeros(len(points), self.model.n_identity)
         expression = self.model.mean.new_zeros(len(points), self.model.n_expression)
         for i, face in enumerate(points):
             alpha, beta = self._fit(face)
-            identity[i, :len(alpha)], expression[i] = identity.new_tensor(alpha), expression.new_tensor(beta)
-        return dict(identity=identity, expression=expression, vertices=self.model(identity, expression))
+            identity[i, : len(alpha)], expression[i] = (
+                identity.new_tensor(alpha),
+                expression.new_tensor(beta),
+            )
+        return dict(
+            identity=identity, expression=expression, vertices=self.model(identity, expression)
+        )
 
     def _fit(self, face):
         low, extent = face.min(0), np.ptp(face, axis=0)
@@ -76,9 +112,16 @@ class LandmarkFitter:
         side = int(face.max()) + 1
         landmarks = [self.eos.core.Landmark(name, point) for name, point in zip(self.names, face)]
         _, _, alpha, beta = self.eos.fitting.fit_shape_and_pose(
-            self.eos_model, landmarks, self.mapper, side, side, num_iterations=self.iterations,
-            num_shape_coefficients_to_fit=self.modes, lambda_identity=self.lambda_identity,
-            lambda_expressions=self.lambda_expression)
+            self.eos_model,
+            landmarks,
+            self.mapper,
+            side,
+            side,
+            num_iterations=self.iterations,
+            num_shape_coefficients_to_fit=self.modes,
+            lambda_identity=self.lambda_identity,
+            lambda_expressions=self.lambda_expression,
+        )
         return alpha, beta
 
 
@@ -97,7 +140,9 @@ def fit_landmarks(model, landmarks, known, lambdas):
     return fit(model, landmarks, **best), best
 
 
-def choose_regularisation(model, landmarks, identity, expression, lambdas=(0.3, 1.0, 3.0, 10.0, 30.0), **arguments):
+def choose_regularisation(
+    model, landmarks, identity, expression, lambdas=(0.3, 1.0, 3.0, 10.0, 30.0), **arguments
+):
     """The lambdas with the least mean vertex error (expressive shape, face region) on validation faces.
 
     landmarks (B, 68, 2) px, identity (B, K), expression (B, L): the truth    arguments: as LandmarkFitter's

@@ -1,4 +1,5 @@
 """Face models: our own (`makehuman`) and readers of those that others publish."""
+
 import zipfile
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def read(path, n_identity=None, n_expression=None, landmarks=None):
     """
     from e2far.facemodels import basel, flame, ict, surrey
     from e2far.facemodels.registration import read_landmarks
+
     for name, count in dict(n_identity=n_identity, n_expression=n_expression).items():
         if count is not None and count < 1:
             raise ValueError(f"{name} is {count}: give at least 1, or None for all modes")
@@ -39,9 +41,18 @@ def read(path, n_identity=None, n_expression=None, landmarks=None):
     elif suffix == ".npz" and not is_flame(path):
         return truncate(MorphableModel.load(path), n_identity, n_expression, landmarks)
     else:
-        reader = {".npz": flame.read, ".pkl": flame.read, ".mat": basel.read_mat, ".h5": basel.read_h5, ".hdf5": basel.read_h5, ".bin": surrey.read}.get(suffix)
+        reader = {
+            ".npz": flame.read,
+            ".pkl": flame.read,
+            ".mat": basel.read_mat,
+            ".h5": basel.read_h5,
+            ".hdf5": basel.read_h5,
+            ".bin": surrey.read,
+        }.get(suffix)
     if reader is None:
-        raise (ValueError if path.exists() else FileNotFoundError)(f"{path} is not a face model that can be read: give {FORMATS}")
+        raise (ValueError if path.exists() else FileNotFoundError)(
+            f"{path} is not a face model that can be read: give {FORMATS}"
+        )
     return reader(path, n_identity, n_expression, landmarks)
 
 
@@ -50,9 +61,8 @@ def is_flame(path):
     try:
         with zipfile.ZipFile(path) as file:
             return "v_template.npy" in file.namelist()
-    except Exception:               # damaged zip files fail in too many ways to list
+    except Exception:  # damaged zip files fail in too many ways to list
         return False
-
 
 
 def truncate(model, n_identity, n_expression, landmarks):
@@ -60,13 +70,24 @@ def truncate(model, n_identity, n_expression, landmarks):
     import torch
 
     vertices = model.landmarks if landmarks is None else torch.from_numpy(landmarks)
-    return MorphableModel(model.mean, model.identity_basis[:, :, :n_identity].contiguous(), model.expression_basis[:, :, :n_expression].contiguous(), model.triangles, vertices,
-                          model.region, model.units, model.unit_names, model.attributes, model.name)
+    return MorphableModel(
+        model.mean,
+        model.identity_basis[:, :, :n_identity].contiguous(),
+        model.expression_basis[:, :, :n_expression].contiguous(),
+        model.triangles,
+        vertices,
+        model.region,
+        model.units,
+        model.unit_names,
+        model.attributes,
+        model.name,
+    )
 
 
 def build(source="makehuman", sizes=None):
     """The MorphableModel of params.yaml's block `facemodel`: "makehuman" is built with all of `sizes`, any other source is a path, read with their n_identity and n_expression."""
     from e2far.facemodels import makehuman
+
     sizes = dict(sizes or {})
     if str(source) == "makehuman":
         return makehuman.build(**sizes)

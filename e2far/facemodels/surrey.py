@@ -1,8 +1,9 @@
 """The Surrey Face Model, and any other model in the binary format of the library eos (its MorphableModel, versions 1 to 4, as the library cereal writes it, little-endian).
 
-    version u32; shape and colour, each: mean, modes, variances; u64 and as many triangles 3 x i32    a matrix: rows, columns i32, f32 column by column
-    from version 2 on: u8, 0 where expressions follow; i32, 0 where these are a model as of shape, 1 where u64 and as many blendshapes: u64 and a name, a matrix
+version u32; shape and colour, each: mean, modes, variances; u64 and as many triangles 3 x i32    a matrix: rows, columns i32, f32 column by column
+from version 2 on: u8, 0 where expressions follow; i32, 0 where these are a model as of shape, 1 where u64 and as many blendshapes: u64 and a name, a matrix
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +33,27 @@ class Archive:
 
     def matrix(self):
         rows, columns = self.take("<i4", 2).tolist()
-        return self.take("<f4", max(rows, 0) * max(columns, 0)).reshape(max(columns, 0), max(rows, 0)).T
+        return (
+            self.take("<f4", max(rows, 0) * max(columns, 0))
+            .reshape(max(columns, 0), max(rows, 0))
+            .T
+        )
 
     def model(self):
         """Mean (3N, 1), modes (3N, K), variances (K, 1), triangles (F, 3)."""
-        return self.matrix(), self.matrix(), self.matrix(), self.take("<i4", 3 * self.number("<u8")).reshape(-1, 3)
+        return (
+            self.matrix(),
+            self.matrix(),
+            self.matrix(),
+            self.take("<i4", 3 * self.number("<u8")).reshape(-1, 3),
+        )
 
     def blendshapes(self):
         """List of (name, offsets (3N, 1))."""
-        return [(self.take("u1", self.number("<u8")).tobytes().decode(), self.matrix()) for _ in range(self.number("<u8"))]
+        return [
+            (self.take("u1", self.number("<u8")).tobytes().decode(), self.matrix())
+            for _ in range(self.number("<u8"))
+        ]
 
 
 def read(path, n_identity=None, n_expression=None, landmarks=None, blendshapes=None):
@@ -53,16 +66,38 @@ def read(path, n_identity=None, n_expression=None, landmarks=None, blendshapes=N
         if (version := archive.number("<u4")) not in (1, 2, 3, 4):
             raise ValueError(f"version {version} of the format is not known")
         mean, modes, variances, triangles = archive.model()
-        archive.model()                                     # colours
+        archive.model()  # colours
         mean = as_vertices(mean, "the mean")
         expression, units, names = None, None, ()
-        beside = sorted(path.parent.glob(path.stem.replace("sfm_shape", "expression_blendshapes") + ".bin")) if path.stem.startswith("sfm_shape") else []
+        beside = (
+            sorted(
+                path.parent.glob(path.stem.replace("sfm_shape", "expression_blendshapes") + ".bin")
+            )
+            if path.stem.startswith("sfm_shape")
+            else []
+        )
         blendshapes = blendshapes or next(iter(beside), None)
         if blendshapes is not None:
             names, offsets = zip(*Archive(blendshapes).blendshapes())
-            units = as_modes(np.concatenate(offsets, 1), len(mean), None, f"{Path(blendshapes).name}")
+            units = as_modes(
+                np.concatenate(offsets, 1), len(mean), None, f"{Path(blendshapes).name}"
+            )
         elif version > 1 and archive.number("u1") == 0 and archive.number("<i4") == 0:
             offset, basis, spread, _ = archive.model()
-            mean, expression = mean + as_vertices(offset, "the mean expression"), as_modes(basis, len(mean), deviations(spread), "the expression basis", n_expression)
-        return assemble("surrey", mean, as_modes(modes, len(mean), deviations(variances), count=n_identity), triangles, expression, units, names,
-                        landmarks, n_expression=n_expression)
+            mean, expression = (
+                mean + as_vertices(offset, "the mean expression"),
+                as_modes(
+                    basis, len(mean), deviations(spread), "the expression basis", n_expression
+                ),
+            )
+        return assemble(
+            "surrey",
+            mean,
+            as_modes(modes, len(mean), deviations(variances), count=n_identity),
+            triangles,
+            expression,
+            units,
+            names,
+            landmarks,
+            n_expression=n_expression,
+        )

@@ -5,6 +5,7 @@ lay the modes over them and regress their known shares on the coefficients. What
 be read from the faces of real people. The modes keep these directions well (R2 .95 and more with 80), but they are a small part of how shapes differ: sex 8 %, age 1 %, ancestry 13 % of the variance. So
 averages of many look as they are named, and single heads often do not.
 """
+
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import Ridge
@@ -14,8 +15,12 @@ from sklearn.model_selection import cross_val_predict
 from e2far.facemodels import makehuman
 
 TRAITS = ("male", "old", *makehuman.ETHNICITIES)
-GROUPS = {"sex": ("feminine", "between", "masculine"), "age": ("younger", "middle", "older"), "ancestry": (*makehuman.ETHNICITIES, "mixed")}
-BLOCK = 250     # heads in memory at a time
+GROUPS = {
+    "sex": ("feminine", "between", "masculine"),
+    "age": ("younger", "middle", "older"),
+    "ancestry": (*makehuman.ETHNICITIES, "mixed"),
+}
+BLOCK = 250  # heads in memory at a time
 
 
 def draw_heads(model, n=1500, seed=0, local_sd=makehuman.LOCAL_SD):
@@ -31,22 +36,46 @@ def draw_heads(model, n=1500, seed=0, local_sd=makehuman.LOCAL_SD):
         raise ValueError(f"the face model is called {model.name!r}, not 'makehuman': {again}")
     head, *targets = makehuman.read_targets()
     if not np.array_equal(head.triangles, model.triangles):
-        raise ValueError(f"the face model is called makehuman, but its {model.n_vertices} vertices make other triangles: {again}")
+        raise ValueError(
+            f"the face model is called makehuman, but its {model.n_vertices} vertices make other triangles: {again}"
+        )
     region, whole = model.region.numpy(), slice(None)
     mean, basis = (x.numpy()[region].astype(float) for x in (model.mean, model.identity_basis))
     modes = basis.reshape(-1, model.n_identity)
     # `build` gives all heads one size, and their mean is smaller than they: |head|^2 = |mean|^2 + variance. Without this heads would be .15 mm off their place, with it .002.
     reference = mean * np.sqrt(1 + np.square(modes).sum() / np.square(mean).sum())
-    nearest, rng = np.linalg.pinv(modes).T, np.random.default_rng((seed, 1))       # a stream that no `build` draws from
+    nearest, rng = (
+        np.linalg.pinv(modes).T,
+        np.random.default_rng((seed, 1)),
+    )  # a stream that no `build` draws from
     parts = []
     for start in range(0, n, BLOCK):
-        heads, traits = makehuman.draw_identities(head, *targets, min(BLOCK, n - start), rng, local_sd)
-        offset = (makehuman.align(heads[:, region], reference, whole) - mean).reshape(len(heads), -1)
+        heads, traits = makehuman.draw_identities(
+            head, *targets, min(BLOCK, n - start), rng, local_sd
+        )
+        offset = (makehuman.align(heads[:, region], reference, whole) - mean).reshape(
+            len(heads), -1
+        )
         identity = offset @ nearest
-        error, mean_face = (np.linalg.norm(x.reshape(len(heads), -1, 3), axis=2).mean(1) for x in (offset - identity @ modes.T, offset))
-        parts.append((identity.astype(np.float32), error, mean_face, np.stack([traits[name] for name in TRAITS], 1)))
+        error, mean_face = (
+            np.linalg.norm(x.reshape(len(heads), -1, 3), axis=2).mean(1)
+            for x in (offset - identity @ modes.T, offset)
+        )
+        parts.append(
+            (
+                identity.astype(np.float32),
+                error,
+                mean_face,
+                np.stack([traits[name] for name in TRAITS], 1),
+            )
+        )
     identity, error, mean_face, traits = (np.concatenate(part) for part in zip(*parts))
-    return dict(identity=identity, error_mm=error, mean_face_mm=mean_face, traits=pd.DataFrame(traits, columns=TRAITS))
+    return dict(
+        identity=identity,
+        error_mm=error,
+        mean_face_mm=mean_face,
+        traits=pd.DataFrame(traits, columns=TRAITS),
+    )
 
 
 class TraitReader:
@@ -59,11 +88,24 @@ class TraitReader:
     def __init__(self, drawn):
         identity, known = drawn["identity"].astype(float), drawn["traits"]
         self.regression = Ridge().fit(identity, known.to_numpy())
-        held_out = pd.DataFrame(cross_val_predict(Ridge(), identity, known.to_numpy(), cv=5), columns=TRAITS)
-        self.quality = pd.DataFrame(dict(trait=TRAITS, r2=r2_score(known, held_out, multioutput="raw_values")))
+        held_out = pd.DataFrame(
+            cross_val_predict(Ridge(), identity, known.to_numpy(), cv=5), columns=TRAITS
+        )
+        self.quality = pd.DataFrame(
+            dict(trait=TRAITS, r2=r2_score(known, held_out, multioutput="raw_values"))
+        )
         read, true = groups(held_out), groups(known)
-        rows = [(what, group, read[what] == group, true[what] == group) for what, names in GROUPS.items() for group in names]
-        self.agreement = pd.DataFrame([dict(what=what, group=group, heads=named.sum(), right=also[named].mean()) for what, group, named, also in rows])
+        rows = [
+            (what, group, read[what] == group, true[what] == group)
+            for what, names in GROUPS.items()
+            for group in names
+        ]
+        self.agreement = pd.DataFrame(
+            [
+                dict(what=what, group=group, heads=named.sum(), right=also[named].mean())
+                for what, group, named, also in rows
+            ]
+        )
 
     def predict(self, identity):
         """Shares of TRAITS, a DataFrame (n, 5), of `identity` (n, K). Those of african, asian and caucasian sum to 1; a shape that goes further than any of MakeHuman's lies outside [0, 1]."""
@@ -80,5 +122,14 @@ def groups(traits):
     share = traits[list(makehuman.ETHNICITIES)].to_numpy().clip(0)
     share /= share.sum(1, keepdims=True)
     names = {what: np.array(GROUPS[what]) for what in GROUPS}
-    found = {what: names[what][np.digitize(traits[trait], (1 / 3, 2 / 3))] for what, trait in (("sex", "male"), ("age", "old"))}
-    return pd.DataFrame(found | dict(ancestry=np.where(share.max(1) >= 2 / 3, names["ancestry"][share.argmax(1)], "mixed")), index=traits.index)
+    found = {
+        what: names[what][np.digitize(traits[trait], (1 / 3, 2 / 3))]
+        for what, trait in (("sex", "male"), ("age", "old"))
+    }
+    return pd.DataFrame(
+        found
+        | dict(
+            ancestry=np.where(share.max(1) >= 2 / 3, names["ancestry"][share.argmax(1)], "mixed")
+        ),
+        index=traits.index,
+    )

@@ -1,4 +1,5 @@
 """Finding faces in a photo."""
+
 from functools import cache
 
 import numpy as np
@@ -7,9 +8,20 @@ from PIL import Image
 # dlib's detector is five HOG filters: frontal, two half profiles, two tilted frontals. Each sees the face elsewhere in its square, so each has its own way to our box:
 # shift of the centre (x, y) and the box's side, in units of dlib's side. Choice: medians over 1,600 of 2,500 rendered faces (those dlib found), made symmetric; one face
 # scatters about them by 6 % of the side across, 4 % down and 9 % in size. On the astronaut, whose landmarks were read by hand, the frontal filter asks for (.03, .08, 1.47).
-DLIB_TO_BOX = ((0., .08, 1.38), (.105, .13, 1.25), (-.105, .13, 1.25), (-.03, .05, 1.44), (.03, .05, 1.44))
-DETECTION_SIDES = (1024, 2048)      # px, longer side at which dlib looks, the second only if the first finds nothing: faces down to 8 % and 4 % of it (its window is 80 px)
-SECOND_FACE_SCORE = .3              # beside a better face only scores above this count: the astronaut's badge scores .05
+DLIB_TO_BOX = (
+    (0.0, 0.08, 1.38),
+    (0.105, 0.13, 1.25),
+    (-0.105, 0.13, 1.25),
+    (-0.03, 0.05, 1.44),
+    (0.03, 0.05, 1.44),
+)
+DETECTION_SIDES = (
+    1024,
+    2048,
+)  # px, longer side at which dlib looks, the second only if the first finds nothing: faces down to 8 % and 4 % of it (its window is 80 px)
+SECOND_FACE_SCORE = (
+    0.3  # beside a better face only scores above this count: the astronaut's badge scores .05
+)
 
 
 class NoFace(ValueError):
@@ -18,9 +30,11 @@ class NoFace(ValueError):
 
 # Finding and cropping -----------------------------------------------------------------------------------------------------------------------
 
+
 @cache
 def _dlib_detector():
     import dlib  # here, so that a photo with a given box needs no detector
+
     return dlib.get_frontal_face_detector()
 
 
@@ -34,14 +48,20 @@ def detect(image: np.ndarray) -> list[tuple[tuple[float, float, float, float], f
         zoom = side / max(height, width)
         size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
         resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        rectangles, scores, filters = _dlib_detector().run(resized, 0, 0.)
+        rectangles, scores, filters = _dlib_detector().run(resized, 0, 0.0)
         if rectangles:
             break
     faces = []
     for rectangle, score, which in zip(rectangles, scores, filters):
         x, y, scale = DLIB_TO_BOX[which]
         unit = rectangle.width()
-        centre = np.array([rectangle.left() + rectangle.right() + 1, rectangle.top() + rectangle.bottom() + 1]) / 2 + np.array([x, y]) * unit
+        centre = (
+            np.array(
+                [rectangle.left() + rectangle.right() + 1, rectangle.top() + rectangle.bottom() + 1]
+            )
+            / 2
+            + np.array([x, y]) * unit
+        )
         box = np.concatenate((centre - scale / 2 * unit, centre + scale / 2 * unit)) / zoom
         faces.append((tuple(box.tolist()), float(score)))
     faces.sort(key=lambda face: -face[1] * (face[0][2] - face[0][0]))
@@ -55,7 +75,9 @@ def check_box(box, width, height):
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.shape != (4,) or not np.isfinite(values).all():
-        raise ValueError(f"box {box!r} is not four numbers: give x0, y0, x1, y1 in pixels, the corners of a square around the face")
+        raise ValueError(
+            f"box {box!r} is not four numbers: give x0, y0, x1, y1 in pixels, the corners of a square around the face"
+        )
     x0, y0, x1, y1 = values.tolist()
     text = f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
     if x1 <= x0 or y1 <= y0:
@@ -64,7 +86,9 @@ def check_box(box, width, height):
     if not (0 <= x <= width and 0 <= y <= height) or side > 3 * max(width, height):
         raise ValueError(f"{text} does not lie in the photo, which is {width} x {height} px")
     if side < 8:
-        raise ValueError(f"{text} is too small for a face: it is measured in pixels, and the photo is {width} x {height} px")
+        raise ValueError(
+            f"{text} is too small for a face: it is measured in pixels, and the photo is {width} x {height} px"
+        )
     return np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2])
 
 
@@ -77,8 +101,12 @@ def locate(image, boxes=None, largest_only=False, name="the picture"):
     if boxes is not None:
         boxes = list(boxes)
     else:
-        found = detect(image)[:1 if largest_only else None]
+        found = detect(image)[: 1 if largest_only else None]
         if not found:
-            raise NoFace(f"no face found in {name}: say where it is with box=(x0, y0, x1, y1), or --box x0,y0,x1,y1 on the command line")
+            raise NoFace(
+                f"no face found in {name}: say where it is with box=(x0, y0, x1, y1), or --box x0,y0,x1,y1 on the command line"
+            )
         boxes, scores = zip(*found)
-    return np.array([check_box(box, image.shape[1], image.shape[0]) for box in boxes]).reshape(-1, 4), [None] * len(boxes) if scores is None else list(scores)
+    return np.array([check_box(box, image.shape[1], image.shape[0]) for box in boxes]).reshape(
+        -1, 4
+    ), [None] * len(boxes) if scores is None else list(scores)

@@ -1,4 +1,5 @@
 """Reading pictures: any photo file to the upright RGB array that it shows."""
+
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,13 +7,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-Picture = str | Path | Image.Image | np.ndarray             # what `load_image` reads
-Box = Sequence[float] | np.ndarray                          # x0, y0, x1, y1 px
+Picture = str | Path | Image.Image | np.ndarray  # what `load_image` reads
+Box = Sequence[float] | np.ndarray  # x0, y0, x1, y1 px
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")    # not PostScript, which Pillow reads too: it is a program, and would be run
+FORMATS = (
+    "BMP",
+    "GIF",
+    "JPEG",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)  # not PostScript, which Pillow reads too: it is a program, and would be run
 
 
 # Reading ------------------------------------------------------------------------------------------------------------------------------------
+
 
 def load_image(source: Picture) -> np.ndarray:
     """The upright RGB picture, uint8 (H, W, 3), in a file (path), a PIL image or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
@@ -38,16 +48,20 @@ def _load_file(path):
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a picture: name photos, or on the command line a folder that holds some")
+        raise ValueError(
+            f"{path} is a folder, not a picture: name photos, or on the command line a folder that holds some"
+        )
     if not path.is_file():
         raise ValueError(f"{path} is a pipe or a device, not a picture: save it as a file first")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                         # a damaged TIFF warns dozens of times
+        warnings.simplefilter("ignore")  # a damaged TIFF warns dozens of times
         try:
             image = Image.open(path, formats=FORMATS)
         except Image.UnidentifiedImageError:
-            raise ValueError(f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP, GIF or PPM file") from None
-        except Exception as error:                              # Pillow's readers fail in too many ways to list
+            raise ValueError(
+                f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP, GIF or PPM file"
+            ) from None
+        except Exception as error:  # Pillow's readers fail in too many ways to list
             raise _failure(path, error) from None
         with image:
             return _decode(image, path)
@@ -56,7 +70,9 @@ def _load_file(path):
 def _failure(name, error):
     if isinstance(error, Image.DecompressionBombError):
         return ValueError(f"{name} is too large ({error}): make it smaller first")
-    return ValueError(f"{name} is damaged or cut short ({' '.join(str(error).split())[:300] or type(error).__name__}): save or download it again")
+    return ValueError(
+        f"{name} is damaged or cut short ({' '.join(str(error).split())[:300] or type(error).__name__}): save or download it again"
+    )
 
 
 def _decode(image, name):
@@ -65,8 +81,12 @@ def _decode(image, name):
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):                          # 16 bits a pixel, grey
-            return np.asarray(Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB"))
+        if image.mode.startswith("I"):  # 16 bits a pixel, grey
+            return np.asarray(
+                Image.fromarray(
+                    (np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)
+                ).convert("RGB")
+            )
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -2,6 +2,7 @@
 
 python -m e2far.pipeline.environment reports/environment.json
 """
+
 import importlib.metadata
 import json
 import os
@@ -26,7 +27,7 @@ def versions():
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            pass                                    # of an extra that is not here
+            pass  # of an extra that is not here
     return dict(sorted(found.items()))
 
 
@@ -43,16 +44,40 @@ def record(path):
     commit: null outside a git checkout. precision: what `precision: auto` comes to here, which decides the bits of a training.
     """
     p = params.load("training")
+
     def git(*words):
         try:
-            return subprocess.run(["git", "-C", params.ROOT, *words], capture_output=True, text=True, check=True).stdout
+            return subprocess.run(
+                ["git", "-C", params.ROOT, *words], capture_output=True, text=True, check=True
+            ).stdout
         except (OSError, subprocess.CalledProcessError):
             return ""
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "e2far", "notebooks", "params.yaml", "dvc.yaml", "data/weights").splitlines()
+    changed = git(
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        "e2far",
+        "notebooks",
+        "params.yaml",
+        "dvc.yaml",
+        "data/weights",
+    ).splitlines()
     device = "cuda" if p.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    found = dict(profile=p.profile, seed=p.seed, commit=git("rev-parse", "HEAD").strip() or None, changed=[line[3:] for line in changed], system=f"{platform.system()} {platform.machine()}", processor=processor(),
-                 cores=os.cpu_count(), threads=os.environ.get("OMP_NUM_THREADS"), precision=training.auto_precision(p.precision, device), python=platform.python_version(), versions=versions())
+    found = dict(
+        profile=p.profile,
+        seed=p.seed,
+        commit=git("rev-parse", "HEAD").strip() or None,
+        changed=[line[3:] for line in changed],
+        system=f"{platform.system()} {platform.machine()}",
+        processor=processor(),
+        cores=os.cpu_count(),
+        threads=os.environ.get("OMP_NUM_THREADS"),
+        precision=training.auto_precision(p.precision, device),
+        python=platform.python_version(),
+        versions=versions(),
+    )
     with replacing(path) as partial:
         partial.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -1,4 +1,5 @@
 """Which numbers a notebook runs with: params.yaml's profile, or the environment's."""
+
 import json
 import math
 import os
@@ -25,14 +26,27 @@ def load(section, profile=None):
             raise TypeError("seed is no whole number")
         profile = profile or os.environ.get("E2FAR_PROFILE") or found["profile"]
         if profile not in found["profiles"]:
-            raise ValueError(f"no profile {profile!r} in params.yaml: choose one of {listed(found['profiles'])}")
+            raise ValueError(
+                f"no profile {profile!r} in params.yaml: choose one of {listed(found['profiles'])}"
+            )
         sections = found["profiles"][profile]
         if section not in sections:
-            raise ValueError(f"profile {profile!r} has no section {section!r}: it has {listed(sections)} (in params.yaml)")
+            raise ValueError(
+                f"profile {profile!r} has no section {section!r}: it has {listed(sections)} (in params.yaml)"
+            )
         out = Path(os.environ.get("E2FAR_OUT") or ROOT).resolve()
-        return SimpleNamespace(profile=profile, seed=found["seed"], data=out / "data", reports=out / "reports", weights=ROOT / "data" / "weights", **sections[section])
+        return SimpleNamespace(
+            profile=profile,
+            seed=found["seed"],
+            data=out / "data",
+            reports=out / "reports",
+            weights=ROOT / "data" / "weights",
+            **sections[section],
+        )
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{ROOT / 'params.yaml'} lacks a part ({error!r}): it needs profile, seed, and profiles of sections of parameters") from error
+        raise ValueError(
+            f"{ROOT / 'params.yaml'} lacks a part ({error!r}): it needs profile, seed, and profiles of sections of parameters"
+        ) from error
 
 
 def read():
@@ -48,16 +62,22 @@ def read():
         return found
     except OSError:
         raise
-    except Exception as error:      # what is no YAML fails in too many ways to list
-        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())[:300]}): correct it, or take it from git again") from error
+    except Exception as error:  # what is no YAML fails in too many ways to list
+        raise ValueError(
+            f"{path} cannot be read ({' '.join(str(error).split())[:300]}): correct it, or take it from git again"
+        ) from error
 
 
 def _written_out(node, known):
     """How many values a node of YAML stands for, aliases written out."""
     if id(node) not in known:
-        known[id(node)] = math.inf                  # of one that holds itself
+        known[id(node)] = math.inf  # of one that holds itself
         inner = node.value if isinstance(node, yaml.CollectionNode) else []
-        known[id(node)] = 1 + sum(_written_out(part, known) for one in inner for part in (one if isinstance(one, tuple) else [one]))
+        known[id(node)] = 1 + sum(
+            _written_out(part, known)
+            for one in inner
+            for part in (one if isinstance(one, tuple) else [one])
+        )
     return known[id(node)]
 
 

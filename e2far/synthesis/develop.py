@@ -1,4 +1,5 @@
 """From light on the sensor to a stored picture: blur, noise, tone, JPEG."""
+
 import io
 
 import numpy as np
@@ -9,27 +10,31 @@ from e2far.raster import jit
 
 def taps(sigma):
     """Weights (2r + 1,) of a Gaussian of standard deviation `sigma` px."""
-    radius = int(2.5 * sigma + .6)
-    weights = np.exp(-.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-3)) ** 2)
+    radius = int(2.5 * sigma + 0.6)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-3)) ** 2)
     return (weights / weights.sum()).astype(np.float32)
 
 
 def develop(picture, shot):
     """A photo, uint8 (S, S, 3), of linear light `picture` (S, S, 3) taken as `shot` says (see `draw_camera`)."""
     size = len(picture)
-    face = float(picture[size // 4: 3 * size // 4, size // 4: 3 * size // 4].mean())
-    gain = (shot["exposure"] / (face + .02)) ** shot["automatic"]                       # automatic, but not always right
-    picture = soften(picture, *map(taps, shot["blur"])) * (gain * shot["balance"]).astype(np.float32)
+    face = float(picture[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4].mean())
+    gain = (shot["exposure"] / (face + 0.02)) ** shot[
+        "automatic"
+    ]  # automatic, but not always right
+    picture = soften(picture, *map(taps, shot["blur"])) * (gain * shot["balance"]).astype(
+        np.float32
+    )
     picture = np.power(picture.clip(0, 4), np.float32(1 / shot["gamma"]), dtype=np.float32)
-    grey = picture @ np.array([.3, .59, .11], np.float32)
+    grey = picture @ np.array([0.3, 0.59, 0.11], np.float32)
     picture = grey[..., None] + np.float32(shot["saturation"]) * (picture - grey[..., None])
-    picture = np.float32(.5) + (picture - np.float32(.5)) * np.float32(shot["contrast"])
-    if shot["sharpen"]:                                                                 # an unsharp mask, with its halos
+    picture = np.float32(0.5) + (picture - np.float32(0.5)) * np.float32(shot["contrast"])
+    if shot["sharpen"]:  # an unsharp mask, with its halos
         wide = taps(size / 80)
         picture += np.float32(shot["sharpen"]) * (picture - soften(picture, wide, wide))
     if shot["noise"]:
         add_noise(picture, np.float32(shot["noise"]), int(shot["coarse"]), int(shot["hash"]))
-    picture = (picture.clip(0, 1) * 255 + np.float32(.5)).astype(np.uint8)
+    picture = (picture.clip(0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
     return jpeg(picture, int(shot["quality"])) if shot["quality"] else picture
 
 
@@ -39,7 +44,24 @@ def jpeg(picture, quality):
     return np.asarray(Image.open(file))
 
 
-BOX = ("x", "y", "half_width", "half_height", "corner", "angle", "softness", "opacity", "red", "green", "blue", "end_red", "end_green", "end_blue", "grain", "stripes")
+BOX = (
+    "x",
+    "y",
+    "half_width",
+    "half_height",
+    "corner",
+    "angle",
+    "softness",
+    "opacity",
+    "red",
+    "green",
+    "blue",
+    "end_red",
+    "end_green",
+    "end_blue",
+    "grain",
+    "stripes",
+)
 
 
 @jit
@@ -58,19 +80,26 @@ def paint(picture, boxes, texture, coverage):
         reach = np.sqrt(hx * hx + hy * hy) + soft
         for y in range(max(0, int(cy - reach)), min(size, int(cy + reach) + 2)):
             for x in range(max(0, int(cx - reach)), min(size, int(cx + reach) + 2)):
-                if coverage[y, x] >= np.float32(.999):
+                if coverage[y, x] >= np.float32(0.999):
                     continue
-                dx, dy = x + np.float32(.5) - cx, y + np.float32(.5) - cy
+                dx, dy = x + np.float32(0.5) - cx, y + np.float32(0.5) - cy
                 u, v = dx * cosine + dy * sine, dy * cosine - dx * sine
                 qx, qy = abs(u) - hx + corner, abs(v) - hy + corner
                 outside = np.sqrt(max(qx, 0) ** 2 + max(qy, 0) ** 2) + min(max(qx, qy), 0) - corner
-                alpha = min(max(np.float32(.5) - outside / soft, 0), 1) * opacity
+                alpha = min(max(np.float32(0.5) - outside / soft, 0), 1) * opacity
                 if alpha <= 0:
                     continue
-                along = min(max(np.float32(.5) + np.float32(.5) * u / hx, 0), 1)
-                gain = 1 + boxes[k, 14] * texture[int(v) & mask, int(u) & mask, 0] + boxes[k, 15] * texture[int(u) & mask, int(v) & mask, 1]
+                along = min(max(np.float32(0.5) + np.float32(0.5) * u / hx, 0), 1)
+                gain = (
+                    1
+                    + boxes[k, 14] * texture[int(v) & mask, int(u) & mask, 0]
+                    + boxes[k, 15] * texture[int(u) & mask, int(v) & mask, 1]
+                )
                 for c in range(3):
-                    picture[y, x, c] += alpha * ((boxes[k, 8 + c] + along * (boxes[k, 11 + c] - boxes[k, 8 + c])) * gain - picture[y, x, c])
+                    picture[y, x, c] += alpha * (
+                        (boxes[k, 8 + c] + along * (boxes[k, 11 + c] - boxes[k, 8 + c])) * gain
+                        - picture[y, x, c]
+                    )
 
 
 @jit
@@ -105,8 +134,12 @@ def add_noise(picture, strength, coarse, number):
         for x in range(size):
             for c in range(3):
                 h = ((y // coarse * 8192 + x // coarse) * 3 + c) ^ number
-                h = ((h ^ (h >> 16)) * 0x7feb352d) & 0xffffffff         # a well mixed 32-bit hash , in 64 bits without overflow
-                h = ((h ^ (h >> 15)) * 0x046ca68b) & 0xffffffff
+                h = (
+                    (h ^ (h >> 16)) * 0x7FEB352D
+                ) & 0xFFFFFFFF  # a well mixed 32-bit hash , in 64 bits without overflow
+                h = ((h ^ (h >> 15)) * 0x046CA68B) & 0xFFFFFFFF
                 h = h ^ (h >> 16)
                 four = (h & 255) + ((h >> 8) & 255) + ((h >> 16) & 255) + (h >> 24)
-                picture[y, x, c] += strength * (np.float32(four) - np.float32(510)) / np.float32(147.8)     # the sum of four bytes, nearly normal
+                picture[y, x, c] += (
+                    strength * (np.float32(four) - np.float32(510)) / np.float32(147.8)
+                )  # the sum of four bytes, nearly normal

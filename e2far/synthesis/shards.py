@@ -2,6 +2,7 @@
 
 A shard is a pure function of its settings (`job`), which its header holds: a rerun reads headers alone, and makes what is missing or was made with other settings or other code.
 """
+
 import functools
 import hashlib
 import itertools
@@ -22,10 +23,24 @@ from e2far.facemodels import arkit, load_face_model
 from e2far.synthesis import colour, develop, painter, people, scenes, studio, wardrobe
 from e2far.synthesis.studio import SPLITS, Studio
 
-MODEL = "model.npz"         # the face model of a split, in its folder
+MODEL = "model.npz"  # the face model of a split, in its folder
 
 
-def write_split(model, folder, split, people, pictures, *, size, seed, shard_size=1000, n_jobs=2, scheduler=None, progress=lambda jobs, total: jobs, **studio):
+def write_split(
+    model,
+    folder,
+    split,
+    people,
+    pictures,
+    *,
+    size,
+    seed,
+    shard_size=1000,
+    n_jobs=2,
+    scheduler=None,
+    progress=lambda jobs, total: jobs,
+    **studio,
+):
     """Write `people` x `pictures` photos of one split to `folder`/`split`, for `data.Faces`; finished shards of the same settings are kept.
 
     model: name or path of a face model; the split keeps a copy, which is what workers read    size: px    studio: other settings of `studio.Studio`
@@ -36,18 +51,32 @@ def write_split(model, folder, split, people, pictures, *, size, seed, shard_siz
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
-    folder, total, model = (Path(folder) / split).resolve(), people * pictures, load_face_model(model)
+    folder, total, model = (
+        (Path(folder) / split).resolve(),
+        people * pictures,
+        load_face_model(model),
+    )
     count = -(-total // shard_size)
-    (folder / data.INDEX).unlink(missing_ok=True)                   # unfinished from here on
+    (folder / data.INDEX).unlink(missing_ok=True)  # unfinished from here on
     sweep(folder, count)
     # Choice: the face model travels through the shared folder, neither with each task nor through the cluster's memory, which forgets when a worker dies.
     model.save(folder / MODEL)
-    settings = dict(model=fingerprint(load_face_model(folder / MODEL)), code=code_version(), seed=seed, split=split, pictures=pictures, size=size, studio=studio)
+    settings = dict(
+        model=fingerprint(load_face_model(folder / MODEL)),
+        code=code_version(),
+        seed=seed,
+        split=split,
+        pictures=pictures,
+        size=size,
+        studio=studio,
+    )
 
     def job(number):
         """Path and settings of one shard: all that a worker needs to be told."""
         first = number * shard_size
-        return data.shard_path(folder, number), settings | dict(first=first, count=min(shard_size, total - first))
+        return data.shard_path(folder, number), settings | dict(
+            first=first, count=min(shard_size, total - first)
+        )
 
     missing = [number for number in range(count) if not finished(*job(number))]
     made = on_cluster(job, missing, scheduler) if scheduler else here(job, missing, n_jobs)
@@ -61,12 +90,29 @@ def make_shard(path, job):
     """Make the shard that `job` describes, whole or not at all; runs on workers. Returns its path."""
     try:
         if not finished(path, job):
-            studio = open_studio(path.parent.parent / MODEL, json.dumps({key: job[key] for key in ("model", "code", "size", "studio")}))
+            studio = open_studio(
+                path.parent.parent / MODEL,
+                json.dumps({key: job[key] for key in ("model", "code", "size", "studio")}),
+            )
             numbers = range(job["first"], job["first"] + job["count"])
-            rows = [studio.photograph(job["seed"], job["split"], number // job["pictures"], number % job["pictures"]) for number in numbers]
-            data.write_shard(path, {name: torch.from_numpy(np.array([row[name] for row in rows])) for name in ("image", *data.LABELS)}, header(job))
+            rows = [
+                studio.photograph(
+                    job["seed"], job["split"], number // job["pictures"], number % job["pictures"]
+                )
+                for number in numbers
+            ]
+            data.write_shard(
+                path,
+                {
+                    name: torch.from_numpy(np.array([row[name] for row in rows]))
+                    for name in ("image", *data.LABELS)
+                },
+                header(job),
+            )
     except Exception as error:
-        raise RuntimeError(f"{path} could not be made on {platform.node()} ({type(error).__name__}: {error}); finished shards are kept: remove the cause and run again") from error
+        raise RuntimeError(
+            f"{path} could not be made on {platform.node()} ({type(error).__name__}: {error}); finished shards are kept: remove the cause and run again"
+        ) from error
     return path
 
 
@@ -75,12 +121,16 @@ def open_studio(path, settings):
     """The Studio of `settings` (JSON), one a process, from the face model at `path`; refuses another model or other code than the shards' headers will name."""
     settings = json.loads(settings)
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not seen here: write to a folder that all workers share")
+        raise FileNotFoundError(
+            f"{path} is not seen here: write to a folder that all workers share"
+        )
     model = load_face_model(path)
     if settings["model"] != fingerprint(model):
         raise ValueError(f"{path} has changed meanwhile: let one run at a time write to a folder")
     if settings["code"] != code_version():
-        raise ValueError("the worker's e2far is another version than yours: install the same on all machines")
+        raise ValueError(
+            "the worker's e2far is another version than yours: install the same on all machines"
+        )
     torch.set_num_threads(1)
     return Studio(model, settings["size"], **settings["studio"])
 
@@ -92,14 +142,18 @@ def here(job, numbers, n_jobs):
         before = len(left)
         try:
             # Jobs are drawn from the generator as processes come free: few wait at a time.
-            for path in joblib.Parallel(n_jobs, return_as="generator_unordered")(joblib.delayed(make_shard)(*job(number)) for number in list(left.values())):
+            for path in joblib.Parallel(n_jobs, return_as="generator_unordered")(
+                joblib.delayed(make_shard)(*job(number)) for number in list(left.values())
+            ):
                 del left[path]
                 yield path
         except BrokenProcessPool as error:
             failures = 1 if len(left) < before else failures + 1
             if failures > 3:
-                raise RuntimeError(f"processes were killed {failures} times in a row, perhaps for lack of memory, at {next(iter(left))} or soon after it; "
-                                   "finished shards are kept: lower n_jobs or shard_size and run again") from error
+                raise RuntimeError(
+                    f"processes were killed {failures} times in a row, perhaps for lack of memory, at {next(iter(left))} or soon after it; "
+                    "finished shards are kept: lower n_jobs or shard_size and run again"
+                ) from error
 
 
 def on_cluster(job, numbers, scheduler, timeout_s=10):
@@ -107,11 +161,15 @@ def on_cluster(job, numbers, scheduler, timeout_s=10):
     try:
         from dask.distributed import Client, KilledWorker, as_completed
     except ImportError:
-        raise ImportError(f"scheduler {scheduler} needs Dask: `pip install -e '.[cluster]'` in e2far's folder, or set scheduler: null to work on this machine") from None
+        raise ImportError(
+            f"scheduler {scheduler} needs Dask: `pip install -e '.[cluster]'` in e2far's folder, or set scheduler: null to work on this machine"
+        ) from None
     try:
         client = Client(scheduler, timeout=timeout_s, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise OSError(f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`, or set scheduler: null to work on this machine") from error
+        raise OSError(
+            f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`, or set scheduler: null to work on this machine"
+        ) from error
 
     def submit(number):
         path, settings = job(number)
@@ -125,15 +183,26 @@ def on_cluster(job, numbers, scheduler, timeout_s=10):
     with client:
         try:
             waiting = iter(numbers)
-            running = as_completed([submit(number) for number in itertools.islice(waiting, room())], loop=client.loop)
+            running = as_completed(
+                [submit(number) for number in itertools.islice(waiting, room())], loop=client.loop
+            )
             for future in running:
                 yield future.result()
-                running.update([submit(number) for number in itertools.islice(waiting, max(0, room() - running.count()))])
+                running.update(
+                    [
+                        submit(number)
+                        for number in itertools.islice(waiting, max(0, room() - running.count()))
+                    ]
+                )
         except KilledWorker as error:
-            raise RuntimeError(f"{future.key.rsplit(' ', 1)[0]} could not be made: all workers that tried were killed, perhaps for lack of memory; "
-                               "finished shards are kept: lower shard_size and run again") from error
+            raise RuntimeError(
+                f"{future.key.rsplit(' ', 1)[0]} could not be made: all workers that tried were killed, perhaps for lack of memory; "
+                "finished shards are kept: lower shard_size and run again"
+            ) from error
         except (CancelledError, OSError) as error:
-            raise RuntimeError(f"the Dask scheduler at {scheduler} was lost; finished shards are kept: start it and run again") from error
+            raise RuntimeError(
+                f"the Dask scheduler at {scheduler} was lost; finished shards are kept: start it and run again"
+            ) from error
 
 
 def header(job):
@@ -157,15 +226,25 @@ def sweep(folder, count):
     """Remove what other runs left: shards past the first `count`, unfinished files, the flat layout of old."""
     for path in itertools.chain(folder.glob("shard-*"), folder.glob("*/shard-*")):
         number = path.name.removeprefix("shard-").removesuffix(".safetensors")
-        if not (number.isdigit() and int(number) < count and path == data.shard_path(folder, int(number))):
+        if not (
+            number.isdigit()
+            and int(number) < count
+            and path == data.shard_path(folder, int(number))
+        ):
             path.unlink(missing_ok=True)
 
 
 def fingerprint(model):
     """Sixteen hexadecimal digits that change with any number of the face model."""
-    return hashlib.sha256(b"".join(values.numpy().tobytes() for values in [*model.buffers(), *model.attributes.values()])).hexdigest()[:16]
+    return hashlib.sha256(
+        b"".join(
+            values.numpy().tobytes() for values in [*model.buffers(), *model.attributes.values()]
+        )
+    ).hexdigest()[:16]
 
 
 def code_version():
     """`files.source_version` of all that draws a picture."""
-    return files.source_version(arkit, camera, colour, develop, morphable, painter, people, raster, scenes, studio, wardrobe)
+    return files.source_version(
+        arkit, camera, colour, develop, morphable, painter, people, raster, scenes, studio, wardrobe
+    )

@@ -22,6 +22,7 @@ rng = np.random.default_rng(0)
 
 class Faces:
     """Four numbers make a picture: its quadrants' grey."""
+
     def __init__(self, n=20):
         self.grey = torch.rand(n, 4, generator=torch.Generator().manual_seed(0))
 
@@ -29,11 +30,16 @@ class Faces:
         return len(self.grey)
 
     def __getitem__(self, i):
-        return dict(image=nn.functional.interpolate(self.grey[i].reshape(1, 1, 2, 2), size=32)[0].expand(3, 32, 32))
+        return dict(
+            image=nn.functional.interpolate(self.grey[i].reshape(1, 1, 2, 2), size=32)[0].expand(
+                3, 32, 32
+            )
+        )
 
 
 class Network(nn.Module):
     """pool1 is the picture at half size, fc1 the four quadrants' grey; identity is the left half's grey, expression the top left corner's."""
+
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
@@ -43,16 +49,21 @@ class Network(nn.Module):
         return dict(pool1=self.weight * nn.functional.avg_pool2d(image, 2))
 
     def activations(self, image):
-        return self.features(image) | dict(fusion=image[:, :2, ::8, ::8], fc1=image[:, 0, ::16, ::16].flatten(1))
+        return self.features(image) | dict(
+            fusion=image[:, :2, ::8, ::8], fc1=image[:, 0, ::16, ::16].flatten(1)
+        )
 
     def forward(self, image):
-        return dict(identity=image[:, 0, :, :16].mean((1, 2))[:, None], expression=2 * image[:, 0, :8, :8].mean((1, 2))[:, None].repeat(1, 2))
+        return dict(
+            identity=image[:, 0, :, :16].mean((1, 2))[:, None],
+            expression=2 * image[:, 0, :8, :8].mean((1, 2))[:, None].repeat(1, 2),
+        )
 
 
 def test_layer_features_keep_the_place():
     faces, network = Faces(), Network()
     found = layer_features(network, faces, ("pool1",), grid=2, limit=7, batch_size=3)
-    assert network.training                                        # as it was
+    assert network.training  # as it was
     assert found["pixels"].shape == (7, 3 * 16 * 16) and found["pool1"].dtype == np.float32
     np.testing.assert_allclose(found["pool1"].reshape(7, 3, 4)[:, 0], faces.grey[:7], rtol=1e-6)
     with pytest.raises(ValueError, match="pool9"):
@@ -61,8 +72,12 @@ def test_layer_features_keep_the_place():
 
 def test_layer_features_take_vectors_and_whole_maps():
     faces = Faces()
-    found = layer_features(Network(), faces, ("fc1", "fusion", "pool1"), grid=dict(pixels=2, pool1=1), batch_size=6)
-    assert {name: x.shape for name, x in found.items()} == dict(pixels=(20, 12), fc1=(20, 4), fusion=(20, 2 * 4 * 4), pool1=(20, 3))
+    found = layer_features(
+        Network(), faces, ("fc1", "fusion", "pool1"), grid=dict(pixels=2, pool1=1), batch_size=6
+    )
+    assert {name: x.shape for name, x in found.items()} == dict(
+        pixels=(20, 12), fc1=(20, 4), fusion=(20, 2 * 4 * 4), pool1=(20, 3)
+    )
     assert all(x.dtype == np.float32 for x in found.values())
     np.testing.assert_array_equal(found["fc1"], faces.grey)
     whole = layer_features(Network(), faces, ("pool1",), grid=None)
@@ -72,20 +87,32 @@ def test_layer_features_take_vectors_and_whole_maps():
 def test_layer_features_name_what_the_networks_name():
     names = {"pool4", "fusion", "identity fc1", "expression fc2"}
     net = E2FAR(6, 4, image_size=48, width=1 / 16)
-    assert names | {"pixels"} == set(layer_features(net, [dict(image=torch.rand(3, 48, 48))] * 2, names))
+    assert names | {"pixels"} == set(
+        layer_features(net, [dict(image=torch.rand(3, 48, 48))] * 2, names)
+    )
 
 
 def test_layer_features_take_batches_from_data_sets_that_offer_them():
     class Batches(Faces):
         def __getitems__(self, indices):
-            return dict(image=torch.stack([super(Batches, self).__getitem__(i)["image"] for i in indices]))
-    one, other = (layer_features(Network(), faces, ("pool1",), batch_size=6) for faces in (Faces(), Batches()))
+            return dict(
+                image=torch.stack([super(Batches, self).__getitem__(i)["image"] for i in indices])
+            )
+
+    one, other = (
+        layer_features(Network(), faces, ("pool1",), batch_size=6) for faces in (Faces(), Batches())
+    )
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def test_layer_features_take_pictures_themselves():
-    pictures = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    one, other = (layer_features(Network(), faces, ("pool1",), batch_size=2) for faces in (pictures, [dict(image=picture.float() / 255) for picture in pictures]))
+    pictures = torch.randint(
+        0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    one, other = (
+        layer_features(Network(), faces, ("pool1",), batch_size=2)
+        for faces in (pictures, [dict(image=picture.float() / 255) for picture in pictures])
+    )
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
@@ -96,11 +123,22 @@ def people(n=120, pictures=5, d=40, t=3):
 
 def test_a_feature_that_is_the_coefficient_explains_all_and_noise_nothing():
     person, noise, target = people()
-    telling = np.concatenate([noise[:, :5], target @ rng.normal(size=(3, 3)), np.zeros((len(target), 1))], 1)
+    telling = np.concatenate(
+        [noise[:, :5], target @ rng.normal(size=(3, 3)), np.zeros((len(target), 1))], 1
+    )
     train = person < 80
     for features, low, high in ((telling, 0.999, 1.0), (noise, -0.05, 0.05)):
-        probe = probes.fit_probe(features[train], target[train], features[~train], target[~train], person[train], person[~train])
-        value, below, above = probes.explained_variance(probe.prediction, target[~train], clusters=person[~train])
+        probe = probes.fit_probe(
+            features[train],
+            target[train],
+            features[~train],
+            target[~train],
+            person[train],
+            person[~train],
+        )
+        value, below, above = probes.explained_variance(
+            probe.prediction, target[~train], clusters=person[~train]
+        )
         assert low <= value <= high and below <= value <= above
         assert probe.score == pytest.approx(value)
 
@@ -116,25 +154,35 @@ def test_regularisation_is_chosen_across_people():
 
 
 def ridge_on_components(features, target, alpha, dimension):
-    return make_pipeline(StandardScaler(), PCA(dimension, svd_solver="full"), Ridge(alpha=alpha)).fit(features, target)
+    return make_pipeline(
+        StandardScaler(), PCA(dimension, svd_solver="full"), Ridge(alpha=alpha)
+    ).fit(features, target)
 
 
 def test_a_probe_is_ridge_regression_on_components_and_a_plain_readout():
     person, features, target = people(30, d=12)
-    features = features * np.linspace(.1, 5, 12) + np.arange(12)
-    features[:, 3] = 7.                                            # a dead channel
+    features = features * np.linspace(0.1, 5, 12) + np.arange(12)
+    features[:, 3] = 7.0  # a dead channel
     target += features[:, :3]
-    probe = probes.fit_probe(features[:100], target[:100], features[100:], groups=person[:100], dimension=8)
+    probe = probes.fit_probe(
+        features[:100], target[:100], features[100:], groups=person[:100], dimension=8
+    )
     expected = ridge_on_components(features[:100], target[:100], probe.alpha, 8)
     np.testing.assert_allclose(probe.prediction, expected.predict(features[100:]), rtol=1e-8)
     weight, bias = probe.readout
     assert weight.shape == (12, 3) and bias.shape == (3,)
-    np.testing.assert_allclose(features[:100] @ weight + bias, expected.predict(features[:100]), rtol=1e-8)
+    np.testing.assert_allclose(
+        features[:100] @ weight + bias, expected.predict(features[:100]), rtol=1e-8
+    )
 
 
 def test_the_path_of_alphas_is_ridge_regression_at_each():
-    features, target, alphas = rng.normal(size=(50, 7)) + 3, rng.normal(size=(50, 2)) - 5, (.1, 10., 1e4)
-    for x in (features, np.concatenate([features, features], 1)):           # of full rank, and not
+    features, target, alphas = (
+        rng.normal(size=(50, 7)) + 3,
+        rng.normal(size=(50, 2)) - 5,
+        (0.1, 10.0, 1e4),
+    )
+    for x in (features, np.concatenate([features, features], 1)):  # of full rank, and not
         for alpha, weight, bias in zip(alphas, *probes.ridge_path(x, target, alphas)):
             expected = Ridge(alpha=alpha).fit(x, target)
             np.testing.assert_allclose(weight, expected.coef_.T, atol=1e-10)
@@ -144,19 +192,25 @@ def test_the_path_of_alphas_is_ridge_regression_at_each():
 def test_nested_predictions_know_what_a_feature_holds():
     """A feature that is the coefficient tells all of it, noise nothing, and one that tells people apart nothing about people not yet met."""
     person, noise, target = people()
-    person = rng.permutation(person)                               # pictures of a person do not lie together
-    habit = rng.normal(size=(120, 2))[person]                      # what a person always does
+    person = rng.permutation(person)  # pictures of a person do not lie together
+    habit = rng.normal(size=(120, 2))[person]  # what a person always does
     targets = dict(held=target, absent=rng.normal(size=(600, 4)), habit=habit)
     found = probes.nested_predictions(np.concatenate([target, noise[:, :5]], 1), targets, person)
-    share = lambda name, found: probes.explained_variance(found.prediction[name], targets[name], clusters=person, samples=50)[0]
-    assert share("held", found) > .999 and abs(share("absent", found)) < .05
-    assert {name: x.shape for name, x in found.prediction.items()} == {name: x.shape for name, x in targets.items()}
+    share = lambda name, found: probes.explained_variance(
+        found.prediction[name], targets[name], clusters=person, samples=50
+    )[0]
+    assert share("held", found) > 0.999 and abs(share("absent", found)) < 0.05
+    assert {name: x.shape for name, x in found.prediction.items()} == {
+        name: x.shape for name, x in targets.items()
+    }
     assert all(len(alpha) == 4 for alpha in found.alpha.values())
-    assert max(found.alpha["held"]) < min(found.alpha["absent"])                   # each block its own
+    assert max(found.alpha["held"]) < min(found.alpha["absent"])  # each block its own
     apart = probes.nested_predictions(np.eye(120)[person], targets, person)
-    assert abs(share("habit", apart)) < .05
-    seen = ridge_on_components(np.eye(120)[person], habit, .1, 119).predict(np.eye(120)[person])
-    assert probes.explained_variance(seen, habit, samples=1)[0] > .99              # it could, of people it has met
+    assert abs(share("habit", apart)) < 0.05
+    seen = ridge_on_components(np.eye(120)[person], habit, 0.1, 119).predict(np.eye(120)[person])
+    assert (
+        probes.explained_variance(seen, habit, samples=1)[0] > 0.99
+    )  # it could, of people it has met
 
 
 def test_nested_predictions_are_out_of_fold():
@@ -165,9 +219,16 @@ def test_nested_predictions_are_out_of_fold():
     person = rng.permutation(person)
     target += features[:, :3]
     changed = target + 9 * (person == 4)[:, None]
-    one, other = (probes.nested_predictions(features, dict(t=y), person, alphas=(1.,)).prediction["t"] for y in (target, changed))
+    one, other = (
+        probes.nested_predictions(features, dict(t=y), person, alphas=(1.0,)).prediction["t"]
+        for y in (target, changed)
+    )
     fixed = np.isclose(one, other).all(1)
-    assert fixed[person == 4].all() and 4 <= len(set(person[fixed])) <= 6 and not fixed[~np.isin(person, person[fixed])].any()
+    assert (
+        fixed[person == 4].all()
+        and 4 <= len(set(person[fixed])) <= 6
+        and not fixed[~np.isin(person, person[fixed])].any()
+    )
 
 
 def test_nested_predictions_refuse_what_they_cannot_split_or_read():
@@ -184,7 +245,7 @@ def test_nested_predictions_refuse_what_they_cannot_split_or_read():
 def test_people_are_recognised_by_what_tells_them_apart():
     person = np.tile(np.arange(20), 8)
     assert probes.recognise(np.eye(20)[person] + 1e-3 * rng.normal(size=(160, 20)), person).all()
-    assert probes.recognise(rng.normal(size=(160, 30)), person).mean() < .15       # chance is 1 / 20
+    assert probes.recognise(rng.normal(size=(160, 30)), person).mean() < 0.15  # chance is 1 / 20
     with pytest.raises(ValueError, match="3 pictures"):
         probes.recognise(rng.normal(size=(6, 2)), [0, 0, 0, 1, 1, 1])
 
@@ -192,7 +253,9 @@ def test_people_are_recognised_by_what_tells_them_apart():
 def test_a_person_in_both_sets_is_refused():
     person, features, target = people(10)
     with pytest.raises(ValueError, match="in both sets"):
-        probes.fit_probe(features[:30], target[:30], features[28:], target[28:], person[:30], person[28:])
+        probes.fit_probe(
+            features[:30], target[:30], features[28:], target[28:], person[:30], person[28:]
+        )
     with pytest.raises(ValueError, match="two people"):
         probes.fit_probe(features[:4], target[:4], features[5:], groups=person[:4])
 
@@ -200,7 +263,9 @@ def test_a_person_in_both_sets_is_refused():
 def test_layers_are_compared_at_one_dimension():
     person, features, target = people(30)
     assert probes.fit_probe(features, target, features, groups=person, dimension=7).dimension == 7
-    assert probes.fit_probe(features, target, features, groups=person, dimension=700).dimension == 40
+    assert (
+        probes.fit_probe(features, target, features, groups=person, dimension=700).dimension == 40
+    )
 
 
 def test_explained_variance_is_weighed_by_vertices():
@@ -208,11 +273,13 @@ def test_explained_variance_is_weighed_by_vertices():
     target -= target.mean(0)
     assert probes.explained_variance(target, target)[0] == 1
     assert probes.explained_variance(0 * target, target)[0] == pytest.approx(0)
-    half = target * [1, 0, 0]                                      # the first coefficient only, which moves most
-    factor = np.diag([10., 1, 1])
+    half = target * [1, 0, 0]  # the first coefficient only, which moves most
+    factor = np.diag([10.0, 1, 1])
     energy = np.square(target @ factor).sum(0)
-    assert probes.explained_variance(half, target, factor)[0] == pytest.approx(energy[0] / energy.sum())
-    mixing = np.triu(rng.normal(size=(3, 3)))                      # R (p - t), not (p - t) R
+    assert probes.explained_variance(half, target, factor)[0] == pytest.approx(
+        energy[0] / energy.sum()
+    )
+    mixing = np.triu(rng.normal(size=(3, 3)))  # R (p - t), not (p - t) R
     expected = 1 - np.square(mixing @ (half - target).T).sum() / np.square(mixing @ target.T).sum()
     assert probes.explained_variance(half, target, mixing)[0] == pytest.approx(expected)
     with pytest.raises(ValueError, match="shape"):
@@ -223,33 +290,53 @@ def test_occlusion_lights_up_the_place_that_matters():
     image = torch.ones(3, 32, 32)
     seen = occlusion.occlusion_map(Network(), image, patch=8, stride=8)
     assert seen.shape == (4, 4)
-    assert seen[0, 0] == pytest.approx(2 * 0.5 * 2 ** 0.5) and seen.sum() == seen[0, 0]        # grey halves it, in two numbers
+    assert (
+        seen[0, 0] == pytest.approx(2 * 0.5 * 2**0.5) and seen.sum() == seen[0, 0]
+    )  # grey halves it, in two numbers
     assert (image == 1).all()
-    left = occlusion.occlusion_map(Network(), image, "identity", patch=16, stride=8, factor=torch.tensor([[3.]]))
-    np.testing.assert_allclose(left, 3 * 0.25 * torch.tensor([1, .5, 0]).expand(3, 3), atol=1e-6)
+    left = occlusion.occlusion_map(
+        Network(), image, "identity", patch=16, stride=8, factor=torch.tensor([[3.0]])
+    )
+    np.testing.assert_allclose(left, 3 * 0.25 * torch.tensor([1, 0.5, 0]).expand(3, 3), atol=1e-6)
     with pytest.raises(ValueError, match="patch"):
         occlusion.occlusion_map(Network(), image, patch=40)
 
 
 def test_occlusion_asks_any_answer():
     image, net = torch.ones(3, 32, 32), Network().eval()
-    seen = occlusion.occluded(lambda x: torch.stack([3 * x[:, 0, 0, 0], 4 * x[:, 1, 0, 0]], 1), image, patch=8, stride=8, grey=0., batch_size=3)
+    seen = occlusion.occluded(
+        lambda x: torch.stack([3 * x[:, 0, 0, 0], 4 * x[:, 1, 0, 0]], 1),
+        image,
+        patch=8,
+        stride=8,
+        grey=0.0,
+        batch_size=3,
+    )
     expected = torch.zeros(4, 4)
-    expected[0, 0] = 5                                             # the length of (3, 4)
+    expected[0, 0] = 5  # the length of (3, 4)
     torch.testing.assert_close(seen, expected)
     wide = occlusion.occluded(lambda x: x[:, 0, 0, :1], torch.ones(3, 16, 32), patch=8, stride=4)
     assert wide.shape == (3, 7)
     faces = Faces()
     found = layer_features(net, faces, ("pool1",))["pool1"]
-    probe = probes.fit_probe(found, faces.grey[:, :2], found)      # the two quadrants at the top
-    answer = occlusion.linear_reader(net, "pool1", 2, probe.readout, factor=torch.diag(torch.tensor([2., 1.])))
+    probe = probes.fit_probe(found, faces.grey[:, :2], found)  # the two quadrants at the top
+    answer = occlusion.linear_reader(
+        net, "pool1", 2, probe.readout, factor=torch.diag(torch.tensor([2.0, 1.0]))
+    )
     with torch.no_grad():
-        np.testing.assert_allclose(answer(torch.stack([face["image"] for face in map(faces.__getitem__, range(20))])), probe.prediction * [2, 1], atol=1e-5)
+        np.testing.assert_allclose(
+            answer(torch.stack([face["image"] for face in map(faces.__getitem__, range(20))])),
+            probe.prediction * [2, 1],
+            atol=1e-5,
+        )
     top = occlusion.occluded(answer, image, patch=16, stride=16)
-    assert top[0].min() > .1 and top[0, 0] > 1.5 * top[0, 1] and top[1].max() < .01
+    assert top[0].min() > 0.1 and top[0, 0] > 1.5 * top[0, 1] and top[1].max() < 0.01
 
 
-@pytest.mark.parametrize("layer, size, stride", [("pool1", 6, 2), ("pool2", 16, 4), ("pool3", 44, 8), ("pool4", 100, 16), ("pool5", 212, 32)])
+@pytest.mark.parametrize(
+    "layer, size, stride",
+    [("pool1", 6, 2), ("pool2", 16, 4), ("pool3", 44, 8), ("pool4", 100, 16), ("pool5", 212, 32)],
+)
 def test_receptive_fields_are_those_of_the_gradient(layer, size, stride):
     assert vars(receptive_field(layer)) == dict(size_px=size, stride_px=stride)
     torch.manual_seed(0)
@@ -258,11 +345,15 @@ def test_receptive_fields_are_those_of_the_gradient(layer, size, stride):
     image = torch.rand(4, 3, side, side, dtype=torch.float64, requires_grad=True)
     middle = side // stride // 2
     trunk(image)[layer][:, :, middle, middle].sum().backward()
-    rows, columns = (torch.nonzero(image.grad.abs().sum((0, 1)).sum(axis)).flatten() for axis in (1, 0))
+    rows, columns = (
+        torch.nonzero(image.grad.abs().sum((0, 1)).sum(axis)).flatten() for axis in (1, 0)
+    )
     for seen in (rows, columns):
         extent = int(seen.max() - seen.min()) + 1
         assert extent == size if layer in ("pool1", "pool2") else size / 2 < extent <= size
-        assert abs((seen.max() + seen.min() + 1) / 2 - (middle + .5) * stride) <= (size - extent) / 2     # around the cell's own place
+        assert (
+            abs((seen.max() + seen.min() + 1) / 2 - (middle + 0.5) * stride) <= (size - extent) / 2
+        )  # around the cell's own place
 
 
 def test_receptive_fields_are_of_layers():
@@ -275,7 +366,9 @@ def test_layers_are_matched_to_pool5():
     grids = matched_grids(net)
     assert grids == dict(pixels=10, pool1=6, pool2=4, pool3=3, pool4=2, pool5=2)
     found = layer_features(net, [dict(image=torch.rand(3, 80, 80))] * 2, grid=grids)
-    assert {name: x.shape[1] for name, x in found.items()} == dict(pixels=300, pool1=288, pool2=256, pool3=288, pool4=256, pool5=256)
+    assert {name: x.shape[1] for name, x in found.items()} == dict(
+        pixels=300, pool1=288, pool2=256, pool3=288, pool4=256, pool5=256
+    )
     assert matched_grids(E2FAR(6, 4, image_size=48, width=1 / 8))["pool4"] == 1
 
 
@@ -287,24 +380,31 @@ def test_everybody_is_shown_before_anybody_twice():
 
 def test_batch_norm_is_measured_on_pictures():
     torch.manual_seed(0)
-    net, faces = E2FAR(6, 4, image_size=48, width=1 / 16, batch_norm=True), [dict(image=torch.rand(3, 48, 48)) for _ in range(8)]
+    net, faces = (
+        E2FAR(6, 4, image_size=48, width=1 / 16, batch_norm=True),
+        [dict(image=torch.rand(3, 48, 48)) for _ in range(8)],
+    )
     measure_batch_norm(net, faces, range(8))
     first = net.trunk.blocks[0][0]
     with torch.no_grad():
         answers = first[:2](torch.stack([face["image"] for face in faces]) - net.trunk.mean_colour)
     torch.testing.assert_close(answers.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)
     torch.testing.assert_close(answers.var((0, 2, 3)), torch.ones(4), rtol=1e-2, atol=0)
-    assert not net.training and first[1].momentum == .1
+    assert not net.training and first[1].momentum == 0.1
 
 
 def test_seed_interval_is_students():
-    mean, low, high = probes.seed_interval([1., 2., 3.])
-    assert mean == 2 and high - mean == pytest.approx(4.302653 / 3 ** .5) and mean - low == pytest.approx(high - mean)
+    mean, low, high = probes.seed_interval([1.0, 2.0, 3.0])
+    assert (
+        mean == 2
+        and high - mean == pytest.approx(4.302653 / 3**0.5)
+        and mean - low == pytest.approx(high - mean)
+    )
     with pytest.raises(ValueError, match="two or more"):
-        probes.seed_interval([1.])
+        probes.seed_interval([1.0])
 
 
 def test_a_share_has_an_interval_over_people():
     value, low, high = probes.share([True] * 30 + [False] * 10, np.repeat(np.arange(20), 2))
-    assert value == .75 and .5 < low < .75 < high < 1
+    assert value == 0.75 and 0.5 < low < 0.75 < high < 1
     assert probes.share([True] * 4, [0, 0, 1, 1]) == (1, 1, 1)

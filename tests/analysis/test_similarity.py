@@ -7,11 +7,13 @@ rng = np.random.default_rng(0)
 
 
 def test_a_change_is_measured_beside_unrelated_pictures():
-    one, changed, another = rng.normal(size=(3, 400, 50)) * np.linspace(.1, 3, 50)
+    one, changed, another = rng.normal(size=(3, 400, 50)) * np.linspace(0.1, 3, 50)
     assert similarity.feature_change(one, one, another) == (0, 0, 0)
     value, low, high = similarity.feature_change(one, changed, another)
-    assert value == pytest.approx(1, abs=.05) and low < 1 < high
-    assert similarity.feature_change(one, one + .5 * (another - one), another) == pytest.approx((.25, .25, .25))
+    assert value == pytest.approx(1, abs=0.05) and low < 1 < high
+    assert similarity.feature_change(one, one + 0.5 * (another - one), another) == pytest.approx(
+        (0.25, 0.25, 0.25)
+    )
     with pytest.raises(ValueError, match="pairs"):
         similarity.feature_change(one, changed[:1], another)
 
@@ -20,18 +22,24 @@ def test_expression_is_measured_beside_identity():
     one = rng.normal(size=(200, 5))
     value, low, high = similarity.relative_change(one, one + [3, 0, 0, 0, 0], one + [0, 4, 0, 0, 0])
     assert (value, low, high) == pytest.approx((9 / 16,) * 3)
-    size = rng.uniform(.5, 1.5, (200, 1))
+    size = rng.uniform(0.5, 1.5, (200, 1))
     value, low, high = similarity.relative_change(one, one + size, one + size[::-1])
     assert value == pytest.approx(1) and low < 1 < high
 
 
 def test_cka_is_one_for_what_agrees_and_zero_for_noise():
-    for n, d in ((300, 20), (100, 80), (60, 400)):                 # fewer, about as many and more features than pictures
+    for n, d in (
+        (300, 20),
+        (100, 80),
+        (60, 400),
+    ):  # fewer, about as many and more features than pictures
         x, y = rng.normal(size=(2, n, d)) + 5
         rotation = np.linalg.qr(rng.normal(size=(d, d)))[0]
         assert similarity.cka(x, 3 * x @ rotation - 7) == pytest.approx(1)
-        assert abs(similarity.cka(x, y)) < .05
-        assert similarity.cka(x, y[:, :d // 2]) == pytest.approx(similarity.cka(y[:, :d // 2], x), abs=1e-12)
+        assert abs(similarity.cka(x, y)) < 0.05
+        assert similarity.cka(x, y[:, : d // 2]) == pytest.approx(
+            similarity.cka(y[:, : d // 2], x), abs=1e-12
+        )
     with pytest.raises(ValueError, match="same 4 pictures"):
         similarity.cka(x, y[:-1])
 
@@ -46,22 +54,31 @@ def test_cka_is_that_of_unbiased_hsic(d):
         k, l, n, ones = x @ x.T, y @ y.T, len(x), np.ones(len(x))
         np.fill_diagonal(k, 0)
         np.fill_diagonal(l, 0)
-        return np.trace(k @ l) + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * ones @ k @ l @ ones
-    assert similarity.cka(x, y) == pytest.approx(hsic(x, y) / (hsic(x, x) * hsic(y, y)) ** .5)
+        return (
+            np.trace(k @ l)
+            + k.sum() * l.sum() / ((n - 1) * (n - 2))
+            - 2 / (n - 2) * ones @ k @ l @ ones
+        )
+
+    assert similarity.cka(x, y) == pytest.approx(hsic(x, y) / (hsic(x, x) * hsic(y, y)) ** 0.5)
 
 
 def test_the_pairs_a_feature_confuses():
     """Twelve pictures whose features stand on a line: 0 lies next to 1 and 2 next to 3 with other expressions, 4 next to 5 with the same, the others far from each other."""
-    near = np.array([0, .1, 10, 10.2, 20, 20.01, 300, 400, 500, 600, 700, 800])[:, None]
-    far = np.array([0, 9, 0, 8, 0, 1, 0, 0, 0, 0, 0, 0])[:, None] * [[1., 0]]
-    found = similarity.near_and_far(near, far, 2, quantile=.7)
+    near = np.array([0, 0.1, 10, 10.2, 20, 20.01, 300, 400, 500, 600, 700, 800])[:, None]
+    far = np.array([0, 9, 0, 8, 0, 1, 0, 0, 0, 0, 0, 0])[:, None] * [[1.0, 0]]
+    found = similarity.near_and_far(near, far, 2, quantile=0.7)
     assert found.pairs.tolist() == [[0, 1], [2, 3]]
-    np.testing.assert_allclose(found.near, [.1, .2])
+    np.testing.assert_allclose(found.near, [0.1, 0.2])
     np.testing.assert_allclose(found.far, [9, 8])
     pairs = [(i, j) for i in range(12) for j in range(i)]
-    np.testing.assert_allclose(found.near_share, [.1, .2] / np.mean([abs(near[i] - near[j]) for i, j in pairs]))
-    np.testing.assert_allclose(found.far_share, [9, 8] / np.mean([np.linalg.norm(far[i] - far[j]) for i, j in pairs]))
-    everybody = similarity.near_and_far(near, rng.normal(size=(12, 2)), 99, quantile=.1).pairs
+    np.testing.assert_allclose(
+        found.near_share, [0.1, 0.2] / np.mean([abs(near[i] - near[j]) for i, j in pairs])
+    )
+    np.testing.assert_allclose(
+        found.far_share, [9, 8] / np.mean([np.linalg.norm(far[i] - far[j]) for i, j in pairs])
+    )
+    everybody = similarity.near_and_far(near, rng.normal(size=(12, 2)), 99, quantile=0.1).pairs
     assert 2 < len(everybody) <= 6 and len(np.unique(everybody)) == everybody.size
     assert similarity.near_and_far(near, np.zeros((12, 2)), 3).pairs.shape == (0, 2)
     with pytest.raises(ValueError, match="12 rows"):

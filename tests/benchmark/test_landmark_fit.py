@@ -14,14 +14,16 @@ def model():
     return toy_model()
 
 
-def projected(model, n, seed=0, size=0.8, noise_px=0.):
+def projected(model, n, seed=0, size=0.8, noise_px=0.0):
     """n random faces: identity, expression, landmarks (n, 68, 2) px under a weak-perspective camera."""
     draw = torch.Generator().manual_seed(seed)
     normal = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)
     identity, expression = normal(n, model.n_identity), normal(n, model.n_expression)
     rotation = camera.euler_to_matrix(0.3 * normal(n, 3).clamp(-1.5, 1.5))
     points = model(identity, expression)[:, model.landmarks]
-    image_points = camera.weak_perspective(points, rotation, torch.full((n,), size, dtype=torch.float64), 100 + 20 * normal(n, 2))
+    image_points = camera.weak_perspective(
+        points, rotation, torch.full((n,), size, dtype=torch.float64), 100 + 20 * normal(n, 2)
+    )
     return identity, expression, image_points + noise_px * normal(n, 68, 2)
 
 
@@ -37,11 +39,17 @@ def test_mean_face_is_the_model_at_zero(model):
 
 def test_eos_recovers_faces_from_exact_landmarks(model):
     identity, expression, points = projected(model, 8)
-    fit = landmark_fit.LandmarkFitter(model, 0.01, 0.01, iterations=300)(points)          # it creeps
+    fit = landmark_fit.LandmarkFitter(model, 0.01, 0.01, iterations=300)(points)  # it creeps
     assert fit["identity"].shape == identity.shape and fit["expression"].shape == expression.shape
     assert_close(fit["vertices"], model(fit["identity"], fit["expression"]))
-    for pred, true, zero in ((model.neutral(fit["identity"]), model.neutral(identity), model.mean),
-                             (model.expression_offset(fit["expression"]), model.expression_offset(expression), 0 * model.mean)):
+    for pred, true, zero in (
+        (model.neutral(fit["identity"]), model.neutral(identity), model.mean),
+        (
+            model.expression_offset(fit["expression"]),
+            model.expression_offset(expression),
+            0 * model.mean,
+        ),
+    ):
         assert mean_error(pred, true) < 0.03 * mean_error(zero, true)
 
 
@@ -56,7 +64,9 @@ def test_signed_expressions_are_found(model):
 def test_the_fit_does_not_depend_on_image_size_or_place(model):
     points = projected(model, 3)[2]
     fitter = landmark_fit.LandmarkFitter(model)
-    assert_close(fitter(points)["identity"], fitter(points * 3.7 + 55)["identity"], atol=2e-3, rtol=0)
+    assert_close(
+        fitter(points)["identity"], fitter(points * 3.7 + 55)["identity"], atol=2e-3, rtol=0
+    )
 
 
 def test_large_lambda_gives_the_mean_face_and_modes_can_be_left_out(model):
@@ -70,11 +80,15 @@ def test_large_lambda_gives_the_mean_face_and_modes_can_be_left_out(model):
 def test_noise_asks_for_more_regularisation(model):
     lambdas = (0.01, 3.0)
     settings = []
-    for noise_px in (0., 10.):
+    for noise_px in (0.0, 10.0):
         identity, expression, points = projected(model, 12, seed=2, noise_px=noise_px)
-        best, table = landmark_fit.choose_regularisation(model, points, identity, expression, lambdas, iterations=200)
+        best, table = landmark_fit.choose_regularisation(
+            model, points, identity, expression, lambdas, iterations=200
+        )
         assert len(table) == 4
-        assert min(row["error_mm"] for row in table) == next(r["error_mm"] for r in table if all(r[k] == best[k] for k in best))
+        assert min(row["error_mm"] for row in table) == next(
+            r["error_mm"] for r in table if all(r[k] == best[k] for k in best)
+        )
         settings.append(best)
     assert settings[0] == dict(lambda_identity=0.01, lambda_expression=0.01)
     assert settings[1] == dict(lambda_identity=3.0, lambda_expression=3.0)
@@ -91,9 +105,13 @@ def test_wrong_input_is_named(model):
 
 
 def test_a_fit_is_tuned_on_known_faces_of_the_same_kind(model):
-    identity, expression, points = projected(model, 6, noise_px=3.)
-    found, best = landmark_fit.fit_landmarks(model, points[:2], (points[2:], identity[2:], expression[2:]), (.1, 10.))
-    chosen, table = landmark_fit.choose_regularisation(model, points[2:], identity[2:], expression[2:], lambdas=(.1, 10.))
+    identity, expression, points = projected(model, 6, noise_px=3.0)
+    found, best = landmark_fit.fit_landmarks(
+        model, points[:2], (points[2:], identity[2:], expression[2:]), (0.1, 10.0)
+    )
+    chosen, table = landmark_fit.choose_regularisation(
+        model, points[2:], identity[2:], expression[2:], lambdas=(0.1, 10.0)
+    )
     assert best == chosen and len({row["error_mm"] for row in table}) == 4
     for name, values in landmark_fit.fit(model, points[:2], **chosen).items():
         assert_close(found[name], values)

@@ -12,9 +12,14 @@ from e2far import data, files
 
 def columns(n, start=0, size=16, identity=6):
     generator = torch.Generator().manual_seed(start)
-    return dict(image=torch.randint(0, 256, (n, size, size, 3), generator=generator, dtype=torch.uint8), identity=torch.randn(n, identity, generator=generator),
-                expression=torch.randn(n, 4, generator=generator), pose=torch.randn(n, 9, generator=generator), landmarks=torch.rand(n, 68, 2, generator=generator),
-                person=torch.arange(start, start + n))
+    return dict(
+        image=torch.randint(0, 256, (n, size, size, 3), generator=generator, dtype=torch.uint8),
+        identity=torch.randn(n, identity, generator=generator),
+        expression=torch.randn(n, 4, generator=generator),
+        pose=torch.randn(n, 9, generator=generator),
+        landmarks=torch.rand(n, 68, 2, generator=generator),
+        person=torch.arange(start, start + n),
+    )
 
 
 @pytest.fixture
@@ -31,7 +36,9 @@ def test_shards_read_as_one_dataset(folder):
     assert torch.equal(faces.person, torch.arange(12))
     for i, (start, n, row) in {0: (0, 5, 0), 6: (5, 5, 1), 11: (10, 2, 1)}.items():
         truth, item = columns(n, start), faces[i]
-        assert item["image"].shape == (3, 16, 16) and torch.equal(item["image"], truth["image"][row].permute(2, 0, 1).float() / 255)
+        assert item["image"].shape == (3, 16, 16) and torch.equal(
+            item["image"], truth["image"][row].permute(2, 0, 1).float() / 255
+        )
         assert all(torch.equal(item[name], truth[name][row]) for name in data.LABELS)
     assert torch.equal(faces[-1]["image"], faces[11]["image"])
     assert torch.equal(faces[np.int64(6)]["image"], faces[6]["image"])
@@ -44,8 +51,14 @@ def test_columns_of_the_whole_split_are_those_of_its_faces(folder):
     faces = data.Faces(folder)
     for name in data.LABELS:
         column = getattr(faces, name)
-        assert torch.equal(column, torch.cat([columns(n, start)[name] for start, n in ((0, 5), (5, 5), (10, 2))])) and column.dtype == columns(1)[name].dtype
-        assert getattr(faces, name) is column                # read once
+        assert (
+            torch.equal(
+                column,
+                torch.cat([columns(n, start)[name] for start, n in ((0, 5), (5, 5), (10, 2))]),
+            )
+            and column.dtype == columns(1)[name].dtype
+        )
+        assert getattr(faces, name) is column  # read once
     with pytest.raises(AttributeError, match="albedo"):
         faces.albedo
 
@@ -53,8 +66,13 @@ def test_columns_of_the_whole_split_are_those_of_its_faces(folder):
 def test_a_batch_is_its_items_in_channels_last(folder):
     faces, chosen = data.Faces(folder), [7, 0, 11, 7]
     batch = faces[chosen]
-    assert all(torch.equal(batch[name], torch.stack([faces[i][name] for i in chosen])) for name in batch)
-    assert batch["image"].is_contiguous(memory_format=torch.channels_last) and batch["image"].dtype == torch.float32
+    assert all(
+        torch.equal(batch[name], torch.stack([faces[i][name] for i in chosen])) for name in batch
+    )
+    assert (
+        batch["image"].is_contiguous(memory_format=torch.channels_last)
+        and batch["image"].dtype == torch.float32
+    )
     assert faces.gather(torch.tensor(chosen))["image"].dtype == torch.uint8
     assert torch.equal(faces[2:5]["person"], torch.tensor([2, 3, 4]))
     assert torch.equal(faces.gather([-1])["person"], torch.tensor([11]))
@@ -69,10 +87,13 @@ def test_a_batch_opens_only_its_shards_and_few_stay_open(folder, monkeypatch):
     for _ in range(3):
         assert faces.gather([6, 9, 10])["person"].tolist() == [6, 9, 10]
     assert opened == ["000001", "000002"]
-    assert faces.gather([0, 6, 11])["person"].tolist() == [0, 6, 11] and faces.shard.cache_info().currsize == 2
+    assert (
+        faces.gather([0, 6, 11])["person"].tolist() == [0, 6, 11]
+        and faces.shard.cache_info().currsize == 2
+    )
     maps = Path("/proc/self/maps")
     if maps.exists():
-        assert maps.read_text().count(str(folder)) <= 3          # two, and the one that a new one replaces
+        assert maps.read_text().count(str(folder)) <= 3  # two, and the one that a new one replaces
 
 
 def test_a_batch_is_a_copy(folder):
@@ -80,7 +101,10 @@ def test_a_batch_is_a_copy(folder):
     batch = faces.gather([6])
     for column in batch.values():
         column.zero_()
-    assert all(torch.equal(faces.gather([6])[name][0], columns(5, 5)[name][1]) for name in data.LABELS) and faces.gather([6])["image"].any()
+    assert (
+        all(torch.equal(faces.gather([6])[name][0], columns(5, 5)[name][1]) for name in data.LABELS)
+        and faces.gather([6])["image"].any()
+    )
 
 
 def as_it_is(batch):
@@ -103,9 +127,11 @@ def test_missing_empty_truncated_and_garbage_shards_are_named_when_they_are_open
     for content in (path.read_bytes()[:-7], path.read_bytes()[:100], b"", b"garbage" * 30):
         path.write_bytes(content)
         faces = data.Faces(folder)
-        assert faces.gather([0, 11])["person"].tolist() == [0, 11]       # other shards can be read
+        assert faces.gather([0, 11])["person"].tolist() == [0, 11]  # other shards can be read
         for use in (lambda: faces.gather([0, 7]), lambda: faces.person):
-            with pytest.raises(OSError, match="shard-000001.safetensors is truncated .* `dvc repro synthesis`"):
+            with pytest.raises(
+                OSError, match="shard-000001.safetensors is truncated .* `dvc repro synthesis`"
+            ):
                 use()
     path.unlink()
     with pytest.raises(FileNotFoundError, match="shard-000001.safetensors is missing"):
@@ -125,8 +151,15 @@ def test_a_split_without_a_whole_index_is_refused(folder):
 
 def test_shards_that_do_not_fit_are_named(folder):
     path = data.shard_path(folder, 2)
-    for bad, message in ((columns(2, identity=7), "identity is"), (columns(2, size=24), "image is"), (columns(2) | dict(pose=torch.zeros(3, 9)), "different"), (columns(3), "holds 3 faces, not 2"),
-                         ({k: v for k, v in columns(2).items() if k != "pose"}, "lacks pose"), (columns(0), "no length"), (columns(2) | dict(image=torch.zeros(2, 16, 16, 3)), "uint8")):
+    for bad, message in (
+        (columns(2, identity=7), "identity is"),
+        (columns(2, size=24), "image is"),
+        (columns(2) | dict(pose=torch.zeros(3, 9)), "different"),
+        (columns(3), "holds 3 faces, not 2"),
+        ({k: v for k, v in columns(2).items() if k != "pose"}, "lacks pose"),
+        (columns(0), "no length"),
+        (columns(2) | dict(image=torch.zeros(2, 16, 16, 3)), "uint8"),
+    ):
         data.write_shard(path, bad)
         with pytest.raises(ValueError, match=f"shard-000002.*{message}"):
             data.Faces(folder)[11]
@@ -140,7 +173,9 @@ def test_writers_of_the_same_shard_do_not_meet(tmp_path):
         while not all(write.done() for write in writes):
             if path.exists():
                 assert len(data._read(path)["person"]) == 40
-    assert [write.exception() for write in writes] == [None] * 40 and list(tmp_path.iterdir()) == [path]
+    assert [write.exception() for write in writes] == [None] * 40 and list(tmp_path.iterdir()) == [
+        path
+    ]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -160,6 +195,6 @@ def test_pictures_can_be_reduced(folder):
     torch.testing.assert_close(small.identity, whole.identity)
     assert pickle.loads(pickle.dumps(small)).image_size == 8
     inside = whole[3]["image"].mean()
-    assert small[3]["image"].mean() == pytest.approx(float(inside), abs=.03)
+    assert small[3]["image"].mean() == pytest.approx(float(inside), abs=0.03)
     with pytest.raises(ValueError, match="16 px, which cannot be reduced to 32 px"):
         data.Faces(folder, 32)

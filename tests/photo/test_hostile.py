@@ -1,4 +1,5 @@
 """Broken and hostile files: what is read is sound or refused in one line that names the file; no code of a file runs, and memory stays bounded. tests/fuzz.py does the same by the thousand."""
+
 import ast
 import functools
 import io
@@ -30,7 +31,9 @@ from e2far.facemodels import surrey
 from e2far.photo import pictures
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="forks, and measures memory as Linux does")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="forks, and measures memory as Linux does"
+)
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 
@@ -45,26 +48,52 @@ def become(tag, files):
 
 # Damage of all kinds ------------------------------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("tag", fuzz.kinds())
 def test_a_damaged_file_gives_something_sound_or_one_line(tag):
     kind, make = fuzz.kinds()[tag], fuzz.cases(tag, seed=1)
     good = {f"good {number}": files for number, files in enumerate(kind.files)}
     outcomes = become(tag, good | {number: make(number) for number in range(20)})
     assert set(outcomes.values()) <= {"loaded", "refused"} and len(outcomes) == 20 + len(good)
-    assert [outcomes[name] for name in good].count("loaded") >= (len(good) if tag != "picture" else 13)
+    assert [outcomes[name] for name in good].count("loaded") >= (
+        len(good) if tag != "picture" else 13
+    )
 
 
-@pytest.mark.parametrize("read, why", [
-    (lambda path: {}["x"], "KeyError"), (lambda path: pickle.loads(path.read_bytes()), "it ran code"), (lambda path: os.abort(), "died"), (lambda path: float("nan"), "not sound"),
-    (lambda path: int("x"), "it says ValueError"), (lambda path: weights.load_network(f"{path}\n"), "it says FileNotFoundError"), (lambda path: np.ones(450 * 2 ** 20, np.uint8).any(), "it took .* MB"),
-    (lambda path: bytes(10 ** 13), "MemoryError")])
+@pytest.mark.parametrize(
+    "read, why",
+    [
+        (lambda path: {}["x"], "KeyError"),
+        (lambda path: pickle.loads(path.read_bytes()), "it ran code"),
+        (lambda path: os.abort(), "died"),
+        (lambda path: float("nan"), "not sound"),
+        (lambda path: int("x"), "it says ValueError"),
+        (lambda path: weights.load_network(f"{path}\n"), "it says FileNotFoundError"),
+        (lambda path: np.ones(450 * 2**20, np.uint8).any(), "it took .* MB"),
+        (lambda path: bytes(10**13), "MemoryError"),
+    ],
+)
 def test_the_judge_sees_every_kind_of_fault(read, why, monkeypatch):
     monkeypatch.setitem(fuzz.kinds(), "faulty", fuzz.Kind("x.bin", [], read, fuzz.finite))
     assert re.search(why, become("faulty", {"x": {"": pickle.dumps(fuzz.Canary())}})["x"])
 
 
-leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["speed", "pool4", "small", 10 ** 12, 1e-40, -1])
-trees = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=4), max_leaves=8)
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["speed", "pool4", "small", 10**12, 1e-40, -1])
+)
+trees = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
 
 
 @st.composite
@@ -75,23 +104,45 @@ def changed(draw, tree):
         return tree | {key: draw(changed(tree[key]))}
     if isinstance(tree, list) and tree and draw(st.booleans()):
         at = draw(st.integers(0, len(tree) - 1))
-        return tree[:at] + [draw(changed(tree[at]))] + tree[at + 1:]
+        return tree[:at] + [draw(changed(tree[at]))] + tree[at + 1 :]
     return draw(trees)
 
 
 STRUCTURED = {
-    "params.yaml": (lambda: yaml.safe_load(fuzz.PARAMS), lambda tree: {"": yaml.safe_dump(tree).encode()}),
-    "calibration .json": (lambda: fuzz.kinds()["calibration .json"].parts, lambda tree: {"": json.dumps(tree).encode()}),
-    "shards": (lambda: dict(faces=6, shard_size=4), lambda tree: fuzz.kinds()["shards"].files[0] | {"shards.json": json.dumps(tree).encode()}),
-    "network .safetensors": (lambda: fuzz.kinds()["network .safetensors"].parts["header"],
-                             lambda tree: {"": save(fuzz.kinds()["network .safetensors"].parts["tensors"], metadata={"e2far": json.dumps(tree)})}),
-    "face model .npz": (lambda: dict(name="toy", unit_names=["jawOpen", "mouthSmileLeft", "mouthSmileRight"]),
-                        lambda tree: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | dict(header=np.array(json.dumps(tree))))),
+    "params.yaml": (
+        lambda: yaml.safe_load(fuzz.PARAMS),
+        lambda tree: {"": yaml.safe_dump(tree).encode()},
+    ),
+    "calibration .json": (
+        lambda: fuzz.kinds()["calibration .json"].parts,
+        lambda tree: {"": json.dumps(tree).encode()},
+    ),
+    "shards": (
+        lambda: dict(faces=6, shard_size=4),
+        lambda tree: fuzz.kinds()["shards"].files[0] | {"shards.json": json.dumps(tree).encode()},
+    ),
+    "network .safetensors": (
+        lambda: fuzz.kinds()["network .safetensors"].parts["header"],
+        lambda tree: {
+            "": save(
+                fuzz.kinds()["network .safetensors"].parts["tensors"],
+                metadata={"e2far": json.dumps(tree)},
+            )
+        },
+    ),
+    "face model .npz": (
+        lambda: dict(name="toy", unit_names=["jawOpen", "mouthSmileLeft", "mouthSmileRight"]),
+        lambda tree: fuzz.stored_npz(
+            fuzz.kinds()["face model .npz"].parts | dict(header=np.array(json.dumps(tree)))
+        ),
+    ),
 }
 
 
 @pytest.mark.parametrize("tag", STRUCTURED)
-def test_any_other_contents_of_a_header_give_something_sound_or_one_line(tag, tmp_path, monkeypatch):
+def test_any_other_contents_of_a_header_give_something_sound_or_one_line(
+    tag, tmp_path, monkeypatch
+):
     good, store = STRUCTURED[tag]
     kind, path = fuzz.kinds()[tag], tmp_path / fuzz.kinds()[tag].name
     monkeypatch.chdir(tmp_path)
@@ -101,7 +152,7 @@ def test_any_other_contents_of_a_header_give_something_sound_or_one_line(tag, tm
     def check(tree):
         try:
             files = store(tree)
-        except TypeError:           # JSON has no such keys
+        except TypeError:  # JSON has no such keys
             return
         fuzz.lay(files, path)
         outcome, why = fuzz.judge(kind, path)
@@ -116,7 +167,10 @@ def test_any_text_gives_something_sound_or_one_line(tag, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     @few
-    @given(st.binary(max_size=40) | st.text("{}[]:,&*!|>-\n a1'\"#%@`<?=.~", max_size=40).map(str.encode))
+    @given(
+        st.binary(max_size=40)
+        | st.text("{}[]:,&*!|>-\n a1'\"#%@`<?=.~", max_size=40).map(str.encode)
+    )
     def check(text):
         path.write_bytes(text)
         outcome, why = fuzz.judge(kind, path)
@@ -128,7 +182,7 @@ def test_any_text_gives_something_sound_or_one_line(tag, tmp_path, monkeypatch):
 # Bombs: small files that ask for much memory, or much time --------------------------------------------------------------------------------------------
 
 DEEP = b"[" * 20_000
-MANY = 10 ** 12
+MANY = 10**12
 
 
 def npy_header(shape, kind="<f4"):
@@ -141,8 +195,13 @@ def npy_header(shape, kind="<f4"):
 def zeros(megabytes):
     """`megabytes` of zeros as a zlib stream of a thousandth, of equal blocks."""
     packer = zlib.compressobj(9)
-    block = packer.compress(bytes(2 ** 20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return block + block[2:] * (megabytes - 1) + b"\x03\x00" + struct.pack(">I", 1 | (megabytes * 2 ** 20 % 65521) << 16)
+    block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return (
+        block
+        + block[2:] * (megabytes - 1)
+        + b"\x03\x00"
+        + struct.pack(">I", 1 | (megabytes * 2**20 % 65521) << 16)
+    )
 
 
 def zipped(members, megabytes=0):
@@ -150,44 +209,101 @@ def zipped(members, megabytes=0):
     content, listed = b"", b""
     for name, start in members.items():
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-        packed = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH) + zeros(megabytes)[2:-4] if megabytes else packer.compress(start) + packer.flush()
-        crc = zlib.crc32(start + bytes(megabytes * 2 ** 20)) if not megabytes else 0       # of bombs nobody lives to see it
-        entry = struct.pack("<HHHHHIIIHH", 20, 0, 8, 0, 33, crc, len(packed), len(start) + megabytes * 2 ** 20, len(name), 0)
-        listed += b"PK\x01\x02\x14\x00" + entry + struct.pack("<HHHII", 0, 0, 0, 0, len(content)) + name.encode()
+        packed = (
+            packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH) + zeros(megabytes)[2:-4]
+            if megabytes
+            else packer.compress(start) + packer.flush()
+        )
+        crc = (
+            zlib.crc32(start + bytes(megabytes * 2**20)) if not megabytes else 0
+        )  # of bombs nobody lives to see it
+        entry = struct.pack(
+            "<HHHHHIIIHH",
+            20,
+            0,
+            8,
+            0,
+            33,
+            crc,
+            len(packed),
+            len(start) + megabytes * 2**20,
+            len(name),
+            0,
+        )
+        listed += (
+            b"PK\x01\x02\x14\x00"
+            + entry
+            + struct.pack("<HHHII", 0, 0, 0, 0, len(content))
+            + name.encode()
+        )
         content += b"PK\x03\x04" + entry + name.encode() + packed
-    return content + listed + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, len(members), len(members), len(listed), len(content), 0)
+    return (
+        content
+        + listed
+        + b"PK\x05\x06"
+        + struct.pack("<HHHHIIH", 0, 0, len(members), len(members), len(listed), len(content), 0)
+    )
 
 
 def mat_bomb(variable):
     """MATLAB's level 5: one variable, packed, of 450 MB of zeros."""
     packer = zlib.compressobj(9)
-    n = 450 * 2 ** 20
-    flags = struct.pack("<IIII", 6, 8, 7, 0)                        # single precision
-    shape, name = struct.pack("<IIii", 5, 8, n // 4, 1), struct.pack("<II8s", 1, len(variable), variable)
-    start = struct.pack("<II", 14, len(flags + shape + name) + 8 + n) + flags + shape + name + struct.pack("<II", 7, n)
+    n = 450 * 2**20
+    flags = struct.pack("<IIII", 6, 8, 7, 0)  # single precision
+    shape, name = (
+        struct.pack("<IIii", 5, 8, n // 4, 1),
+        struct.pack("<II8s", 1, len(variable), variable),
+    )
+    start = (
+        struct.pack("<II", 14, len(flags + shape + name) + 8 + n)
+        + flags
+        + shape
+        + name
+        + struct.pack("<II", 7, n)
+    )
     first = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
-    block = packer.compress(bytes(2 ** 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
     packed = first + block * 450 + b"\x03\x00" + bytes(4)
-    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + struct.pack("<II", 15, len(packed)) + packed
+    return (
+        b"MATLAB 5.0 MAT-file".ljust(124)
+        + b"\x00\x01IM"
+        + struct.pack("<II", 15, len(packed))
+        + packed
+    )
 
 
 def mat_claim(variable, count=500_000_000):
     """MATLAB's level 5: one variable, not packed, that claims two gigabytes and has none."""
-    content = struct.pack("<IIII", 6, 8, 7, 0) + struct.pack("<IIii", 5, 8, count, 1) + struct.pack("<II8s", 1, len(variable), variable) + struct.pack("<II", 7, 4 * count)
-    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + struct.pack("<II", 14, len(content) + 4 * count) + content
+    content = (
+        struct.pack("<IIII", 6, 8, 7, 0)
+        + struct.pack("<IIii", 5, 8, count, 1)
+        + struct.pack("<II8s", 1, len(variable), variable)
+        + struct.pack("<II", 7, 4 * count)
+    )
+    return (
+        b"MATLAB 5.0 MAT-file".ljust(124)
+        + b"\x00\x01IM"
+        + struct.pack("<II", 14, len(content) + 4 * count)
+        + content
+    )
 
 
 def h5_bomb():
     import h5py
+
     file = io.BytesIO()
     with h5py.File(file, "w") as stored:
-        stored.create_dataset("shape/model/mean", (150_000_000,), "f4")     # never written: no bytes of it are in the file
+        stored.create_dataset(
+            "shape/model/mean", (150_000_000,), "f4"
+        )  # never written: no bytes of it are in the file
     return file.getvalue()
 
 
 def pth_bomb(tensor, packed=False):
     """A state dict whose layers are `tensor`; or the same with its numbers packed."""
-    content = fuzz.in_memory(lambda file: torch.save({"conv1_1.weight": tensor, "conv1_1.bias": tensor}, file))
+    content = fuzz.in_memory(
+        lambda file: torch.save({"conv1_1.weight": tensor, "conv1_1.bias": tensor}, file)
+    )
     if not packed:
         return content
     with zipfile.ZipFile(io.BytesIO(content)) as stored:
@@ -195,7 +311,9 @@ def pth_bomb(tensor, packed=False):
 
 
 def many_merges():
-    lines = ["a0: &a0 {k: 1}"] + [f"a{k}: &a{k}\n  <<: [{', '.join([f'*a{k - 1}'] * 20)}]" for k in range(1, 9)]
+    lines = ["a0: &a0 {k: 1}"] + [
+        f"a{k}: &a{k}\n  <<: [{', '.join([f'*a{k - 1}'] * 20)}]" for k in range(1, 9)
+    ]
     return "\n".join(lines).encode() + b"\n" + fuzz.PARAMS.encode()
 
 
@@ -209,13 +327,25 @@ def nested_pickle():
 
 def header_of(**config):
     kind = fuzz.kinds()["network .safetensors"]
-    return fuzz.safetensors_of(kind.parts | dict(header=dict(config=kind.parts["header"]["config"] | config)))
+    return fuzz.safetensors_of(
+        kind.parts | dict(header=dict(config=kind.parts["header"]["config"] | config))
+    )
 
 
 def png(width, height, *chunks):
-    piece = lambda kind, content: struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-    return {"": b"\x89PNG\r\n\x1a\n" + piece(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + b"".join(piece(*chunk) for chunk in chunks) + piece(b"IDAT", zlib.compress(bytes(999)))
-            + piece(b"IEND", b"")}
+    piece = lambda kind, content: (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+    return {
+        "": b"\x89PNG\r\n\x1a\n"
+        + piece(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + b"".join(piece(*chunk) for chunk in chunks)
+        + piece(b"IDAT", zlib.compress(bytes(999)))
+        + piece(b"IEND", b"")
+    }
 
 
 def surrey_bomb():
@@ -223,52 +353,136 @@ def surrey_bomb():
     files = dict(fuzz.kinds()["face model, Surrey .bin"].files[0])
     count = struct.pack("<Q", len(morphable.toy_model().triangles))
     assert files["sfm_shape_1.bin"].count(count) == 1
-    files["sfm_shape_1.bin"] = files["sfm_shape_1.bin"].replace(count, struct.pack("<Q", 100_000_000))
+    files["sfm_shape_1.bin"] = files["sfm_shape_1.bin"].replace(
+        count, struct.pack("<Q", 100_000_000)
+    )
     return files
 
 
 BOMBS = {
-    "npz that claims terabytes": ("face model .npz", lambda: {"": zipped({"mean.npy": npy_header((MANY, 3))})}),
-    "npz of packed zeros": ("face model .npz", lambda: {"": zipped({"mean.npy": npy_header((450 * 2 ** 18,))}, 450)}),
-    "npz with a deep header": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | dict(header=np.array(DEEP.decode())))),
-    "FLAME npz of packed zeros": ("face model, FLAME .npz", lambda: {"": zipped({"v_template.npy": npy_header((450 * 2 ** 18,))}, 450)}),
+    "npz that claims terabytes": (
+        "face model .npz",
+        lambda: {"": zipped({"mean.npy": npy_header((MANY, 3))})},
+    ),
+    "npz of packed zeros": (
+        "face model .npz",
+        lambda: {"": zipped({"mean.npy": npy_header((450 * 2**18,))}, 450)},
+    ),
+    "npz with a deep header": (
+        "face model .npz",
+        lambda: fuzz.stored_npz(
+            fuzz.kinds()["face model .npz"].parts | dict(header=np.array(DEEP.decode()))
+        ),
+    ),
+    "FLAME npz of packed zeros": (
+        "face model, FLAME .npz",
+        lambda: {"": zipped({"v_template.npy": npy_header((450 * 2**18,))}, 450)},
+    ),
     "npy that claims terabytes": ("landmarks .npy", lambda: {"": npy_header((MANY,))}),
-    "pickle that claims a gigabyte": ("face model, FLAME .pkl", lambda: {"": b"\x80\x05\x96" + struct.pack("<Q", 2 ** 30) + b"."}),
-    "pickle that claims terabytes": ("face model, FLAME .pkl", lambda: {"": b"\x80\x05\x8e" + struct.pack("<Q", 2 ** 42) + b"."}),
+    "pickle that claims a gigabyte": (
+        "face model, FLAME .pkl",
+        lambda: {"": b"\x80\x05\x96" + struct.pack("<Q", 2**30) + b"."},
+    ),
+    "pickle that claims terabytes": (
+        "face model, FLAME .pkl",
+        lambda: {"": b"\x80\x05\x8e" + struct.pack("<Q", 2**42) + b"."},
+    ),
     "pickle of lists of one list": ("face model, FLAME .pkl", lambda: {"": nested_pickle()}),
-    "pickle nested deep": ("face model, FLAME .pkl", lambda: {"": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."}),
-    "pickle of an array that is its own": ("face model, FLAME .pkl", lambda: {"": b"\x80\x02}X\x0a\x00\x00\x00v_templatecchumpy.ch\nCh\n)\x81q\x00}X\x01\x00\x00\x00xh\x00sbs."}),
+    "pickle nested deep": (
+        "face model, FLAME .pkl",
+        lambda: {"": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."},
+    ),
+    "pickle of an array that is its own": (
+        "face model, FLAME .pkl",
+        lambda: {
+            "": b"\x80\x02}X\x0a\x00\x00\x00v_templatecchumpy.ch\nCh\n)\x81q\x00}X\x01\x00\x00\x00xh\x00sbs."
+        },
+    ),
     "mat of packed zeros": ("face model, Basel 2009 .mat", lambda: {"": mat_bomb(b"shapeMU")}),
     "mat of packed zeros for VGG": ("VGG .mat", lambda: {"": mat_bomb(b"layers")}),
-    "mat that claims gigabytes": ("face model, Basel 2009 .mat", lambda: {"": mat_claim(b"shapeMU")}),
+    "mat that claims gigabytes": (
+        "face model, Basel 2009 .mat",
+        lambda: {"": mat_claim(b"shapeMU")},
+    ),
     "mat that claims gigabytes for VGG": ("VGG .mat", lambda: {"": mat_claim(b"layers")}),
     "h5 of nothing": ("face model, Basel 2017 .h5", lambda: {"": h5_bomb()}),
-    "one number as a huge tensor": ("VGG .pth", lambda: {"": pth_bomb(torch.ones(1).expand(40000, 3, 60, 60))}),
+    "one number as a huge tensor": (
+        "VGG .pth",
+        lambda: {"": pth_bomb(torch.ones(1).expand(40000, 3, 60, 60))},
+    ),
     "pth of packed zeros": ("VGG .pth", lambda: {"": pth_bomb(torch.zeros(1), packed=True)}),
-    "checkpoint of packed zeros": ("checkpoint", lambda: {"": pth_bomb(torch.zeros(1), packed=True)}),
-    "safetensors that claims terabytes": ("network .safetensors", lambda: {"": (h := json.dumps(dict(x=dict(dtype="F32", shape=[MANY], data_offsets=[0, 4 * MANY]))).encode(), struct.pack("<Q", len(h)) + h)[1]}),
-    "safetensors with a header of terabytes": ("network .safetensors", lambda: {"": struct.pack("<Q", 2 ** 42) + b"{}"}),
+    "checkpoint of packed zeros": (
+        "checkpoint",
+        lambda: {"": pth_bomb(torch.zeros(1), packed=True)},
+    ),
+    "safetensors that claims terabytes": (
+        "network .safetensors",
+        lambda: {
+            "": (
+                h := json.dumps(
+                    dict(x=dict(dtype="F32", shape=[MANY], data_offsets=[0, 4 * MANY]))
+                ).encode(),
+                struct.pack("<Q", len(h)) + h,
+            )[1]
+        },
+    ),
+    "safetensors with a header of terabytes": (
+        "network .safetensors",
+        lambda: {"": struct.pack("<Q", 2**42) + b"{}"},
+    ),
     "network as wide as the sea": ("network .safetensors", lambda: header_of(width=3e3)),
-    "network of people without number": ("network .safetensors", lambda: header_of(n_identity=MANY)),
+    "network of people without number": (
+        "network .safetensors",
+        lambda: header_of(n_identity=MANY),
+    ),
     "network of many layers": ("network .safetensors", lambda: header_of(fused=["pool4"] * 20000)),
-    "network with a deep header": ("network .safetensors", lambda: {"": save(fuzz.kinds()["network .safetensors"].parts["tensors"], metadata={"e2far": DEEP.decode()})}),
+    "network with a deep header": (
+        "network .safetensors",
+        lambda: {
+            "": save(
+                fuzz.kinds()["network .safetensors"].parts["tensors"],
+                metadata={"e2far": DEEP.decode()},
+            )
+        },
+    ),
     "Surrey with triangles without number": ("face model, Surrey .bin", surrey_bomb),
     "a picture of 900 megapixels": ("picture", lambda: png(30000, 30000)),
-    "a picture with gigabytes of text": ("picture", lambda: png(9, 9, (b"zTXt", b"Comment\0\0" + zeros(450)))),
-    "a picture with gigabytes of colour profile": ("picture", lambda: png(9, 9, (b"iCCP", b"icc\0\0" + zeros(450)))),
+    "a picture with gigabytes of text": (
+        "picture",
+        lambda: png(9, 9, (b"zTXt", b"Comment\0\0" + zeros(450))),
+    ),
+    "a picture with gigabytes of colour profile": (
+        "picture",
+        lambda: png(9, 9, (b"iCCP", b"icc\0\0" + zeros(450))),
+    ),
     "yaml of merges": ("params.yaml", lambda: {"": many_merges()}),
     "yaml nested deep": ("params.yaml", lambda: {"": DEEP}),
-    "yaml that holds itself": ("params.yaml", lambda: {"": fuzz.PARAMS.replace("[1, 2, 3]", "&x [*x]").encode()}),
+    "yaml that holds itself": (
+        "params.yaml",
+        lambda: {"": fuzz.PARAMS.replace("[1, 2, 3]", "&x [*x]").encode()},
+    ),
     "json nested deep": ("calibration .json", lambda: {"": DEEP}),
-    "index nested deep": ("shards", lambda: fuzz.kinds()["shards"].files[0] | {"shards.json": DEEP}),
-    "index of faces without number": ("shards", lambda: fuzz.kinds()["shards"].files[0] | {"shards.json": json.dumps(dict(faces=MANY ** 2, shard_size=4)).encode()}),
-    "ICT with a deep list": ("face model, ICT folder", lambda: fuzz.kinds()["face model, ICT folder"].files[0] | {"vertex_indices.json": DEEP}),
+    "index nested deep": (
+        "shards",
+        lambda: fuzz.kinds()["shards"].files[0] | {"shards.json": DEEP},
+    ),
+    "index of faces without number": (
+        "shards",
+        lambda: (
+            fuzz.kinds()["shards"].files[0]
+            | {"shards.json": json.dumps(dict(faces=MANY**2, shard_size=4)).encode()}
+        ),
+    ),
+    "ICT with a deep list": (
+        "face model, ICT folder",
+        lambda: fuzz.kinds()["face model, ICT folder"].files[0] | {"vertex_indices.json": DEEP},
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", sorted({tag for tag, _ in BOMBS.values()}))
 def test_a_bomb_is_refused_within_bounds(kind, monkeypatch):
-    monkeypatch.setattr(files, "LARGEST", 64 * 2 ** 20)
+    monkeypatch.setattr(files, "LARGEST", 64 * 2**20)
     outcomes = become(kind, {name: files() for name, (tag, files) in BOMBS.items() if tag == kind})
     assert outcomes == dict.fromkeys(outcomes, "refused")
 
@@ -281,36 +495,104 @@ def test_a_pipe_in_place_of_a_picture_is_not_waited_for(tmp_path):
 
 # Code ---------------------------------------------------------------------------------------------------------------------------------------------
 
+
 def poisoned():
     """Files of all kinds that can hold code: (kind, files)."""
     trap = fuzz.Canary()
     pickled = {"": pickle.dumps(trap)}
-    poisoned_pth = lambda legacy: {"": fuzz.in_memory(lambda file: torch.save(dict(x=trap), file, _use_new_zipfile_serialization=not legacy))}
+    poisoned_pth = lambda legacy: {
+        "": fuzz.in_memory(
+            lambda file: torch.save(dict(x=trap), file, _use_new_zipfile_serialization=not legacy)
+        )
+    }
     arrays = fuzz.kinds()["face model .npz"].parts
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
-    return [("face model .npz", fuzz.stored_npz(arrays | dict(mean=np.array([trap], object)))), ("face model .npz", pickled), ("face model, FLAME .npz", fuzz.stored_npz(dict(v_template=np.array([trap], object)))),
-            ("face model, FLAME .pkl", pickled), ("face model, FLAME .pkl", {"": pickle.dumps(dict(v_template=trap), 4)}), ("landmarks .npy", {"": fuzz.in_memory(lambda file: np.save(file, np.array([trap], object)))}),
-            ("VGG .pth", poisoned_pth(False)), ("VGG .pth", poisoned_pth(True)), ("VGG .pth", pickled), ("checkpoint", poisoned_pth(False)), ("checkpoint", poisoned_pth(True)), ("checkpoint", pickled),
-            ("params.yaml", {"": f"!!python/object/apply:os.system ['touch {fuzz.CANARY}']".encode()}), ("params.yaml", {"": fuzz.PARAMS.replace("pool4", f"!!python/object/apply:os.system ['touch {fuzz.CANARY}']").encode()}),
-            ("picture", {"": eps}), ("shards", fuzz.kinds()["shards"].files[0] | {"000/shard-000000.safetensors": pickled[""]}), ("network .safetensors", pickled)]
+    return [
+        ("face model .npz", fuzz.stored_npz(arrays | dict(mean=np.array([trap], object)))),
+        ("face model .npz", pickled),
+        ("face model, FLAME .npz", fuzz.stored_npz(dict(v_template=np.array([trap], object)))),
+        ("face model, FLAME .pkl", pickled),
+        ("face model, FLAME .pkl", {"": pickle.dumps(dict(v_template=trap), 4)}),
+        (
+            "landmarks .npy",
+            {"": fuzz.in_memory(lambda file: np.save(file, np.array([trap], object)))},
+        ),
+        ("VGG .pth", poisoned_pth(False)),
+        ("VGG .pth", poisoned_pth(True)),
+        ("VGG .pth", pickled),
+        ("checkpoint", poisoned_pth(False)),
+        ("checkpoint", poisoned_pth(True)),
+        ("checkpoint", pickled),
+        ("params.yaml", {"": f"!!python/object/apply:os.system ['touch {fuzz.CANARY}']".encode()}),
+        (
+            "params.yaml",
+            {
+                "": fuzz.PARAMS.replace(
+                    "pool4", f"!!python/object/apply:os.system ['touch {fuzz.CANARY}']"
+                ).encode()
+            },
+        ),
+        ("picture", {"": eps}),
+        ("shards", fuzz.kinds()["shards"].files[0] | {"000/shard-000000.safetensors": pickled[""]}),
+        ("network .safetensors", pickled),
+    ]
 
 
 def test_no_code_of_a_file_runs(tmp_path, monkeypatch):
-    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {fuzz.CANARY}\n")       # what Pillow would start for PostScript
+    (tmp_path / "gs").write_text(
+        f"#!/bin/sh\ntouch {fuzz.CANARY}\n"
+    )  # what Pillow would start for PostScript
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
     cases = poisoned()
     for kind in {tag for tag, _ in cases}:
-        outcomes = become(kind, {number: files for number, (tag, files) in enumerate(cases) if tag == kind})
+        outcomes = become(
+            kind, {number: files for number, (tag, files) in enumerate(cases) if tag == kind}
+        )
         assert outcomes == dict.fromkeys(outcomes, "refused"), kind
 
 
-DANGEROUS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pandas.read_pickle", "joblib.load", "shelve.open", "marshal.load", "marshal.loads", "runpy.run_path",
-             *(f"{module}.{name}" for module in ("pickle", "_pickle", "dill", "cloudpickle") for name in ("load", "loads", "Unpickler", "_Unpickler")),
-             *(f"yaml.{name}" for name in ("load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all", "Loader", "UnsafeLoader", "FullLoader"))}
-ALLOWED = {("e2far/files.py", "pickle._Unpickler"),      # the inert one: it builds stand-ins alone and refuses every other name
-           ("e2far/synthesis/live.py", "pickle.loads")}                       # what a process has from the one that started it, in memory: no file
+DANGEROUS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "pandas.read_pickle",
+    "joblib.load",
+    "shelve.open",
+    "marshal.load",
+    "marshal.loads",
+    "runpy.run_path",
+    *(
+        f"{module}.{name}"
+        for module in ("pickle", "_pickle", "dill", "cloudpickle")
+        for name in ("load", "loads", "Unpickler", "_Unpickler")
+    ),
+    *(
+        f"yaml.{name}"
+        for name in (
+            "load",
+            "load_all",
+            "full_load",
+            "full_load_all",
+            "unsafe_load",
+            "unsafe_load_all",
+            "Loader",
+            "UnsafeLoader",
+            "FullLoader",
+        )
+    ),
+}
+ALLOWED = {
+    (
+        "e2far/files.py",
+        "pickle._Unpickler",
+    ),  # the inert one: it builds stand-ins alone and refuses every other name
+    ("e2far/synthesis/live.py", "pickle.loads"),
+}  # what a process has from the one that started it, in memory: no file
 
 
 def dangers(source):
@@ -318,72 +600,156 @@ def dangers(source):
     tree, aliases, found = ast.parse(source), {}, []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            aliases |= {(name.asname or name.name.split(".")[0]): (name.name if name.asname else name.name.split(".")[0]) for name in node.names}
+            aliases |= {
+                (name.asname or name.name.split(".")[0]): (
+                    name.name if name.asname else name.name.split(".")[0]
+                )
+                for name in node.names
+            }
         elif isinstance(node, ast.ImportFrom):
-            aliases |= {(name.asname or name.name): f"{node.module}.{name.name}" for name in node.names}
+            aliases |= {
+                (name.asname or name.name): f"{node.module}.{name.name}" for name in node.names
+            }
 
     def full(node):
         if isinstance(node, ast.Attribute):
             return f"{full(node.value)}.{node.attr}"
         return aliases.get(node.id, node.id) if isinstance(node, ast.Name) else "?"
 
-    option = lambda call, name: next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+    option = lambda call, name: next(
+        (keyword.value for keyword in call.keywords if keyword.arg == name), None
+    )
     is_constant = lambda node, value: isinstance(node, ast.Constant) and node.value is value
     for node in ast.walk(tree):
         if isinstance(node, (ast.Attribute, ast.Name)) and full(node) in DANGEROUS:
             found.append(full(node))
         if isinstance(node, ast.Call):
             name = full(node.func)
-            if name in ("torch.load", "torch.serialization.load") and not is_constant(option(node, "weights_only"), True):
+            if name in ("torch.load", "torch.serialization.load") and not is_constant(
+                option(node, "weights_only"), True
+            ):
                 found.append(name)
-            if name == "numpy.load" and (len(node.args) > 2 or option(node, "allow_pickle") is not None and not is_constant(option(node, "allow_pickle"), False) or any(k.arg is None for k in node.keywords)):
+            if name == "numpy.load" and (
+                len(node.args) > 2
+                or option(node, "allow_pickle") is not None
+                and not is_constant(option(node, "allow_pickle"), False)
+                or any(k.arg is None for k in node.keywords)
+            ):
                 found.append(name)
             if name.startswith("subprocess.") and option(node, "shell") is not None:
                 found.append(name)
     return found
 
 
-@pytest.mark.parametrize("source", [
-    "eval('1')", "exec('x')", "import torch\ntorch.load(p)", "import torch as t\nt.load(p, weights_only=False)", "import torch\ntorch.load(p, weights_only=w)", "from torch import load\nload(p)",
-    "import numpy as np\nnp.load(p, allow_pickle=True)", "import numpy as np\nnp.load(p, None, True)", "import numpy as np\nnp.load(p, **o)", "import pickle\npickle.load(f)", "from pickle import loads as l\nl(b)",
-    "import pickle\nclass A(pickle.Unpickler): pass", "import yaml\nyaml.load(f, Loader=yaml.SafeLoader)", "from yaml import unsafe_load as y\ny(f)", "import os\nos.system('x')",
-    "import subprocess\nsubprocess.run('x', shell=True)", "import pandas as pd\npd.read_pickle(p)", "import joblib\njoblib.load(p)"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "eval('1')",
+        "exec('x')",
+        "import torch\ntorch.load(p)",
+        "import torch as t\nt.load(p, weights_only=False)",
+        "import torch\ntorch.load(p, weights_only=w)",
+        "from torch import load\nload(p)",
+        "import numpy as np\nnp.load(p, allow_pickle=True)",
+        "import numpy as np\nnp.load(p, None, True)",
+        "import numpy as np\nnp.load(p, **o)",
+        "import pickle\npickle.load(f)",
+        "from pickle import loads as l\nl(b)",
+        "import pickle\nclass A(pickle.Unpickler): pass",
+        "import yaml\nyaml.load(f, Loader=yaml.SafeLoader)",
+        "from yaml import unsafe_load as y\ny(f)",
+        "import os\nos.system('x')",
+        "import subprocess\nsubprocess.run('x', shell=True)",
+        "import pandas as pd\npd.read_pickle(p)",
+        "import joblib\njoblib.load(p)",
+    ],
+)
 def test_dangerous_sources_are_seen(source):
     assert dangers(source)
 
 
 def test_harmless_sources_are_not():
-    assert not dangers("import torch, re, pickle, yaml\nimport numpy as np\nnet.eval()\ntorch.load(p, weights_only=True)\nnp.load(p)\nnp.load(p, allow_pickle=False)\nre.compile('x')\npickle.dumps(1)\nyaml.safe_load(t)")
+    assert not dangers(
+        "import torch, re, pickle, yaml\nimport numpy as np\nnet.eval()\ntorch.load(p, weights_only=True)\nnp.load(p)\nnp.load(p, allow_pickle=False)\nre.compile('x')\npickle.dumps(1)\nyaml.safe_load(t)"
+    )
 
 
 def test_no_source_can_run_code_of_a_file():
-    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "e2far").rglob("*.py")}
-    sources |= {path.name: "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code") for path in (ROOT / "notebooks").glob("*.ipynb")}
+    sources = {
+        path.relative_to(ROOT).as_posix(): path.read_text()
+        for path in (ROOT / "e2far").rglob("*.py")
+    }
+    sources |= {
+        path.name: "\n".join(
+            cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+        )
+        for path in (ROOT / "notebooks").glob("*.ipynb")
+    }
     found = {(name, danger) for name, source in sources.items() for danger in dangers(source)}
     assert found == ALLOWED and len(sources) > 40
 
 
 # Each fault that was found --------------------------------------------------------------------------------------------------------------------------
 
+
 def test_the_command_line_tells_each_broken_photo_in_one_line(tmp_path):
     torch.manual_seed(0)
     morphable.toy_model(dtype=torch.float32).save(tmp_path / "toy.npz")
-    weights.save_network(network.E2FAR(n_identity=6, n_expression=4, image_size=48, width=1 / 32), tmp_path / "tiny.safetensors")
+    weights.save_network(
+        network.E2FAR(n_identity=6, n_expression=4, image_size=48, width=1 / 32),
+        tmp_path / "tiny.safetensors",
+    )
     Image.fromarray(astronaut()).save(tmp_path / "good.png")
     make, broken = fuzz.cases("picture", seed=3), []
     for number in range(40):
         fuzz.lay(make(number), tmp_path / "photo.jpg")
         if fuzz.judge(fuzz.kinds()["picture"], tmp_path / "photo.jpg")[0] == "refused":
             broken.append((tmp_path / "photo.jpg").rename(tmp_path / f"broken{number}.jpg"))
-    result = CliRunner().invoke(app, ["reconstruct", *map(str, broken), str(tmp_path / "good.png"), "--out", str(tmp_path / "out"), "--box", "150,70,280,200", "--only", "json",
-                                      "--weights", str(tmp_path / "tiny.safetensors"), "--face-model", str(tmp_path / "toy.npz")])
-    assert len(broken) > 9 and result.exit_code == 1 and isinstance(result.exception, SystemExit) and "Traceback" not in result.output
-    assert all(sum(line.startswith("e2far: ") and path.name in line for line in result.stderr.splitlines()) == 1 for path in broken) and (tmp_path / "out" / "good.json").exists()
+    result = CliRunner().invoke(
+        app,
+        [
+            "reconstruct",
+            *map(str, broken),
+            str(tmp_path / "good.png"),
+            "--out",
+            str(tmp_path / "out"),
+            "--box",
+            "150,70,280,200",
+            "--only",
+            "json",
+            "--weights",
+            str(tmp_path / "tiny.safetensors"),
+            "--face-model",
+            str(tmp_path / "toy.npz"),
+        ],
+    )
+    assert (
+        len(broken) > 9
+        and result.exit_code == 1
+        and isinstance(result.exception, SystemExit)
+        and "Traceback" not in result.output
+    )
+    assert (
+        all(
+            sum(
+                line.startswith("e2far: ") and path.name in line
+                for line in result.stderr.splitlines()
+            )
+            == 1
+            for path in broken
+        )
+        and (tmp_path / "out" / "good.json").exists()
+    )
 
 
 def test_a_surrey_model_is_read_as_eos_reads_it(tmp_path):
     part, rng = pytest.importorskip("eos").morphablemodel, np.random.default_rng(0)
-    pca = lambda modes: part.PcaModel(rng.normal(size=(60, 1)).astype("f4"), np.asfortranarray(rng.normal(size=(60, modes)).astype("f4")), rng.random((modes, 1)).astype("f4"), rng.integers(0, 20, (7, 3)).tolist())
+    pca = lambda modes: part.PcaModel(
+        rng.normal(size=(60, 1)).astype("f4"),
+        np.asfortranarray(rng.normal(size=(60, modes)).astype("f4")),
+        rng.random((modes, 1)).astype("f4"),
+        rng.integers(0, 20, (7, 3)).tolist(),
+    )
     shape, colour, expression, smile = pca(4), pca(2), pca(3), part.Blendshape()
     smile.name, smile.deformation = "ß", rng.normal(size=60).astype("f4")
     for kind in (expression, [smile]):
@@ -392,9 +758,15 @@ def test_a_surrey_model_is_read_as_eos_reads_it(tmp_path):
         assert archive.number("<u4") == 4
         for model in (shape, colour):
             mean, modes, variances, triangles = archive.model()
-            assert np.array_equal(mean.ravel(), model.get_mean()) and np.array_equal(triangles, model.get_triangle_list())
-            np.testing.assert_allclose(modes * np.sqrt(variances.ravel()), model.get_rescaled_pca_basis(), rtol=1e-6)
-        assert archive.number("u1") == 0 and archive.number("<i4") == (0 if kind is expression else 1)
+            assert np.array_equal(mean.ravel(), model.get_mean()) and np.array_equal(
+                triangles, model.get_triangle_list()
+            )
+            np.testing.assert_allclose(
+                modes * np.sqrt(variances.ravel()), model.get_rescaled_pca_basis(), rtol=1e-6
+            )
+        assert archive.number("u1") == 0 and archive.number("<i4") == (
+            0 if kind is expression else 1
+        )
     [(name, offsets)] = archive.blendshapes()
     assert name == "ß" and np.array_equal(offsets.ravel(), smile.deformation)
 
@@ -403,47 +775,150 @@ def unkind():
     """The kind of a filter's numbers, single precision, becomes 0, over which scipy crashes."""
     [content] = fuzz.kinds()["VGG .mat"].files[1].values()
     at = content.index(struct.pack("<II", 7, 2 * 3 * 9 * 4))
-    return {"": content[:at] + bytes(4) + content[at + 4:]}
+    return {"": content[:at] + bytes(4) + content[at + 4 :]}
 
 
 TENSORS = lambda: fuzz.kinds()["network .safetensors"].parts["tensors"]
 HEADER = lambda: fuzz.kinds()["network .safetensors"].parts["header"]
-FOUND = {       # each got past, or through, what read it before
-    "negative variance": ("network .safetensors", lambda: fuzz.safetensors_of(dict(header=HEADER(), tensors=TENSORS() | {"trunk.blocks.0.0.1.running_var": torch.tensor([-1., 1.])}))),
-    "complex weights": ("network .safetensors", lambda: fuzz.safetensors_of(dict(header=HEADER(), tensors=TENSORS() | {"pose_head.1.bias": torch.ones(8, dtype=torch.complex64)}))),
-    "a header that is a list": ("network .safetensors", lambda: fuzz.safetensors_of(dict(header=[1], tensors=TENSORS()))),
+FOUND = {  # each got past, or through, what read it before
+    "negative variance": (
+        "network .safetensors",
+        lambda: fuzz.safetensors_of(
+            dict(
+                header=HEADER(),
+                tensors=TENSORS() | {"trunk.blocks.0.0.1.running_var": torch.tensor([-1.0, 1.0])},
+            )
+        ),
+    ),
+    "complex weights": (
+        "network .safetensors",
+        lambda: fuzz.safetensors_of(
+            dict(
+                header=HEADER(),
+                tensors=TENSORS() | {"pose_head.1.bias": torch.ones(8, dtype=torch.complex64)},
+            )
+        ),
+    ),
+    "a header that is a list": (
+        "network .safetensors",
+        lambda: fuzz.safetensors_of(dict(header=[1], tensors=TENSORS())),
+    ),
     "a size that is no number": ("network .safetensors", lambda: header_of(width="wide")),
-    "a network that predicts nothing": ("network .safetensors", lambda: header_of(n_identity=0, n_expression=0, width=1e-9)),
+    "a network that predicts nothing": (
+        "network .safetensors",
+        lambda: header_of(n_identity=0, n_expression=0, width=1e-9),
+    ),
     "a size below zero": ("network .safetensors", lambda: header_of(n_identity=-3)),
-    "weights that overflow by 255": ("VGG .safetensors", lambda: {"": save(fuzz.kinds()["VGG .safetensors"].parts | {"conv1_1.weight": torch.full((2, 3, 3, 3), 3e38)})}),
+    "weights that overflow by 255": (
+        "VGG .safetensors",
+        lambda: {
+            "": save(
+                fuzz.kinds()["VGG .safetensors"].parts
+                | {"conv1_1.weight": torch.full((2, 3, 3, 3), 3e38)}
+            )
+        },
+    ),
     "an element of no kind": ("VGG .mat", unkind),
-    "text for numbers": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | dict(mean=np.full((224, 3), "x")))),
-    "fractions for vertices": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | dict(triangles=np.full((9, 3), 1.5)))),
-    "whole numbers for the mean": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | dict(mean=np.ones((224, 3), int)))),
-    "an attribute that is not a number": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | {"attribute.eye": np.full(224, np.nan)})),
-    "names that are no text": ("face model .npz", lambda: fuzz.stored_npz(fuzz.kinds()["face model .npz"].parts | dict(header=np.array('{"name": 3, "unit_names": [1, 2, 3]}')))),
-    "an array's header cut short": ("landmarks .npy", lambda: {"": npy_header((68,)).replace(b"}", b"(")}),
+    "text for numbers": (
+        "face model .npz",
+        lambda: fuzz.stored_npz(
+            fuzz.kinds()["face model .npz"].parts | dict(mean=np.full((224, 3), "x"))
+        ),
+    ),
+    "fractions for vertices": (
+        "face model .npz",
+        lambda: fuzz.stored_npz(
+            fuzz.kinds()["face model .npz"].parts | dict(triangles=np.full((9, 3), 1.5))
+        ),
+    ),
+    "whole numbers for the mean": (
+        "face model .npz",
+        lambda: fuzz.stored_npz(
+            fuzz.kinds()["face model .npz"].parts | dict(mean=np.ones((224, 3), int))
+        ),
+    ),
+    "an attribute that is not a number": (
+        "face model .npz",
+        lambda: fuzz.stored_npz(
+            fuzz.kinds()["face model .npz"].parts | {"attribute.eye": np.full(224, np.nan)}
+        ),
+    ),
+    "names that are no text": (
+        "face model .npz",
+        lambda: fuzz.stored_npz(
+            fuzz.kinds()["face model .npz"].parts
+            | dict(header=np.array('{"name": 3, "unit_names": [1, 2, 3]}'))
+        ),
+    ),
+    "an array's header cut short": (
+        "landmarks .npy",
+        lambda: {"": npy_header((68,)).replace(b"}", b"(")},
+    ),
     "a picture cut short": ("picture", lambda: {"": fuzz.pictures()[1][""][:700]}),
     "yaml that is none": ("params.yaml", lambda: {"": b"a: b: c"}),
     "yaml of one number": ("params.yaml", lambda: {"": b"3"}),
-    "yaml with infinity": ("params.yaml", lambda: {"": fuzz.PARAMS.replace("1.0e-3", ".inf").encode()}),
-    "a seed that is a text": ("params.yaml", lambda: {"": fuzz.PARAMS.replace("seed: 7", "seed: x").encode()}),
-    "an index of true faces": ("shards", lambda: fuzz.kinds()["shards"].files[0] | {"shards.json": b'{"faces": true, "shard_size": 4}'}),
-    "an index of no faces a shard": ("shards", lambda: fuzz.kinds()["shards"].files[0] | {"shards.json": b'{"faces": 6, "shard_size": 0}'}),
-    "labels that are not numbers": ("shards", lambda: first_shard(identity=torch.full((4, 6), torch.nan))),
-    "labels of a type that numpy has not": ("shards", lambda: first_shard(identity=torch.ones(4, 6, dtype=torch.bfloat16))),
-    "pictures of no pixels": ("shards", lambda: first_shard(image=torch.zeros(4, 0, 0, 3, dtype=torch.uint8))),
+    "yaml with infinity": (
+        "params.yaml",
+        lambda: {"": fuzz.PARAMS.replace("1.0e-3", ".inf").encode()},
+    ),
+    "a seed that is a text": (
+        "params.yaml",
+        lambda: {"": fuzz.PARAMS.replace("seed: 7", "seed: x").encode()},
+    ),
+    "an index of true faces": (
+        "shards",
+        lambda: (
+            fuzz.kinds()["shards"].files[0] | {"shards.json": b'{"faces": true, "shard_size": 4}'}
+        ),
+    ),
+    "an index of no faces a shard": (
+        "shards",
+        lambda: fuzz.kinds()["shards"].files[0] | {"shards.json": b'{"faces": 6, "shard_size": 0}'},
+    ),
+    "labels that are not numbers": (
+        "shards",
+        lambda: first_shard(identity=torch.full((4, 6), torch.nan)),
+    ),
+    "labels of a type that numpy has not": (
+        "shards",
+        lambda: first_shard(identity=torch.ones(4, 6, dtype=torch.bfloat16)),
+    ),
+    "pictures of no pixels": (
+        "shards",
+        lambda: first_shard(image=torch.zeros(4, 0, 0, 3, dtype=torch.uint8)),
+    ),
     "labels of no faces": ("shards", lambda: first_shard(person=torch.tensor(1))),
-    "a checkpoint that is a list": ("checkpoint", lambda: {"": fuzz.in_memory(lambda file: torch.save([1], file))}),
+    "a checkpoint that is a list": (
+        "checkpoint",
+        lambda: {"": fuzz.in_memory(lambda file: torch.save([1], file))},
+    ),
     "a checkpoint with an attribute": ("checkpoint", lambda: checkpoint(step="x")),
-    "a checkpoint beyond the end": ("checkpoint", lambda: checkpoint(step=10 ** 6)),
-    "a checkpoint that is not a number": ("checkpoint", lambda: checkpoint(module=fuzz.kinds()["checkpoint"].parts["module"] | {"0.weight": torch.full((3, 4), torch.nan)})),
-    "a checkpoint of another module": ("checkpoint", lambda: checkpoint(module={"x": torch.ones(3)})),
+    "a checkpoint beyond the end": ("checkpoint", lambda: checkpoint(step=10**6)),
+    "a checkpoint that is not a number": (
+        "checkpoint",
+        lambda: checkpoint(
+            module=fuzz.kinds()["checkpoint"].parts["module"]
+            | {"0.weight": torch.full((3, 4), torch.nan)}
+        ),
+    ),
+    "a checkpoint of another module": (
+        "checkpoint",
+        lambda: checkpoint(module={"x": torch.ones(3)}),
+    ),
     "curves that are text": ("calibration .json", lambda: calibration(score=["1"] * 12)),
-    "curves that are not numbers": ("calibration .json", lambda: calibration(score=[float("nan")] * 12)),
-    "curves out of sight": ("calibration .json", lambda: calibration(vertex_error_mm=[1e308, *[1.] * 11])),
-    "curves of other lengths": ("calibration .json", lambda: calibration(score=[1., .5])),
-    "curves that fall": ("calibration .json", lambda: calibration(disagreement_percent=[12. - k for k in range(12)])),
+    "curves that are not numbers": (
+        "calibration .json",
+        lambda: calibration(score=[float("nan")] * 12),
+    ),
+    "curves out of sight": (
+        "calibration .json",
+        lambda: calibration(vertex_error_mm=[1e308, *[1.0] * 11]),
+    ),
+    "curves of other lengths": ("calibration .json", lambda: calibration(score=[1.0, 0.5])),
+    "curves that fall": (
+        "calibration .json",
+        lambda: calibration(disagreement_percent=[12.0 - k for k in range(12)]),
+    ),
 }
 
 
@@ -453,7 +928,11 @@ def first_shard(**columns):
 
 
 def checkpoint(**entries):
-    return {"": fuzz.in_memory(lambda file: torch.save(fuzz.kinds()["checkpoint"].parts | entries, file))}
+    return {
+        "": fuzz.in_memory(
+            lambda file: torch.save(fuzz.kinds()["checkpoint"].parts | entries, file)
+        )
+    }
 
 
 def calibration(**entries):

@@ -1,4 +1,5 @@
 """The long training: what it says of itself, and that a cooldown starts from what it has reached."""
+
 import pandas as pd
 import pytest
 import torch
@@ -12,9 +13,19 @@ from e2far.synthesis import shards
 
 def write_log(folder, recipe, images, ratios):
     (folder / recipe).mkdir(parents=True)
-    rows = pd.DataFrame(dict(images=images, neutral_ratio=ratios, expression_ratio=ratios, expressive_ratio=ratios, remaining_s=7200.))
-    between = pd.DataFrame(dict(images=[n + 1 for n in images]))            # rows without a validation
-    pd.concat([rows, between]).sort_values("images").to_csv(folder / recipe / "log.csv", index=False)
+    rows = pd.DataFrame(
+        dict(
+            images=images,
+            neutral_ratio=ratios,
+            expression_ratio=ratios,
+            expressive_ratio=ratios,
+            remaining_s=7200.0,
+        )
+    )
+    between = pd.DataFrame(dict(images=[n + 1 for n in images]))  # rows without a validation
+    pd.concat([rows, between]).sort_values("images").to_csv(
+        folder / recipe / "log.csv", index=False
+    )
 
 
 @pytest.fixture
@@ -23,23 +34,23 @@ def nothing_committed(monkeypatch, tmp_path):
 
 
 def test_the_report_compares_curves_at_the_same_count_of_pictures(tmp_path, nothing_committed):
-    write_log(tmp_path, "ours", [100_000, 200_000, 300_000], [.9, .8, .7])
-    write_log(tmp_path, "before", [100_000, 200_000], [.95, .9])
+    write_log(tmp_path, "ours", [100_000, 200_000, 300_000], [0.9, 0.8, 0.7])
+    write_log(tmp_path, "before", [100_000, 200_000], [0.95, 0.9])
     text = long_training.report(tmp_path, steps=10_000, batch_size=64)
     assert "0.30 of 0.6 million pictures" in text and "2.0 hours left" in text
     assert "At 0.20 million pictures its expressive error lies 0.100 below" in text
 
 
 def test_curves_of_another_machine_stay_where_there_is_no_log(tmp_path, nothing_committed):
-    write_log(tmp_path / "other", "before", [100_000], [.95])
+    write_log(tmp_path / "other", "before", [100_000], [0.95])
     long_training.curves(tmp_path / "other").to_csv(long_training.CURVES, index=False)
-    write_log(tmp_path / "mine", "ours", [100_000], [.9])
+    write_log(tmp_path / "mine", "ours", [100_000], [0.9])
     assert long_training.curves(tmp_path / "mine").recipe.tolist() == ["before", "ours"]
 
 
 def test_a_committed_table_alone_is_reported(tmp_path, nothing_committed):
-    write_log(tmp_path / "other", "ours", [100_000, 200_000], [.9, .8])
-    write_log(tmp_path / "other", "before", [100_000, 200_000], [.95, .9])
+    write_log(tmp_path / "other", "ours", [100_000, 200_000], [0.9, 0.8])
+    write_log(tmp_path / "other", "before", [100_000, 200_000], [0.95, 0.9])
     long_training.curves(tmp_path / "other").to_csv(long_training.CURVES, index=False)
     assert "At 0.20 million pictures" in long_training.report(tmp_path / "nothing", 10_000, 64)
 
@@ -55,6 +66,7 @@ def test_other_recipes_are_refused(tmp_path):
 
 def longrun_app():
     import typer
+
     app = typer.Typer()
     app.command()(long_training.run)
     return app
@@ -65,7 +77,9 @@ def folder(tmp_path, nothing_committed, monkeypatch):
     """Of profile smoke, with a toy face model and stored faces in place of those made as it goes, whose workers take seconds to start."""
     toy_model(dtype=torch.float32).save(tmp_path / "facemodel.npz")
     long_training.prepare(tmp_path, "smoke")
-    shards.write_split(tmp_path / "facemodel.npz", tmp_path / "faces", "train", 8, 2, size=48, seed=0, n_jobs=1)
+    shards.write_split(
+        tmp_path / "facemodel.npz", tmp_path / "faces", "train", 8, 2, size=48, seed=0, n_jobs=1
+    )
     train_job = jobs.train_job
     monkeypatch.setattr(jobs, "train_job", lambda live, **config: train_job(**config))
     return tmp_path
@@ -73,32 +87,41 @@ def folder(tmp_path, nothing_committed, monkeypatch):
 
 def test_it_is_stopped_cooled_down_and_taken_up_again(folder, monkeypatch, capsys):
     with monkeypatch.context() as patched:
-        patched.setattr(jobs, "save_network", interrupt)            # stopped with its last checkpoint written
+        patched.setattr(jobs, "save_network", interrupt)  # stopped with its last checkpoint written
         with pytest.raises(KeyboardInterrupt):
             long_training.run(folder, profile="smoke")
     long_training.run(folder, cooldown=True, profile="smoke")
     start = weights.load_network(folder / "ours" / "reached.safetensors")
     assert start.metadata["images"] == 32 and start.config["trunk"] == "residual"
-    long_training.run(folder, profile="smoke")                            # and the training itself can still go on
+    long_training.run(folder, profile="smoke")  # and the training itself can still go on
     assert len(pd.read_csv(folder / "ours" / "log.csv")) == 2
     assert long_training.curves(folder).recipe.unique().tolist() == ["ours", "ours-cooldown"]
 
     stored = (folder / "ours" / "network.safetensors").read_bytes()
-    long_training.run(folder, profile="smoke")                            # what has ended is not trained again
-    assert "has ended" in capsys.readouterr().out and (folder / "ours" / "network.safetensors").read_bytes() == stored
+    long_training.run(folder, profile="smoke")  # what has ended is not trained again
+    assert (
+        "has ended" in capsys.readouterr().out
+        and (folder / "ours" / "network.safetensors").read_bytes() == stored
+    )
     for path in (folder / "ours-cooldown").iterdir():
         path.unlink()
-    long_training.run(folder, cooldown=True, profile="smoke")             # and can be cooled down from its end
+    long_training.run(folder, cooldown=True, profile="smoke")  # and can be cooled down from its end
     assert (folder / "ours-cooldown" / "network.safetensors").exists()
 
 
 def test_the_recipe_before_differs_in_what_it_says(folder):
     ours, before = (long_training.job(folder, recipe, "smoke") for recipe in ("ours", "before"))
-    assert before["network"]["trunk"] == "vgg16" and not before["training"]["mirror"] and before["live"]["loose_boxes"] == 0
-    assert {name for name in ours["training"] if ours["training"][name] != before["training"][name]} == {"phases", "mirror", "augment"}
+    assert (
+        before["network"]["trunk"] == "vgg16"
+        and not before["training"]["mirror"]
+        and before["live"]["loose_boxes"] == 0
+    )
+    assert {
+        name for name in ours["training"] if ours["training"][name] != before["training"][name]
+    } == {"phases", "mirror", "augment"}
 
 
-@pytest.mark.parametrize("content", ["", "images,neutral_ratio\n\"12", "images\nmany\n"])
+@pytest.mark.parametrize("content", ["", 'images,neutral_ratio\n"12', "images\nmany\n"])
 def test_a_broken_log_is_named(tmp_path, nothing_committed, content):
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "log.csv").write_text(content)

@@ -1,4 +1,5 @@
 """The z-buffer against a renderer that has nothing in common with it: Intel's Embree, casting one ray through each pixel's centre."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,25 +9,45 @@ from e2far import camera, raster
 rtcore_scene = pytest.importorskip("embreex.rtcore_scene")
 from embreex.mesh_construction import TriangleMesh  # noqa: E402
 
-SIZE, DISTANCE_MM = 150, 600.
+SIZE, DISTANCE_MM = 150, 600.0
 POSES_DEG = [(0, 0, 0), (40, 0, 0), (-60, 15, 10), (20, -25, -30), (90, 0, 0)]
 
 
 def look(face_model, angles_deg, perspective, number):
     """A random face before a camera: vertices (N, 3) mm in its frame (x right, y down, z away), points px, nearness; and origins and directions (S S, 3) of rays through the pixels' centres."""
     generator = torch.Generator().manual_seed(number)
-    vertices = face_model(torch.randn(1, face_model.n_identity, generator=generator), .5 * torch.randn(1, face_model.n_expression, generator=generator))[0]
-    turned = (vertices @ camera.euler_to_matrix(torch.deg2rad(torch.tensor(angles_deg, dtype=torch.float32))).T).double().numpy()
+    vertices = face_model(
+        torch.randn(1, face_model.n_identity, generator=generator),
+        0.5 * torch.randn(1, face_model.n_expression, generator=generator),
+    )[0]
+    turned = (
+        (
+            vertices
+            @ camera.euler_to_matrix(torch.deg2rad(torch.tensor(angles_deg, dtype=torch.float32))).T
+        )
+        .double()
+        .numpy()
+    )
     space = np.array([0, 0, DISTANCE_MM]) + turned * [1, -1, -1]
-    y, x = np.divmod(np.arange(SIZE ** 2), SIZE)
+    y, x = np.divmod(np.arange(SIZE**2), SIZE)
     if perspective:
         focal = 2.2 * SIZE
         points, nearness = focal * space[:, :2] / space[:, 2:] + SIZE / 2, 1e3 / space[:, 2]
-        origins, directions = np.zeros((SIZE ** 2, 3)), np.stack(((x + .5 - SIZE / 2) / focal, (y + .5 - SIZE / 2) / focal, np.ones(SIZE ** 2)), 1)
+        origins, directions = (
+            np.zeros((SIZE**2, 3)),
+            np.stack(
+                ((x + 0.5 - SIZE / 2) / focal, (y + 0.5 - SIZE / 2) / focal, np.ones(SIZE**2)), 1
+            ),
+        )
     else:
-        scale = SIZE / 260                                                      # px / mm
+        scale = SIZE / 260  # px / mm
         points, nearness = space[:, :2] * scale + SIZE / 2, -space[:, 2]
-        origins, directions = np.stack(((x + .5 - SIZE / 2) / scale, (y + .5 - SIZE / 2) / scale, np.zeros(SIZE ** 2)), 1), np.tile([0, 0, 1.], (SIZE ** 2, 1))
+        origins, directions = (
+            np.stack(
+                ((x + 0.5 - SIZE / 2) / scale, (y + 0.5 - SIZE / 2) / scale, np.zeros(SIZE**2)), 1
+            ),
+            np.tile([0, 0, 1.0], (SIZE**2, 1)),
+        )
     return [a.astype(np.float32) for a in (space, points, nearness, origins, directions)]
 
 
@@ -36,13 +57,17 @@ def cast(space, triangles, origins, directions):
     TriangleMesh(scene, space, triangles)
     hit = scene.run(origins, directions, output=True)
     picture = lambda values: values.reshape(SIZE, SIZE)
-    return picture(hit["primID"]), np.stack((picture(1 - hit["u"] - hit["v"]), picture(hit["u"]), picture(hit["v"])), -1), picture(hit["tfar"])
+    return (
+        picture(hit["primID"]),
+        np.stack((picture(1 - hit["u"] - hit["v"]), picture(hit["u"]), picture(hit["v"])), -1),
+        picture(hit["tfar"]),
+    )
 
 
 def facing(space, triangles, perspective):
     """Which triangles (F,) turn their outside to the camera, from their normals in space."""
     a, b, c = (space[triangles[:, k]].astype(float) for k in range(3))
-    return (np.cross(b - a, c - a) * (a if perspective else [0, 0, 1.])).sum(1) < 0
+    return (np.cross(b - a, c - a) * (a if perspective else [0, 0, 1.0])).sum(1) < 0
 
 
 @pytest.mark.parametrize("perspective", [False, True])
@@ -50,19 +75,26 @@ def facing(space, triangles, perspective):
 def test_the_zbuffer_sees_what_rays_hit(face_model, number, perspective):
     """Both see the same triangle at all pixels but those where the ray passes a side of the triangle it hits at less than a hundredth of its height, where rounding may decide."""
     triangles = face_model.triangles.numpy().astype(np.int32)
-    space, points, nearness, origins, directions = look(face_model, POSES_DEG[number], perspective, number)
+    space, points, nearness, origins, directions = look(
+        face_model, POSES_DEG[number], perspective, number
+    )
     seen, weights = raster.zbuffer(points, nearness, triangles, SIZE)
-    front = np.flatnonzero(facing(space, triangles, perspective))               # rays know no outside: they are shown only the triangles that face them
+    front = np.flatnonzero(
+        facing(space, triangles, perspective)
+    )  # rays know no outside: they are shown only the triangles that face them
     hit, share, depth = cast(space, triangles[front], origins, directions)
     hit = np.where(hit < 0, -1, front[hit])
-    clear, same = (hit < 0) | (share.min(-1) > .01), hit == seen
-    assert clear.mean() > .95 and (hit >= 0).mean() > .25
-    assert same[clear].mean() > .9995 and same.mean() > .999
+    clear, same = (hit < 0) | (share.min(-1) > 0.01), hit == seen
+    assert clear.mean() > 0.95 and (hit >= 0).mean() > 0.25
+    assert same[clear].mean() > 0.9995 and same.mean() > 0.999
 
     both = same & (hit >= 0)
-    near = (np.concatenate((weights, 1 - weights.sum(-1, keepdims=True)), -1)[both] * nearness[triangles[seen[both]]]).sum(-1)
-    np.testing.assert_allclose(1e3 / near if perspective else -near, depth[both], atol=.01)       # mm
-    if not perspective:                                                         # with perspective, weights in the picture are others than in space
+    near = (
+        np.concatenate((weights, 1 - weights.sum(-1, keepdims=True)), -1)[both]
+        * nearness[triangles[seen[both]]]
+    ).sum(-1)
+    np.testing.assert_allclose(1e3 / near if perspective else -near, depth[both], atol=0.01)  # mm
+    if not perspective:  # with perspective, weights in the picture are others than in space
         np.testing.assert_allclose(weights[both], share[both][:, :2], atol=1e-3)
 
 
@@ -72,7 +104,7 @@ def test_what_faces_away_is_culled_and_nothing_else_is(face_model):
     space, points, nearness, origins, directions = look(face_model, (0, -75, 0), False, 7)
     seen, _ = raster.zbuffer(points, nearness, triangles, SIZE)
     hit, share, _ = cast(space, triangles, origins, directions)
-    outside = facing(space, triangles, False)[hit] & (hit >= 0) & (share.min(-1) > .01)
-    inside = ~facing(space, triangles, False)[hit] & (hit >= 0) & (share.min(-1) > .01)
-    assert inside.mean() > .005 and outside.mean() > .2
-    assert (seen == hit)[outside].mean() > .9995 and not (seen == hit)[inside].any()
+    outside = facing(space, triangles, False)[hit] & (hit >= 0) & (share.min(-1) > 0.01)
+    inside = ~facing(space, triangles, False)[hit] & (hit >= 0) & (share.min(-1) > 0.01)
+    assert inside.mean() > 0.005 and outside.mean() > 0.2
+    assert (seen == hit)[outside].mean() > 0.9995 and not (seen == hit)[inside].any()

@@ -24,7 +24,13 @@ def make():
     made = []
 
     def make(model=None, size=SIZE, **settings):
-        made.append(live.LiveFaces(model or morphable.toy_model(dtype=torch.float32), size, **dict(seed=3, block=4, window=3) | settings))
+        made.append(
+            live.LiveFaces(
+                model or morphable.toy_model(dtype=torch.float32),
+                size,
+                **dict(seed=3, block=4, window=3) | settings,
+            )
+        )
         return made[-1]
 
     yield make
@@ -38,14 +44,16 @@ def same(one, other):
 
 def gone(pids, seconds=10):
     """Whether processes have ended, or do within some seconds."""
+
     def alive(pid):
         try:
             return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
         except (FileNotFoundError, ProcessLookupError):
             return False
+
     end = time.monotonic() + seconds
     while any(map(alive, pids)) and time.monotonic() < end:
-        time.sleep(.05)
+        time.sleep(0.05)
     return not any(map(alive, pids))
 
 
@@ -53,9 +61,19 @@ def test_pictures_are_the_studios(make, face_model):
     """A batch as large as the window has each of its pictures once; step 2 is where its second block is the third."""
     faces = make(face_model, 48, split="validation", window=2, first_person=7)
     batch, studio = faces.batch(2, 8), Studio(face_model, 48)
-    assert list(batch) == ["image", *data.LABELS] and {name: values.shape[1:] for name, values in batch.items() if name != "image"} == {k: v for k, v in faces.shapes.items() if k != "image"}
-    assert batch["image"].shape == (8, 3, 48, 48) and batch["image"].dtype == torch.uint8 and batch["image"].is_contiguous(memory_format=torch.channels_last)
-    assert {batch[name].dtype for name in data.LABELS[:-1]} == {torch.float32} and batch["person"].dtype == torch.int64 and faces.image_size == 48
+    assert list(batch) == ["image", *data.LABELS] and {
+        name: values.shape[1:] for name, values in batch.items() if name != "image"
+    } == {k: v for k, v in faces.shapes.items() if k != "image"}
+    assert (
+        batch["image"].shape == (8, 3, 48, 48)
+        and batch["image"].dtype == torch.uint8
+        and batch["image"].is_contiguous(memory_format=torch.channels_last)
+    )
+    assert (
+        {batch[name].dtype for name in data.LABELS[:-1]} == {torch.float32}
+        and batch["person"].dtype == torch.int64
+        and faces.image_size == 48
+    )
     assert sorted(batch["person"].tolist()) == [p for p in (11, 12, 13, 14) for _ in range(2)]
     seen = set()
     for k, person in enumerate(batch["person"].tolist()):
@@ -83,7 +101,7 @@ def test_a_batch_depends_on_step_and_settings_alone(make):
 
 def test_blocks_made_in_parts_are_the_same(make, monkeypatch):
     expected = make(block=10).batch(0, 7)
-    monkeypatch.setattr(live, "PART", 5)                    # two persons at a time, and one is left
+    monkeypatch.setattr(live, "PART", 5)  # two persons at a time, and one is left
     assert same(make(block=10, n_jobs=2).batch(0, 7), expected)
 
 
@@ -95,19 +113,32 @@ def test_a_picture_is_used_so_often_on_average_and_leaves_with_its_block(make, u
     for step in range(steps):
         persons = faces.batch(step, size)["person"].tolist()
         first = int(step * size / (block * uses))
-        assert len(set(persons)) == size and first * block <= min(persons) and max(persons) < (first + window) * block
-        assert sum(number is not None for number in faces.held) + len(faces.coming) <= held and len(faces.columns["image"]) == window * block
-        assert set(faces.coming) == set(range(first + window, first + held))                 # made ahead
+        assert (
+            len(set(persons)) == size
+            and first * block <= min(persons)
+            and max(persons) < (first + window) * block
+        )
+        assert (
+            sum(number is not None for number in faces.held) + len(faces.coming) <= held
+            and len(faces.columns["image"]) == window * block
+        )
+        assert set(faces.coming) == set(range(first + window, first + held))  # made ahead
         counts.update(persons)
-    whole = [counts[person] for person in range((window - 1) * block, first * block)]          # those that had their full time
-    assert np.mean(whole) == pytest.approx(uses, rel=.1) and min(whole) < uses < max(whole)
+    whole = [
+        counts[person] for person in range((window - 1) * block, first * block)
+    ]  # those that had their full time
+    assert np.mean(whole) == pytest.approx(uses, rel=0.1) and min(whole) < uses < max(whole)
 
 
 def test_a_jump_drops_what_was_coming(make):
     faces = make()
     faces.batch(0, 4)
     faces.batch(1000, 4)
-    assert min(faces.coming) == 503 and len(faces.coming) == faces.ahead and sorted(faces.held) == [500, 501, 502]
+    assert (
+        min(faces.coming) == 503
+        and len(faces.coming) == faces.ahead
+        and sorted(faces.held) == [500, 501, 502]
+    )
 
 
 def test_closed_or_forgotten_faces_leave_no_process(make):
@@ -117,7 +148,7 @@ def test_closed_or_forgotten_faces_leave_no_process(make):
         workers = set(active_children()) - before
         assert len(workers) == 2
     assert not any(worker.is_alive() for worker in workers)
-    faces.close()                                           # twice does no harm
+    faces.close()  # twice does no harm
     with pytest.raises(RuntimeError, match="faces made on the fly are closed"):
         faces.batch(0, 4)
     forgotten = live.LiveFaces(morphable.toy_model(dtype=torch.float32), SIZE, seed=0, block=4)
@@ -143,7 +174,15 @@ if __name__ == "__main__":
     if sys.argv[1] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
 """
-    trainings = [subprocess.Popen([sys.executable, "-c", script, end], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for end in ("exit", "killed")]
+    trainings = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, end],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for end in ("exit", "killed")
+    ]
     for training, code in zip(trainings, (0, -signal.SIGKILL)):
         pids = [int(pid) for pid in training.stdout.readline().split()]
         assert len(pids) == 1 and training.wait(30) == code
@@ -157,19 +196,32 @@ def test_a_worker_survives_an_interrupt_and_is_missed_when_killed(make):
     before = set(active_children())
     faces = make()
     faces.batch(0, 4)
-    worker, = set(active_children()) - before
-    os.kill(worker.pid, signal.SIGINT)                      # as Ctrl-C sends to all processes of a terminal
+    (worker,) = set(active_children()) - before
+    os.kill(worker.pid, signal.SIGINT)  # as Ctrl-C sends to all processes of a terminal
     faces.batch(100, 4)
     os.kill(worker.pid, signal.SIGKILL)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="^a process that makes faces made on the fly has ended.*; lower n_jobs"):
+        with pytest.raises(
+            RuntimeError,
+            match="^a process that makes faces made on the fly has ended.*; lower n_jobs",
+        ):
             faces.batch(200, 4)
     faces.close()
 
 
-@pytest.mark.parametrize("settings, message", [
-    (dict(split="trian"), "choose one of people, train"), (dict(block=5), "block 5 is no multiple of pictures 2"), (dict(window=0), "window is 0"), (dict(n_jobs=0), "n_jobs is 0"),
-    (dict(pictures=0), "pictures is 0"), (dict(uses=0), "make uses positive"), (dict(first_person=-1), "first_person 0 or more"), (dict(without=["hats"]), "no variation is called hats")])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(split="trian"), "choose one of people, train"),
+        (dict(block=5), "block 5 is no multiple of pictures 2"),
+        (dict(window=0), "window is 0"),
+        (dict(n_jobs=0), "n_jobs is 0"),
+        (dict(pictures=0), "pictures is 0"),
+        (dict(uses=0), "make uses positive"),
+        (dict(first_person=-1), "first_person 0 or more"),
+        (dict(without=["hats"]), "no variation is called hats"),
+    ],
+)
 def test_settings_that_make_no_sense(make, settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)

@@ -1,9 +1,18 @@
 """Data sets of real faces, read from the folders that their owners hand out. None is contained here or fetched: each owner's terms are the user's to accept."""
+
 from importlib import import_module
 from pathlib import Path
 
-READERS = {"bu3dfe": ("bu3dfe", "read"), "frgc": ("frgc", "read"), "now": ("now", "read_validation"), "now-test": ("now", "read_test"), "aflw2000": ("aflw", "read_aflw2000"),
-           "300w-lp": ("aflw", "read_300w_lp"), "realy": ("realy", "read"), "florence": ("florence", "read")}
+READERS = {
+    "bu3dfe": ("bu3dfe", "read"),
+    "frgc": ("frgc", "read"),
+    "now": ("now", "read_validation"),
+    "now-test": ("now", "read_test"),
+    "aflw2000": ("aflw", "read_aflw2000"),
+    "300w-lp": ("aflw", "read_300w_lp"),
+    "realy": ("realy", "read"),
+    "florence": ("florence", "read"),
+}
 
 
 def open_dataset(name, folder, landmarks7=None):
@@ -18,5 +27,7 @@ def open_dataset(name, folder, landmarks7=None):
     samples = getattr(import_module(f"{__name__}.{module}"), function)(Path(folder))
     samples.landmarks7 = None if landmarks7 is None else Path(landmarks7)
     if samples.landmarks7 is not None and not samples.landmarks7.is_dir():
-        raise FileNotFoundError(f"{landmarks7}: no such folder; it should hold <name>.pp with 7 picked points for each scan, e.g. {samples[0].scan_name or samples[0].name}.pp")
+        raise FileNotFoundError(
+            f"{landmarks7}: no such folder; it should hold <name>.pp with 7 picked points for each scan, e.g. {samples[0].scan_name or samples[0].name}.pp"
+        )
     return samples

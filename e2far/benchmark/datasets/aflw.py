@@ -7,6 +7,7 @@ so on hold the same pictures mirrored and are left out, as there. `Pose_Para` (1
 # Choice: landmarks as stored, as those who publish errors on them do. The owner's code is MATLAB's, so they may count from (1, 1) at the first pixel's centre: half a pixel from our convention;
 not verified.
 """
+
 from functools import partial
 
 import numpy as np
@@ -26,15 +27,36 @@ PARTS = ("AFW", "HELEN", "IBUG", "LFPW")
 
 def read_aflw2000(folder):
     """A `Samples` of the 2,000 photos, nobody knows of whom: each is a person of its own."""
-    folder = next((folder / name for name in ("AFLW2000", "AFLW2000-3D") if (folder / name).is_dir()), folder)
+    folder = next(
+        (folder / name for name in ("AFLW2000", "AFLW2000-3D") if (folder / name).is_dir()), folder
+    )
     listed = names(folder)
     keys = [n.removesuffix(".jpg") for n in listed if n.startswith("image") and n.endswith(".jpg")]
-    require(folder, AFLW2000, [f"{key}.mat" for key in sorted(set(keys) - {n.removesuffix(".mat") for n in listed if n.endswith(".mat")})], len(keys), "annotations of photos")
+    require(
+        folder,
+        AFLW2000,
+        [
+            f"{key}.mat"
+            for key in sorted(
+                set(keys) - {n.removesuffix(".mat") for n in listed if n.endswith(".mat")}
+            )
+        ],
+        len(keys),
+        "annotations of photos",
+    )
     return Samples(folder, keys, partial(build_aflw2000, folder))
 
 
 def build_aflw2000(folder, key):
-    return annotated(key, key, folder / f"{key}.jpg", folder / f"{key}.mat", folder / f"{key}.mat", "pt3d_68", AFLW2000)
+    return annotated(
+        key,
+        key,
+        folder / f"{key}.jpg",
+        folder / f"{key}.mat",
+        folder / f"{key}.mat",
+        "pt3d_68",
+        AFLW2000,
+    )
 
 
 def read_300w_lp(folder):
@@ -42,20 +64,42 @@ def read_300w_lp(folder):
     folder = folder / "300W_LP" if (folder / "300W_LP").is_dir() else folder
     keys, missing = [], []
     for part in PARTS:
-        listed, marks = (set(names(locate(folder, W300_LP, place))) for place in (part, f"landmarks/{part}"))
+        listed, marks = (
+            set(names(locate(folder, W300_LP, place))) for place in (part, f"landmarks/{part}")
+        )
         found = [f"{n.removesuffix('.jpg')}" for n in sorted(listed) if n.endswith(".jpg")]
-        missing += [f"{part}/{n}.mat" for n in found if f"{n}.mat" not in listed] + [f"landmarks/{part}/{n}_pts.mat" for n in found if f"{n}_pts.mat" not in marks]
+        missing += [f"{part}/{n}.mat" for n in found if f"{n}.mat" not in listed] + [
+            f"landmarks/{part}/{n}_pts.mat" for n in found if f"{n}_pts.mat" not in marks
+        ]
         keys += [f"{part}/{n}" for n in found]
     require(folder, W300_LP, missing, len(keys), "annotations of photos")
     return Samples(folder, keys, partial(build_300w_lp, folder))
 
 
 def build_300w_lp(folder, key):
-    return annotated(key, key.rpartition("_")[0], folder / f"{key}.jpg", folder / f"{key}.mat", folder / "landmarks" / f"{key}_pts.mat", "pts_3d", W300_LP)
+    return annotated(
+        key,
+        key.rpartition("_")[0],
+        folder / f"{key}.jpg",
+        folder / f"{key}.mat",
+        folder / "landmarks" / f"{key}_pts.mat",
+        "pts_3d",
+        W300_LP,
+    )
 
 
 def annotated(name, person, image, pose, marks, key, what):
-    return Item(name, person, image, {}, {"landmarks": partial(read_landmarks, marks, key, what), "box": partial(read_box, marks, key, what), "condition": partial(read_pose, pose, what)})
+    return Item(
+        name,
+        person,
+        image,
+        {},
+        {
+            "landmarks": partial(read_landmarks, marks, key, what),
+            "box": partial(read_box, marks, key, what),
+            "condition": partial(read_pose, pose, what),
+        },
+    )
 
 
 def stored(path, name):

@@ -6,6 +6,7 @@ ethnicity.
 Not verified from a source: that coordinates are mm (faces span about +-100) and which of the 83 points are NoW's 7 (readers disagree on their order), so `scan_landmarks7` is None unless you pick
 them.
 """
+
 import re
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,15 @@ from e2far.benchmark.datasets.records import Item, Samples, as_mesh, names, read
 from e2far.benchmark.metrics import as_points
 
 WHAT = "BU-3DFE, a folder of F0001 ... M0044 with *_F3D.wrl, *_F3D.bnd and *_F2D.bmp, requested from Lijun Yin at Binghamton University (cs.binghamton.edu/~lijun/Research/3DFE)"
-EXPRESSIONS = {"NE": "neutral", "AN": "angry", "DI": "disgust", "FE": "fear", "HA": "happy", "SA": "sad", "SU": "surprise"}
+EXPRESSIONS = {
+    "NE": "neutral",
+    "AN": "angry",
+    "DI": "disgust",
+    "FE": "fear",
+    "HA": "happy",
+    "SA": "sad",
+    "SU": "surprise",
+}
 NAME = re.compile(r"([FM]\d{4})_(NE|AN|DI|FE|HA|SA|SU)(\d\d)([A-Z]{2})_F3D\.wrl")
 
 
@@ -26,8 +35,15 @@ def read(folder):
     for person in [n for n in names(folder) if re.fullmatch(r"[FM]\d{4}", n)]:
         listed = set(names(folder / person))
         found = [n for n in sorted(listed) if NAME.fullmatch(n)]
-        missing += [f"{person}/{n.replace('_F3D.wrl', '_F2D.bmp')}" for n in found if n.replace("_F3D.wrl", "_F2D.bmp") not in listed]
-        keys += [(f"{person}/{n.removesuffix('_F3D.wrl')}", n.replace(".wrl", ".bnd") in listed) for n in found]
+        missing += [
+            f"{person}/{n.replace('_F3D.wrl', '_F2D.bmp')}"
+            for n in found
+            if n.replace("_F3D.wrl", "_F2D.bmp") not in listed
+        ]
+        keys += [
+            (f"{person}/{n.removesuffix('_F3D.wrl')}", n.replace(".wrl", ".bnd") in listed)
+            for n in found
+        ]
     require(folder, WHAT, missing, len(keys), "frontal pictures of faces")
     return Samples(folder, keys, partial(build, folder))
 
@@ -35,8 +51,21 @@ def read(folder):
 def build(folder, key):
     name, marked = key
     person, expression, level, ethnicity = NAME.fullmatch(f"{Path(name).name}_F3D.wrl").groups()  # ty: ignore[missing-union-attribute]
-    sources = {"scan": partial(read_wrl, folder / f"{name}_F3D.wrl")} | ({"scan_points": partial(read_bnd, folder / f"{name}_F3D.bnd")} if marked else {})
-    return Item(name, person, folder / f"{name}_F2D.bmp", dict(expression=EXPRESSIONS[expression], level=int(level), ethnicity_code=ethnicity, sex="female" if person[0] == "F" else "male"), sources)
+    sources = {"scan": partial(read_wrl, folder / f"{name}_F3D.wrl")} | (
+        {"scan_points": partial(read_bnd, folder / f"{name}_F3D.bnd")} if marked else {}
+    )
+    return Item(
+        name,
+        person,
+        folder / f"{name}_F2D.bmp",
+        dict(
+            expression=EXPRESSIONS[expression],
+            level=int(level),
+            ethnicity_code=ethnicity,
+            sex="female" if person[0] == "F" else "male",
+        ),
+        sources,
+    )
 
 
 def read_wrl(path):
@@ -46,13 +75,19 @@ def read_wrl(path):
         point = re.search(r"(?<!Texture)Coordinate\s*\{\s*point\s*\[([^\]]*)\]", text)
         index = re.search(r"\bcoordIndex\s*\[([^\]]*)\]", text)
         if not (point and index):
-            raise ValueError("it has no Coordinate { point [...] } or no coordIndex [...], or ends before they do")
+            raise ValueError(
+                "it has no Coordinate { point [...] } or no coordIndex [...], or ends before they do"
+            )
         points = np.array(point[1].replace(",", " ").split(), np.float64)
         if points.size % 3:
             raise ValueError(f"its points are {points.size} numbers, not 3 for each vertex")
         flat = np.array(index[1].replace(",", " ").split(), np.int64)
         polygons = np.split(flat, np.flatnonzero(flat < 0))
-        triangles = [(p[0], p[i], p[i + 1]) for p in (p[p >= 0] for p in polygons) for i in range(1, len(p) - 1)]
+        triangles = [
+            (p[0], p[i], p[i + 1])
+            for p in (p[p >= 0] for p in polygons)
+            for i in range(1, len(p) - 1)
+        ]
         return as_mesh(points.reshape(-1, 3), np.array(triangles, np.int64).reshape(-1, 3))
 
 

@@ -7,6 +7,7 @@ into folders of the videos' names, e.g.
 The truth is the frontal1 scan, else frontal2, else None. No landmarks: `scan_landmarks7` is None unless you pick them. Not verified from a source: the videos' suffixes, and that every person has
 a frontal scan.
 """
+
 import re
 from functools import partial
 
@@ -20,16 +21,48 @@ def read(folder):
     """A `Samples` of the pictures taken out of the videos."""
     people = [n for n in names(folder) if re.fullmatch(r"subject_\d+", n)]
     require(folder, WHAT, [], len(people), "subject_01 ...")
-    scans = {p: next((folder / p / "Model" / m / "obj" / n for m in ("frontal1", "frontal2") for n in names(folder / p / "Model" / m / "obj") if n.endswith(".obj")), None) for p in people}
-    require(folder, WHAT, [], sum(scan is not None for scan in scans.values()), "frontal scan (subject_01/Model/frontal1/obj/*.obj)")
-    keys = [(p, situation, n) for p in people for situation in SITUATIONS for n in names(folder / p / "Video" / situation) if n.lower().endswith((".jpg", ".jpeg", ".png", ".bmp"))]
+    scans = {
+        p: next(
+            (
+                folder / p / "Model" / m / "obj" / n
+                for m in ("frontal1", "frontal2")
+                for n in names(folder / p / "Model" / m / "obj")
+                if n.endswith(".obj")
+            ),
+            None,
+        )
+        for p in people
+    }
+    require(
+        folder,
+        WHAT,
+        [],
+        sum(scan is not None for scan in scans.values()),
+        "frontal scan (subject_01/Model/frontal1/obj/*.obj)",
+    )
+    keys = [
+        (p, situation, n)
+        for p in people
+        for situation in SITUATIONS
+        for n in names(folder / p / "Video" / situation)
+        if n.lower().endswith((".jpg", ".jpeg", ".png", ".bmp"))
+    ]
     if not keys:
         video = f"subject_01/Video/{SITUATIONS[0]}"
-        raise FileNotFoundError(f"{folder}: no pictures {video}/*.jpg; take them out of the videos: ffmpeg -i {video}.mjpg -r 1 {video}/%04d.jpg")
+        raise FileNotFoundError(
+            f"{folder}: no pictures {video}/*.jpg; take them out of the videos: ffmpeg -i {video}.mjpg -r 1 {video}/%04d.jpg"
+        )
     return Samples(folder, keys, partial(build, folder, scans))
 
 
 def build(folder, scans, key):
     person, situation, picture = key
     sources = {"scan": partial(read_mesh, scans[person], WHAT)} if scans[person] else {}
-    return Item(f"{person}/{situation}/{picture.rpartition('.')[0]}", person, folder / person / "Video" / situation / picture, dict(situation=situation), sources, scan_name=person)
+    return Item(
+        f"{person}/{situation}/{picture.rpartition('.')[0]}",
+        person,
+        folder / person / "Video" / situation / picture,
+        dict(situation=situation),
+        sources,
+        scan_name=person,
+    )

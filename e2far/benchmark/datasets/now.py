@@ -7,6 +7,7 @@ the order of metrics.NOW_LANDMARKS, of the 20 people of the validation set only.
 Boxes are pickled dicts of left, top, right, bottom, read without running what a pickle asks for. Not verified from a source: their pixels are those of the upright photo if the photos carry an
 EXIF rotation.
 """
+
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,9 @@ from e2far.benchmark.metrics import as_points
 from e2far.files import Dtype, Inert, Unpickler, replacing
 
 WHAT = "the NoW dataset, with final_release_version, imagepathsvalidation.txt, scans and scans_lmks_onlypp, requested from the Max Planck Institute for Intelligent Systems (now.is.tue.mpg.de)"
-BOX_SIDE = 1.6      # Choice: side of our square over the mean side of the owner's box, as in DECA's loader
+BOX_SIDE = (
+    1.6  # Choice: side of our square over the mean side of the owner's box, as in DECA's loader
+)
 
 
 def read_validation(folder):
@@ -45,17 +48,39 @@ def read(folder, listing, with_scans):
     listing = locate(folder, WHAT, *places(listing))
     photos = locate(folder, WHAT, *places("iphone_pictures")[::-1])
     keys = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
-    if bad := [key for key in keys if len(Path(key).parts) != 3 or ".." in key or Path(key).is_absolute()]:
-        raise ValueError(f"{listing}: {bad[0]!r} is not PERSON/CHALLENGE/IMG.jpg; it should be {WHAT}")
-    there = {f"{parent}/{name}" for parent in {str(Path(key).parent) for key in keys} for name in names(photos / parent)}
+    if bad := [
+        key for key in keys if len(Path(key).parts) != 3 or ".." in key or Path(key).is_absolute()
+    ]:
+        raise ValueError(
+            f"{listing}: {bad[0]!r} is not PERSON/CHALLENGE/IMG.jpg; it should be {WHAT}"
+        )
+    there = {
+        f"{parent}/{name}"
+        for parent in {str(Path(key).parent) for key in keys}
+        for name in names(photos / parent)
+    }
     require(photos, WHAT, [key for key in keys if key not in there], len(keys), "pictures")
     scans = {}
     if with_scans:
-        meshes, marks = (locate(folder, WHAT, *places(name)) for name in ("scans", "scans_lmks_onlypp"))
+        meshes, marks = (
+            locate(folder, WHAT, *places(name)) for name in ("scans", "scans_lmks_onlypp")
+        )
         people = sorted({Path(key).parts[0] for key in keys})
-        scans = {person: [next((root / person / n for n in names(root / person) if n.endswith(suffix)), None) for root, suffix in ((meshes, ".obj"), (marks, ".pp"))] for person in people}
+        scans = {
+            person: [
+                next((root / person / n for n in names(root / person) if n.endswith(suffix)), None)
+                for root, suffix in ((meshes, ".obj"), (marks, ".pp"))
+            ]
+            for person in people
+        }
         for which, (root, suffix) in enumerate(((meshes, ".obj"), (marks, ".pp"))):
-            require(root, WHAT, [f"{person}/*{suffix}" for person in people if scans[person][which] is None], len(people), "people's " + ("scans" if which == 0 else "landmarks"))
+            require(
+                root,
+                WHAT,
+                [f"{person}/*{suffix}" for person in people if scans[person][which] is None],
+                len(people),
+                "people's " + ("scans" if which == 0 else "landmarks"),
+            )
     return Samples(folder, keys, partial(build, photos, scans))
 
 
@@ -64,7 +89,10 @@ def build(photos, scans, key):
     name = str(Path(key).with_suffix(""))
     sources = {"box": partial(read_box, photos.parent / "detected_face" / f"{name}.npy")}
     if person in scans:
-        sources |= {"scan": partial(read_mesh, scans[person][0], WHAT), "scan_landmarks7": partial(read_picked_points, scans[person][1])}
+        sources |= {
+            "scan": partial(read_mesh, scans[person][0], WHAT),
+            "scan_landmarks7": partial(read_picked_points, scans[person][1]),
+        }
     return Item(name, person, photos / key, dict(challenge=challenge), sources, scan_name=person)
 
 
@@ -87,7 +115,7 @@ class ObjectArray(Inert):
 
 def scalar(kind, raw):
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    return np.frombuffer(raw, kind.dtype)[0]        # ValueError where the type is one of objects
+    return np.frombuffer(raw, kind.dtype)[0]  # ValueError where the type is one of objects
 
 
 class BoxUnpickler(Unpickler):
@@ -104,16 +132,25 @@ def read_box(path):
     with reading(path, WHAT):
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
-            _, _, kind = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version](file)
+            _, _, kind = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version](file)
             if kind != np.dtype(object):
                 raise ValueError(f"it holds {kind}, not a dict of left, top, right, bottom")
             box = BoxUnpickler(file, encoding="latin1").load().objects[0]
         if not isinstance(box, dict) or not {"left", "top", "right", "bottom"} <= set(box):
             raise ValueError("it holds no dict of left, top, right, bottom")
-        left, top, right, bottom = as_points([float(box[side]) for side in ("left", "top", "right", "bottom")], (4,), "the box")
+        left, top, right, bottom = as_points(
+            [float(box[side]) for side in ("left", "top", "right", "bottom")], (4,), "the box"
+        )
         if right <= left or bottom <= top:
             raise ValueError(f"its box ({left:g}, {top:g}, {right:g}, {bottom:g}) is empty")
-        x, y, half = (left + right) / 2, (top + bottom) / 2, BOX_SIDE * (right - left + bottom - top) / 4
+        x, y, half = (
+            (left + right) / 2,
+            (top + bottom) / 2,
+            BOX_SIDE * (right - left + bottom - top) / 4,
+        )
         return x - half, y - half, x + half, y + half
 
 
@@ -126,13 +163,27 @@ def write_submission(folder, predictions):
     done = set()
     for name, vertices, triangles, landmarks7 in predictions:
         path = Path(name)
-        if len(path.parts) != 3 or path.is_absolute() or ".." in path.parts or path.suffix.lower() in (".jpg", ".png") or name in done:
-            raise ValueError(f"{name!r} is not PERSON/CHALLENGE/IMG without a suffix, or comes twice: give each item's name once")
+        if (
+            len(path.parts) != 3
+            or path.is_absolute()
+            or ".." in path.parts
+            or path.suffix.lower() in (".jpg", ".png")
+            or name in done
+        ):
+            raise ValueError(
+                f"{name!r} is not PERSON/CHALLENGE/IMG without a suffix, or comes twice: give each item's name once"
+            )
         try:
-            (vertices, triangles), landmarks7 = as_mesh(vertices, triangles), as_points(landmarks7, (7, 3), "landmarks7")
+            (vertices, triangles), landmarks7 = (
+                as_mesh(vertices, triangles),
+                as_points(landmarks7, (7, 3), "landmarks7"),
+            )
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        with replacing(Path(folder) / f"{name}.obj") as partial_file, open(partial_file, "w") as file:
+        with (
+            replacing(Path(folder) / f"{name}.obj") as partial_file,
+            open(partial_file, "w") as file,
+        ):
             np.savetxt(file, vertices, "v %.6f %.6f %.6f")
             np.savetxt(file, triangles + 1, "f %d %d %d")
         np.save(Path(folder) / f"{name}.npy", landmarks7)

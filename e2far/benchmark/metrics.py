@@ -9,8 +9,8 @@ import itertools
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
-from e2far.camera import rotation_about
 
 NOW_LANDMARKS = (
     36,
@@ -258,7 +258,7 @@ def _refine(surface, scan, s, rotation, t, scale, iterations):
         step[: jacobian.shape[1]] = -np.linalg.solve(
             hessian + damping * np.diag(hessian.diagonal() + 1e-9 * hessian.trace()), gradient
         )
-        turn, factor = rotation_about(step[:3]), np.exp(step[6])
+        turn, factor = Rotation.from_rotvec(step[:3]).as_matrix(), np.exp(step[6])
         trial = s * factor, turn @ rotation, factor * turn @ (t - middle) + middle + step[3:6]
         measured = measure(*trial)
         before, after = (distance**2).mean(), (measured[0] ** 2).mean()

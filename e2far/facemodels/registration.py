@@ -14,8 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
-from e2far.camera import rotation_about
 from e2far.facemodels.arkit import draw_units
 from e2far.facemodels.makehuman import eye_directions
 from e2far.morphable import SHIPPED, MorphableModel
@@ -284,7 +284,7 @@ class Registration:
         after = coefficients.copy()
         after[:modes] += move[7:]
         return (
-            rotation_about(move[:3]) @ turn * np.exp(move[6].clip(-0.2, 0.2)),
+            Rotation.from_rotvec(move[:3]).as_matrix() @ turn * np.exp(move[6].clip(-0.2, 0.2)),
             shift + move[3:6],
             after,
         )

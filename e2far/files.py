@@ -235,7 +235,7 @@ def plain(value):
 def reading(path, what):
     """Around the reading of a file: any way in which it can be bad becomes a ValueError of one line, "PATH: reason; it should be WHAT"; FileNotFoundError where there is none."""
     if not Path(path).exists():
-        raise FileNotFoundError(f"no face model at {path}: it should be {what}")
+        raise FileNotFoundError(f"no file at {path}: it should be {what}")
     try:
         yield
     except FileNotFoundError:

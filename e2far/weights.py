@@ -1,4 +1,8 @@
-"""Trained networks on disk: safetensors files that say how they are built."""
+"""Trained networks on disk: safetensors files that say how they are built.
+
+Readers raise FileNotFoundError, OSError (truncated, not safetensors) or ValueError (another kind of
+network, wrong shapes, numbers that are not finite) with one line that says what to do.
+"""
 
 import json
 from pathlib import Path
@@ -13,140 +17,123 @@ from e2far.files import replacing
 from e2far.network import E2FAR
 from e2far.trunks import Timm
 
+AGAIN = "make it again with `dvc repro training`"
 
-def fill_trunk(net, trunk):
-    """Fill the trunk of `net` from a file of `save_trunk`, of VGG-16 (`vggface`), or of a timm network where that is the trunk."""
-    if net.config["trunk"].startswith("timm/"):
-        net.trunk = Timm(net.config["trunk"].removeprefix("timm/"), trunk)
-        return
-    (vggface.load if Path(trunk).suffix.lower() in (".mat", ".pth", ".pt") else load_trunk)(
-        net, trunk
-    )
+
+def save_network(network: nn.Module, path: str | Path, half: bool = False, **metadata) -> None:
+    """Write an E2FAR or Recognizer with its configuration and `metadata` (JSON values).
+
+    half: store float16
+    """
+    _save(network.state_dict(), path, half, dict(config=network.config, metadata=metadata))
+
+
+def load_network(path, kind=E2FAR):
+    """The E2FAR (or, as `kind`, Recognizer) at `path`, float32, in eval mode.
+
+    Its `metadata` is what was saved with it.
+    """
+    tensors, header = read_tensors(path, "network")
+    try:
+        network = kind(**header["config"])
+    except Exception as error:  # of a wrong type or sign a number fails anywhere
+        raise ValueError(f"{path} holds no {kind.__name__} ({_line(error)}): {AGAIN}") from error
+    fill(network, tensors, path)
+    network.metadata = header.get("metadata", {})
+    return network.eval()
 
 
 def begin(start, net):
     """The network of the file `start`, which must be built as `net` is; ValueError otherwise."""
     found = load_network(start)
-    if found.config != net.config:
-        different = [key for key in net.config if found.config.get(key) != net.config[key]]
+    different = [key for key in net.config if found.config.get(key) != net.config[key]]
+    if different:
         raise ValueError(
-            f"{start} is a network of other {', '.join(different)}: train one from nothing, or choose the same settings"
+            f"{start} is a network of other {', '.join(different)}: "
+            "train one from nothing, or choose the same settings"
         )
     return found
 
 
-def save_network(network: nn.Module, path: str | Path, half: bool = False, **metadata) -> None:
-    """Write an E2FAR or Recognizer as safetensors, its configuration and `metadata` (JSON values) in the header; `half` stores float16."""
-    _save(network.state_dict(), path, half, dict(config=network.config, metadata=metadata))
-
-
-def load_network(path, kind=E2FAR):
-    """The E2FAR (or, as `kind`, Recognizer) stored at `path`, float32, in eval mode; `.metadata` holds what was saved with it.
-
-    Raises FileNotFoundError, OSError (truncated, not safetensors) or ValueError (not an E2FAR, wrong shapes, NaN) with one line that says what to do.
-    """
-    tensors, header = read_tensors(path, "network")
-    if ("fused" if kind is E2FAR else "n_people") not in header["config"]:
-        raise ValueError(
-            f"{path} holds no {kind.__name__}: name a file written by save_network, or train one with `dvc repro training`"
-        )
-    check_described(kind, header["config"], tensors, path)
-    network = kind(**header["config"])
-    fill(network, tensors, path)
-    network.metadata = header["metadata"]
-    return network.eval()
-
-
-def check_described(kind, config, tensors, path):
-    """Raise ValueError where no network `kind` has this `config`, or one that has more numbers than `tensors` of the file at `path`: nothing is allocated for what a damaged header claims."""
-    try:
-        if min(config.get(name, 1) for name in ("n_identity", "n_expression", "n_people")) < 1:
-            raise ValueError("it predicts nothing")
-        with torch.device("meta"):
-            described = sum(value.numel() for value in kind(**config).state_dict().values())
-    except Exception as error:  # of a wrong type or sign a number fails anywhere
-        raise ValueError(
-            f"{path} was written by another version of e2far, or is damaged ({' '.join(str(error).split())[:300]}): make it again with `dvc repro training`"
-        ) from error
-    if described > sum(value.numel() for value in tensors.values()):
-        raise ValueError(
-            f"{path} does not fit the network it describes, which has {described:,} numbers: make it again with `dvc repro training`"
-        )
+def fill_trunk(net, trunk):
+    """Fill the trunk of `net` from a file of `save_trunk`, of VGG-16 (`vggface`), or of timm."""
+    if net.config["trunk"].startswith("timm/"):
+        net.trunk = Timm(net.config["trunk"].removeprefix("timm/"), trunk)
+    elif Path(trunk).suffix.lower() in (".mat", ".pth", ".pt"):
+        vggface.load(net, trunk)
+    else:
+        load_trunk(net, trunk)
 
 
 def save_trunk(module, path, half=False):
-    """Write the trunk of an E2FAR or Recognizer as safetensors."""
+    """Write the trunk of an E2FAR or Recognizer; half: as float16."""
     _save(module.trunk.state_dict(), path, half, dict(config=_trunk_config(module)))
 
 
 def load_trunk(module, path):
-    """Fill the trunk of an E2FAR or Recognizer, in place, from a file of `save_trunk`. Raises as `load_network`."""
+    """Fill the trunk of an E2FAR or Recognizer, in place, from a file of `save_trunk`."""
     tensors, header = read_tensors(path, "trunk")
-    wanted = _trunk_config(module)
-    if dict(trunk="vgg16") | header["config"] != wanted:
+    found, wanted = dict(trunk="vgg16") | header["config"], _trunk_config(module)
+    if found != wanted:
         raise ValueError(
-            f"{path} holds a trunk of {str(header['config'])[:300]!r}, but the network has {wanted}: make both from the same parameters"
+            f"{path} holds a trunk of {str(found)[:300]!r}, but the network has {wanted}: "
+            "make both from the same parameters"
         )
     fill(module.trunk, tensors, path)
 
 
 def _trunk_config(module):
-    return dict(
-        trunk=module.config["trunk"],
-        width=module.config["width"],
-        batch_norm=module.trunk.batch_norm,
-    )
+    config = {name: module.config[name] for name in ("trunk", "width")}
+    return config | dict(batch_norm=module.trunk.batch_norm)
 
 
 def _save(state, path, half, header):
     tensors = {
-        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous()
-        for k, v in state.items()
+        name: (value.half() if half and value.is_floating_point() else value).cpu().contiguous()
+        for name, value in state.items()
     }
-    with replacing(path) as partial:
-        partial.write_bytes(
-            save(tensors, metadata={"e2far": json.dumps(header)})
-        )  # not save_file, whose files their owner alone may read
+    with replacing(path) as partial:  # not save_file, whose files their owner alone may read
+        partial.write_bytes(save(tensors, metadata={"e2far": json.dumps(header)}))
 
 
 def read_tensors(path, kind):
-    """Tensors (floats as float32) and header, a dict of the dicts config and metadata, of a file of ours. Raises as `load_network`."""
+    """Tensors (floats as float32) and header (config, metadata) of a file of ours, a `kind`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {kind} at {path}: make it with `dvc repro training`, or restore data/weights from git"
+            f"no {kind} at {path}: make it with `dvc repro training`, "
+            "or restore data/weights from git"
         )
     try:
         with safe_open(path, framework="pt") as file:
-            header = dict(config={}, metadata={}) | json.loads(
-                (file.metadata() or {}).get("e2far", "{}")
-            )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-        if not all(isinstance(header[part], dict) for part in ("config", "metadata")):
-            raise ValueError("its header is not ours")
+            header = dict(json.loads((file.metadata() or {}).get("e2far", "{}")))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:  # damaged headers and JSON fail in too many ways to list
         raise OSError(
-            f"{path} is truncated or not a safetensors file ({' '.join(str(error).split())[:300]}): fetch it again, or make it with `dvc repro training`"
+            f"{path} is truncated or not a safetensors file ({_line(error)}): fetch it, or {AGAIN}"
         ) from error
-    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    broken = [
-        k
-        for k, v in tensors.items()
-        if v.is_complex() or not v.isfinite().all() or k.endswith("running_var") and (v < 0).any()
-    ]
-    if broken:
-        raise ValueError(
-            f"{path} holds negative variances or numbers that are not finite in {' '.join(broken[0].split())}: its training diverged, or it is damaged; make it again with `dvc repro training`"
-        )
+    if not isinstance(header.get("config"), dict):
+        raise ValueError(f"{path} holds no {kind} of e2far: name another file, or {AGAIN}")
+    tensors = {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
+    for name, value in tensors.items():
+        negative = name.endswith("running_var") and (value < 0).any()
+        if negative or value.is_complex() or not value.isfinite().all():
+            raise ValueError(
+                f"{path} holds negative variances or numbers that are not finite in "
+                f"{' '.join(name.split())}: its training diverged, or it is damaged; {AGAIN}"
+            )
     return tensors, header
 
 
 def fill(module, tensors, path):
-    """Load `tensors` of the file at `path` into `module`; ValueError in one line where they do not fit."""
+    """Load `tensors` of the file at `path` into `module`; ValueError where they do not fit."""
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = " ".join(str(error).split(":", 1)[-1].split())
         raise ValueError(
-            f"{path} does not fit the network it describes ({reason[:200]}): make it again with `dvc repro training`"
+            f"{path} does not fit the network it describes ({_line(error)}): {AGAIN}"
         ) from error
+
+
+def _line(error):
+    return " ".join(str(error).split())[:300]

@@ -197,15 +197,9 @@ def load_iterative(path, model):
     tensors, header = weights.read_tensors(path, "network")
     if "iterations" not in header["config"]:
         raise ValueError(f"{path} holds no IterativeE2FAR: make one with iterative.iterative_job")
-    weights.check_described(
-        E2FAR,
-        {name: value for name, value in header["config"].items() if name != "iterations"},
-        tensors,
-        path,
-    )
     net = IterativeE2FAR(model, **header["config"])
     weights.fill(net, tensors, path)
-    net.metadata = header["metadata"]
+    net.metadata = header.get("metadata", {})
     return net.eval()
 
 

@@ -252,7 +252,7 @@ def test_broken_weights_give_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match="does not fit"):
         weights.load_network(tmp_path / "shape")
     save_file(load_file(good), tmp_path / "bare")
-    with pytest.raises(ValueError, match="no E2FAR"):
+    with pytest.raises(ValueError, match="no network of e2far"):
         weights.load_network(tmp_path / "bare")
 
 

@@ -9,20 +9,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from e2far.files import read_npz, replacing
+from e2far.files import read_npz, reading, replacing
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "weights" / "makehuman.npz"
+BASES = ("identity_basis", "expression_basis", "units")
+INDICES = ("triangles", "landmarks", "region")
 
 
 class MorphableModel(nn.Module):
     r"""Linear face model $S(\alpha, \beta) = \bar S + U\alpha + W\beta$.
 
-    Vertices are in millimetres in the head frame, right-handed: x to the subject's left, y up, z out of the face.
-    Coefficients are in standard deviations: an identity drawn from $N(0, I)$ is a plausible neutral face, and expression 0 is exactly the neutral face.
+    Vertices are in millimetres in the head frame, right-handed: x to the subject's left, y up, z
+    out of the face. Coefficients are in standard deviations: an identity drawn from $N(0, I)$ is a
+    plausible neutral face, and expression 0 is exactly the neutral face.
 
-    mean: (N, 3) mm    identity_basis U: (N, 3, K) mm    expression_basis W: (N, 3, L) mm    triangles: (F, 3) int    landmarks: (68,) vertices in iBUG order
+    mean: (N, 3) mm    identity_basis U: (N, 3, K) mm    expression_basis W: (N, 3, L) mm
+    triangles: (F, 3) int    landmarks: (68,) vertices in iBUG order
     region: (M,) vertices of the face proper, where losses and errors are measured (default: all)
-    units: (N, 3, J) mm, named expression units at full strength, `unit_names` their J names    attributes: name -> (N,), what a renderer knows about a vertex
+    units: (N, 3, J) mm, expression units at full strength, `unit_names` their J names
+    attributes: name -> (N,), what a renderer knows about a vertex
+    Raises ValueError for wrong shapes, vertices that are none and numbers that are not finite.
     """
 
     mean: torch.Tensor
@@ -47,66 +53,43 @@ class MorphableModel(nn.Module):
         name: str = "",
     ):
         super().__init__()
-        n = len(mean)
-        region = torch.arange(n) if region is None else region
-        units = mean.new_zeros(n, 3, 0) if units is None else units
-        for key, value in dict(
-            mean=mean,
-            identity_basis=identity_basis,
-            expression_basis=expression_basis,
-            units=units,
-            triangles=triangles,
-            landmarks=landmarks,
-            region=region,
-        ).items():
-            self.register_buffer(key, value)
+        self.register_buffer("mean", mean)
+        self.register_buffer("identity_basis", identity_basis)
+        self.register_buffer("expression_basis", expression_basis)
+        self.register_buffer("units", mean.new_zeros(len(mean), 3, 0) if units is None else units)
+        self.register_buffer("triangles", triangles)
+        self.register_buffer("landmarks", landmarks)
+        self.register_buffer("region", torch.arange(len(mean)) if region is None else region)
         self.unit_names, self.name = tuple(unit_names), name
         self.attributes = dict(attributes or {})
         self._check()
 
     def _check(self):
         n = len(self.mean)
-        for key, shape in dict(
-            mean=(n, 3),
-            identity_basis=(n, 3, "modes"),
-            expression_basis=(n, 3, "modes"),
-            units=(n, 3, "units"),
-            triangles=("triangles", 3),
-            landmarks=(68,),
-            region=("vertices",),
-        ).items():
+        shapes = dict.fromkeys(BASES, (n, 3, "any")) | dict(mean=(n, 3), triangles=("any", 3))
+        for key, shape in (shapes | dict(landmarks=(68,), region=("any",))).items():
             found = tuple(getattr(self, key).shape)
-            if len(found) != len(shape) or any(
-                isinstance(want, int) and have != want for have, want in zip(found, shape)
-            ):
-                raise ValueError(
-                    f"{key} has shape {found}: expected ({', '.join(map(str, shape))}) for {n} vertices"
-                )
-        for key, values in self.attributes.items():
-            if values.shape != (n,) or not values.isfinite().all():
-                raise ValueError(
-                    f"attribute {key} has shape {tuple(values.shape)}, or numbers that are not finite: expected ({n},)"
-                )
-        if len(self.unit_names) != self.units.shape[2]:
-            raise ValueError(
-                f"{len(self.unit_names)} unit names for {self.units.shape[2]} expression units"
-            )
-        if not all(isinstance(text, str) for text in (self.name, *self.unit_names)):
-            raise ValueError("name and unit_names are not texts")
-        for key in ("triangles", "landmarks", "region"):
+            sizes = zip(found, shape)
+            if len(found) != len(shape) or any(want not in (size, "any") for size, want in sizes):
+                raise ValueError(f"{key} has shape {found}: expected {shape} for {n} vertices")
+        for key in ("mean", *BASES):
+            value = getattr(self, key)
+            if not (value.is_floating_point() and value.isfinite().all()):
+                raise ValueError(f"{key} holds numbers that are not finite, or whole numbers")
+        for key in INDICES:
             index = getattr(self, key)
             if index.is_floating_point():
                 raise ValueError(f"{key} holds {index.dtype}, not whole numbers")
-            if index.numel() and not (0 <= index.min() and index.max() < n):
-                raise ValueError(
-                    f"{key} names vertex {int(index.min() if index.min() < 0 else index.max())}, but the model has {n} vertices"
-                )
-        for key in ("mean", "identity_basis", "expression_basis", "units"):
-            if (
-                not getattr(self, key).is_floating_point()
-                or not getattr(self, key).isfinite().all()
-            ):
-                raise ValueError(f"{key} holds numbers that are not finite, or whole numbers")
+            outside = index[(index < 0) | (index >= n)]
+            if len(outside):
+                raise ValueError(f"{key} names vertex {outside[0]}, but the model has {n} vertices")
+        for key, value in self.attributes.items():
+            if value.shape != (n,) or not value.isfinite().all():
+                raise ValueError(f"attribute {key} is not {n} finite numbers, one a vertex")
+        if len(self.unit_names) != self.units.shape[2]:
+            raise ValueError(f"{len(self.unit_names)} unit names for {self.units.shape[2]} units")
+        if not all(isinstance(text, str) for text in (self.name, *self.unit_names)):
+            raise ValueError("name and unit_names are not texts")
 
     n_vertices = property(lambda self: len(self.mean))
     n_identity = property(lambda self: self.identity_basis.shape[2])
@@ -119,7 +102,7 @@ class MorphableModel(nn.Module):
 
     @property
     def recess(self) -> torch.Tensor:
-        """How far (N,) mm behind its place a vertex is drawn: teeth, tongue and the mouth's lining must never poke through closed lips."""
+        """How far (N,) mm behind its place a vertex is drawn, so that closed lips stay closed."""
         depths = {"teeth": 4.0, "mouth": 7.0, "tongue": 9.0}  # the tongue behind the teeth
         inner = [depth * self.attributes[k] for k, depth in depths.items() if k in self.attributes]
         return torch.stack(inner).amax(0) if inner else torch.zeros(self.n_vertices)
@@ -129,7 +112,7 @@ class MorphableModel(nn.Module):
         return self.neutral(identity) + self.expression_offset(expression)
 
     def neutral(self, identity: torch.Tensor) -> torch.Tensor:
-        """The neutral shape (B, N, 3) mm of `identity` (B, K): a face at rest, which belongs to the person."""
+        """The face at rest (B, N, 3) mm of `identity` (B, K)."""
         return self.mean + torch.einsum("ndk,bk->bnd", self.identity_basis, identity)
 
     def expression_offset(self, expression: torch.Tensor) -> torch.Tensor:
@@ -138,28 +121,22 @@ class MorphableModel(nn.Module):
 
     @property
     def units_to_modes(self) -> torch.Tensor:
-        """Matrix (L, J) that turns strengths of named units into the expression coefficients nearest to them (least squares over the region).
+        """Matrix (L, J) from strengths of named units to the nearest expression coefficients.
 
-        Solved in double precision and rounded, so that every run and machine has the same numbers.
+        Least squares over the region, solved in double precision and rounded, so that every run
+        and machine has the same numbers.
         """
-        basis, units = (
-            b[self.region].double().flatten(0, 1) for b in (self.expression_basis, self.units)
-        )
-        return (
-            torch.linalg.solve(basis.mT @ basis, basis.mT @ units)
-            .round(decimals=5)
-            .to(self.mean.dtype)
-        )
+        W = self.expression_basis[self.region].double().flatten(0, 1)
+        units = self.units[self.region].double().flatten(0, 1)
+        return torch.linalg.solve(W.mT @ W, W.mT @ units).round(decimals=5).to(self.mean.dtype)
 
     def from_units(self, strengths: torch.Tensor) -> torch.Tensor:
         """Expression coefficients (B, L) nearest to named units at `strengths` (B, J)."""
         return strengths @ self.units_to_modes.mT
 
-    # Mirror images -------------------------------------------------------------------------------
-
     @cached_property
     def opposite(self) -> torch.Tensor:
-        """For each vertex (N,) the one on the face's other side: the nearest of the mirrored mean."""
+        """For each vertex (N,) the one on the other side: the nearest of the mirrored mean."""
         from scipy.spatial import cKDTree  # here, since it takes a while to import
 
         mean = self.mean.double().cpu().numpy()
@@ -192,16 +169,16 @@ class MorphableModel(nn.Module):
     def _involution(self, basis):
         r"""The map A (K, K) of coefficients, A A = 1, nearest to mirroring; and $U^+$ (K, 3 M).
 
-        Least squares over the region gives a map T that is symmetric in the metric of the vertices,
-        with eigenvalues of +1 (symmetric modes), -1 (skewed ones) or, where a mode's mirror image
-        is not quite in the span, between them. They are set to their signs: else what a mirror
-        image says would shrink, and a picture and its mirror image could get different faces.
+        Least squares over the region gives a map T that is symmetric in the metric of the vertices.
+        Its eigenvalues are +1 (symmetric modes), -1 (skewed ones) or, where a mode's mirror image
+        is not quite in the span, between them. They are set to their signs: else a mirror image
+        would shrink, and a picture and its mirror image could get different faces.
         """
         U = basis.double()
         mirrored = self.mirror(U.permute(2, 0, 1)).permute(1, 2, 0)[self.region].flatten(0, 1)
         U = U[self.region].flatten(0, 1)
         square, axes = torch.linalg.eigh(U.mT @ U)
-        kept = square > 1e-12 * square.sum()  # no face depends on the others
+        kept = square > 1e-12 * square.sum()  # no mode depends on the others
         root, axes = square[kept].sqrt(), axes[:, kept]
         whiten = axes / root  # U @ whiten is orthonormal
         T = whiten.mT @ (U.mT @ mirrored) @ whiten
@@ -211,63 +188,42 @@ class MorphableModel(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the model as npz (float16 bases, no pickle)."""
-        half = {
-            k: getattr(self, k).numpy().astype(np.float16)
-            for k in ("identity_basis", "expression_basis", "units")
-        }
-        integers = {
-            k: getattr(self, k).numpy().astype(np.int32)
-            for k in ("triangles", "landmarks", "region")
-        }
-        attributes = {
-            f"attribute.{k}": v.numpy().astype(np.float16) for k, v in self.attributes.items()
-        }
-        header = np.array(json.dumps(dict(name=self.name, unit_names=self.unit_names)))
+        header = json.dumps(dict(name=self.name, unit_names=self.unit_names))
+        arrays = dict(mean=self.mean.numpy().astype(np.float32), header=np.array(header))
+        arrays |= {key: getattr(self, key).numpy().astype(np.float16) for key in BASES}
+        arrays |= {key: getattr(self, key).numpy().astype(np.int32) for key in INDICES}
+        for key, value in self.attributes.items():
+            arrays[f"attribute.{key}"] = value.numpy().astype(np.float16)
         with replacing(path) as partial, open(partial, "wb") as file:
-            np.savez_compressed(
-                file,
-                mean=self.mean.numpy().astype(np.float32),
-                header=header,
-                **half,
-                **integers,
-                **attributes,
-            )
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> "MorphableModel":
-        """The model in a file of `save`. Raises FileNotFoundError or ValueError with one line that says what to do."""
-        path = Path(path)
+        """The model in a file of `save`.
+
+        Raises FileNotFoundError or ValueError with one line that says what to do.
+        """
         again = f"build it with `e2far build-face-model {path}`, or name another file"
-        if not path.exists():
-            raise FileNotFoundError(f"no face model at {path}: {again}")
-        try:
+        with reading(path, f"a face model written by e2far: {again}"):
+            tensors, attributes = {}, {}
             arrays = read_npz(path)
-            header = dict(json.loads(str(arrays.pop("header"))))
-            tensors = {
-                k: torch.from_numpy(v.astype(np.int64 if v.dtype.kind == "i" else np.float32))
-                for k, v in arrays.items()
-            }
-        except (
-            Exception
-        ) as error:  # damaged zip files, arrays and JSON fail in too many ways to list
-            raise ValueError(
-                f"{path} is not a face model written by e2far, or is truncated ({' '.join(str(error).split())[:300]}): {again}"
-            ) from error
-        attributes = {
-            k.split(".", 1)[1]: tensors.pop(k) for k in list(tensors) if k.startswith("attribute.")
-        }
-        try:
-            return cls(**tensors, attributes=attributes, **header)  # ty: ignore[invalid-argument-type]
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{path} holds no whole face model ({' '.join(str(error).split())[:300]}): {again}"
-            ) from error
+            header = json.loads(str(arrays.pop("header")))
+            for key, array in arrays.items():
+                dtype = np.int64 if array.dtype.kind == "i" else np.float32
+                of_vertices = key.startswith("attribute.")
+                (attributes if of_vertices else tensors)[key.removeprefix("attribute.")] = (
+                    torch.from_numpy(array.astype(dtype))
+                )
+            return cls(**tensors, attributes=attributes, **header)
 
 
 def toy_model(
     seed: int = 0, n_identity: int = 6, n_expression: int = 4, dtype: torch.dtype = torch.float64
 ) -> MorphableModel:
-    """A small seeded face for tests: a 14 x 16 grid bent over an ellipsoid, smooth random modes, 68 of its vertices as landmarks, three units."""
+    """A small seeded face for tests: a 14 x 16 grid bent over an ellipsoid.
+
+    It has smooth random modes, 68 of its vertices as landmarks, and three units.
+    """
     generator = torch.Generator().manual_seed(seed)
     rows, columns = 16, 14
     v, u = torch.meshgrid(
@@ -276,26 +232,19 @@ def toy_model(
         indexing="ij",
     )
     sphere = torch.stack((u.sin() * v.cos(), v.sin(), u.cos() * v.cos()), -1).reshape(-1, 3)
-    nose = torch.exp(-8 * (u.square() + v.square())).reshape(-1, 1) * 20
-    mean = sphere * torch.tensor([70.0, 95.0, 80.0], dtype=dtype) + nose * torch.tensor(
-        [0.0, 0.0, 1.0], dtype=dtype
-    )
+    mean = sphere * torch.tensor([70.0, 95.0, 80.0], dtype=dtype)
+    mean[:, 2] += torch.exp(-8 * (u.square() + v.square())).flatten() * 20  # the nose
     mean = mean - mean.mean(0)
 
     def modes(count, size_mm):
         wave = torch.randn(count, 3, 3, generator=generator, dtype=dtype) * 1.5
         phase = torch.rand(count, 3, generator=generator, dtype=dtype) * 6.28
-        return size_mm * torch.sin(torch.einsum("kdc,nc->nkd", wave, sphere) + phase).permute(
-            0, 2, 1
-        )
+        angle = torch.einsum("kdc,nc->nkd", wave, sphere) + phase
+        return size_mm * torch.sin(angle).permute(0, 2, 1)
 
-    corner = (torch.arange(rows - 1)[:, None] * columns + torch.arange(columns - 1)).reshape(-1)
-    triangles = torch.cat(
-        (
-            torch.stack((corner, corner + 1, corner + columns), 1),
-            torch.stack((corner + 1, corner + columns + 1, corner + columns), 1),
-        )
-    )
+    grid = torch.arange(rows * columns).view(rows, columns)
+    a, b, c, d = (g.flatten() for g in (grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]))
+    triangles = torch.cat((torch.stack((a, b, c), 1), torch.stack((b, d, c), 1)))
     landmarks = torch.randperm(rows * columns, generator=generator)[:68]
     return MorphableModel(
         mean,

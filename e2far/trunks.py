@@ -19,27 +19,14 @@ import torch.nn.functional as F
 from torch import nn
 
 LAYERS = ("pool1", "pool2", "pool3", "pool4", "pool5")
-BLOCKS = (
-    (64, 2),
-    (128, 2),
-    (256, 3),
-    (512, 3),
-    (512, 3),
-)  # channels and convolutions of VGG-16's blocks
-RESIDUAL = (
-    (128, 0),
-    (128, 2),
-    (256, 2),
-    (512, 2),
-    (1024, 2),
-)  # channels and residual blocks; first the stem
+# Channels and convolutions of VGG-16's blocks
+BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+# Channels and blocks of each stage; first the stem
+RESIDUAL = ((128, 0), (128, 2), (256, 2), (512, 2), (1024, 2))
 DEPTHWISE = ((96, 0), (128, 2), (192, 3), (384, 3), (768, 2))
 EXPANSION = 4  # of an inverted residual's inner channels
-MEAN_COLOUR = (
-    129.1863 / 255,
-    104.7624 / 255,
-    93.5940 / 255,
-)  # of VGG-Face's training pictures; R, G, B
+# Of VGG-Face's training pictures; R, G, B
+MEAN_COLOUR = (129.1863 / 255, 104.7624 / 255, 93.5940 / 255)
 
 
 def scaled(n, width):
@@ -49,24 +36,21 @@ def scaled(n, width):
 
 def convolution(n_in, n_out, kernel, stride=1, padding=0, batch_norm=False):
     """Convolution, optional BatchNorm (ours, for training small networks from scratch), ReLU."""
-    norm = [nn.BatchNorm2d(n_out)] if batch_norm else []
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=not batch_norm),
-        *norm,
-        nn.ReLU(inplace=True),
-    )
+    layers = [nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=not batch_norm)]
+    if batch_norm:
+        layers.append(nn.BatchNorm2d(n_out))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
 def normed(n_in, n_out, kernel, stride=1, groups=1):
-    """Convolution and BatchNorm. Strided ones have an even kernel, so that a side S becomes floor(S / 2) as at a pool."""
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(n_out),
-    )
+    """Convolution and BatchNorm. At stride 2 an even kernel makes floor(S / 2) of S, as a pool."""
+    padding = (kernel - 1) // 2
+    conv = nn.Conv2d(n_in, n_out, kernel, stride, padding, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(n_out))
 
 
 class Trunk(nn.Module):
-    """VGG-16's features: image (B, 3, S, S) in [0, 1] to a dict of pool1 ... pool5, (B, channels, S / 2^i, S / 2^i)."""
+    """VGG-16's features: image (B, 3, S, S) in [0, 1] to pool1 ... pool5, (B, C, S/2^i, S/2^i)."""
 
     mean_colour: torch.Tensor
 
@@ -76,12 +60,10 @@ class Trunk(nn.Module):
         self.channels = {layer: scaled(n, width) for layer, (n, _) in zip(LAYERS, BLOCKS)}
         self.blocks, n_in = nn.ModuleList(), 3
         for (_, count), n_out in zip(BLOCKS, self.channels.values()):
-            sizes = [n_in] + [n_out] * count
-            convolutions = (
-                convolution(a, b, 3, padding=1, batch_norm=batch_norm)
-                for a, b in zip(sizes, sizes[1:])
-            )
-            self.blocks.append(nn.Sequential(*convolutions, nn.MaxPool2d(2)))
+            block = [convolution(n_in, n_out, 3, padding=1, batch_norm=batch_norm)]
+            for _ in range(count - 1):
+                block.append(convolution(n_out, n_out, 3, padding=1, batch_norm=batch_norm))
+            self.blocks.append(nn.Sequential(*block, nn.MaxPool2d(2)))
             n_in = n_out
         self.register_buffer("mean_colour", torch.tensor(MEAN_COLOUR).view(3, 1, 1))
 
@@ -93,24 +75,23 @@ class Trunk(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + f(x), with f two 3x3 convolutions; at stride 2 the shortcut is averaged and mixed by a 1x1 convolution."""
+    """x + f(x), with f two 3x3 convolutions; at stride 2 x is averaged and mixed by a 1x1 one."""
 
     def __init__(self, n_in, n_out, stride):
         super().__init__()
         self.first = normed(n_in, n_out, 4 if stride == 2 else 3, stride)
         self.second = normed(n_out, n_out, 3)
-        self.shortcut = (
-            nn.Sequential(nn.AvgPool2d(2), normed(n_in, n_out, 1)) if stride == 2 else nn.Identity()
-        )
+        self.shortcut = nn.Identity()
+        if stride == 2:
+            self.shortcut = nn.Sequential(nn.AvgPool2d(2), normed(n_in, n_out, 1))
 
     def forward(self, x):
-        return F.relu(
-            self.second(F.relu(self.first(x), inplace=True)) + self.shortcut(x), inplace=True
-        )
+        inner = self.second(F.relu(self.first(x), inplace=True))
+        return F.relu(inner + self.shortcut(x), inplace=True)
 
 
 class InvertedResidual(nn.Module):
-    """A 1x1 convolution to more channels, a 3x3 one of each channel alone, and a 1x1 back; x is added at stride 1."""
+    """1x1 convolution to more channels, 3x3 of each channel alone, 1x1 back; at stride 1 plus x."""
 
     def __init__(self, n_in, n_out, stride):
         super().__init__()
@@ -129,9 +110,9 @@ class InvertedResidual(nn.Module):
 
 
 class Staged(nn.Module):
-    """A stem of stride 2 and four stages of blocks, each of which halves the maps; as `Trunk` otherwise.
+    """A stem of stride 2 and four stages of blocks, each of which halves the maps; as `Trunk`.
 
-    plan: channels and number of blocks of each, the stem first    block: Residual or InvertedResidual
+    plan: channels and number of blocks of each, the stem first    block: makes one
     """
 
     mean_colour: torch.Tensor
@@ -140,18 +121,13 @@ class Staged(nn.Module):
         super().__init__()
         self.batch_norm = True
         self.channels = {layer: scaled(n, width) for layer, (n, _) in zip(LAYERS, plan)}
-        sizes = list(self.channels.values())
-        self.stem = nn.Sequential(
-            normed(3, sizes[0], 6, 2),
-            nn.ReLU(inplace=True),
-            *(block(sizes[0], sizes[0], 1) for _ in range(plan[0][1])),
-        )
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                block(n_in, n_out, 2), *(block(n_out, n_out, 1) for _ in range(count - 1))
-            )
-            for n_in, n_out, (_, count) in zip(sizes, sizes[1:], plan[1:])
-        )
+        n_in, *sizes = self.channels.values()
+        self.stem = nn.Sequential(normed(3, n_in, 6, 2), nn.ReLU(inplace=True))
+        self.stages = nn.ModuleList()
+        for n_out, (_, count) in zip(sizes, plan[1:]):
+            same = (block(n_out, n_out, 1) for _ in range(count - 1))
+            self.stages.append(nn.Sequential(block(n_in, n_out, 2), *same))
+            n_in = n_out
         self.register_buffer("mean_colour", torch.tensor(MEAN_COLOUR).view(3, 1, 1))
 
     def forward(self, image):
@@ -162,11 +138,11 @@ class Staged(nn.Module):
 
 
 class Timm(nn.Module):
-    """A network of timm by its `features_only` interface, its maps named by how much they are reduced.
+    """A network of timm by its `features_only` interface, its maps named by their reduction.
 
     weights: file of a state dict for it (timm's own format), or None for random ones
-    Raises ImportError without timm, FileNotFoundError without the file, ValueError for names that timm does not know
-    and for networks that lack pool4 or pool5.
+    Raises ImportError without timm, FileNotFoundError without the file, ValueError for names that
+    timm does not know and for networks that lack pool4 or pool5.
     """
 
     def __init__(self, name, weights=None):
@@ -175,29 +151,25 @@ class Timm(nn.Module):
             import timm
         except ImportError:
             raise ImportError(
-                f"trunk timm/{name} needs timm: `pip install timm`, with torchvision of your torch's build"
+                f"trunk timm/{name} needs timm: `pip install timm`, with torchvision of your "
+                "torch's build"
             ) from None
-        if weights and not Path(weights).is_file():
-            raise FileNotFoundError(f"no weights at {weights}: name a state dict of timm's {name}")
-        file = (
-            dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(weights))) if weights else {}
-        )
+        options = {}
+        if weights:
+            if not Path(weights).is_file():
+                raise FileNotFoundError(f"no weights at {weights}: name a state dict of {name}")
+            options = dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(weights)))
         try:
-            self.network = timm.create_model(name, features_only=True, **file)
+            self.network = timm.create_model(name, features_only=True, **options)
         except (RuntimeError, ValueError, AttributeError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"timm makes no features of {name!r} ({reason}): timm.list_models() names networks"
-            ) from None
+            raise ValueError(f"timm makes no features of {name!r} ({reason})") from None
         info = self.network.feature_info
-        self.channels = {
-            f"pool{factor.bit_length() - 1}": n
-            for factor, n in zip(info.reduction(), info.channels())
-        }
+        levels = [reduction.bit_length() - 1 for reduction in info.reduction()]
+        self.channels = {f"pool{level}": n for level, n in zip(levels, info.channels())}
         if not {"pool4", "pool5"} <= self.channels.keys():
-            raise ValueError(
-                f"timm/{name} has maps {', '.join(self.channels)}, but heads need pool4 and pool5"
-            )
+            found = ", ".join(self.channels)
+            raise ValueError(f"timm/{name} has maps {found}, but heads need pool4 and pool5")
         self.batch_norm, trained_on = True, timm.get_pretrained_cfg(name)
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(getattr(trained_on, key)).view(3, 1, 1))
@@ -207,14 +179,12 @@ class Timm(nn.Module):
 
 
 def open_trunk(name="vgg16", width=1.0, batch_norm=False):
-    """The trunk called `name` (see above), untrained. Raises ValueError for others, or a width that is none.
+    """The trunk called `name` (see above), untrained. Raises ValueError for others and bad widths.
 
     batch_norm: of vgg16, whose paper has none; the others cannot do without
     """
     if not 0 < width <= 4:
-        raise ValueError(
-            f"width {width}: a share of the full network's channels, above 0 and at most 4"
-        )
+        raise ValueError(f"width {width}: a share of the full channels, above 0 and at most 4")
     if str(name).startswith("timm/"):
         return Timm(name.removeprefix("timm/"))
     if name == "vgg16":
@@ -223,8 +193,18 @@ def open_trunk(name="vgg16", width=1.0, batch_norm=False):
         raise ValueError(f"trunk {name!r}: choose vgg16, residual, depthwise or timm/NAME")
     if not batch_norm:
         raise ValueError(f"trunk {name} does not train without BatchNorm: give batch_norm true")
-    return (
-        Staged(RESIDUAL, Residual, width)
-        if name == "residual"
-        else Staged(DEPTHWISE, InvertedResidual, width)
-    )
+    if name == "residual":
+        return Staged(RESIDUAL, Residual, width)
+    return Staged(DEPTHWISE, InvertedResidual, width)
+
+
+def map_sizes(trunk, image_size):
+    """Name -> (channels, side) of the maps that `trunk` makes of pictures of `image_size` px."""
+    if not isinstance(trunk, Timm):
+        sides = {layer: image_size // 2 ** int(layer[-1]) for layer in LAYERS}
+        return {layer: (channels, sides[layer]) for layer, channels in trunk.channels.items()}
+    training = trunk.training
+    with torch.no_grad():
+        found = trunk.eval()(torch.zeros(1, 3, image_size, image_size))
+    trunk.train(training)
+    return {layer: tuple(maps.shape[1:3]) for layer, maps in found.items()}

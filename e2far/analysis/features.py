@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from e2far.data import to_float
-from e2far.network import map_sizes
-from e2far.trunks import BLOCKS, LAYERS
+
+from e2far.trunks import BLOCKS, LAYERS, map_sizes
 
 # ---- features ----------------------------------------------------------------------------------------------------
 

@@ -65,12 +65,11 @@ class Surface(nn.Module):
             values.float().cpu().numpy() for values in (points, turned, self.code)
         )
         triangles = self.triangles.cpu().numpy()
-        blank = raster.plain_detail(len(code))
         pictures = np.zeros((len(points), 2, size, size, 3), np.float32)
         for layers, place, face in zip(pictures, points, turned):
             seen = raster.zbuffer(place, np.ascontiguousarray(face[:, 2]), triangles, size)
             for layer, values in zip(layers, (raster.vertex_normals(face, triangles), code)):
-                raster.resolve(*seen, triangles, values, *blank, layer, 1)
+                raster.resolve(*seen, triangles, raster.matt(values), layer, 1)
         return torch.from_numpy(pictures.transpose(0, 1, 4, 2, 3).reshape(-1, CHANNELS, size, size))
 
 

@@ -248,18 +248,8 @@ class Studio:
             points * np.float32(self.antialias), nearness, self.triangles, size * self.antialias
         )
         picture = np.zeros((size, size, 3), np.float32)
-        coverage = raster.resolve(
-            seen,
-            weights,
-            self.triangles,
-            radiance,
-            detail,
-            self.texture,
-            self.eyes,
-            eye,
-            picture,
-            self.antialias,
-        )
+        surface = raster.Surface(radiance, detail, self.texture, self.eyes, eye)
+        coverage = raster.resolve(seen, weights, self.triangles, surface, picture, self.antialias)
         behind = np.zeros_like(picture)
         develop.paint(behind, recipe["background"].astype(np.float32), self.texture, coverage)
         picture += (1 - coverage[..., None]) * behind.clip(0)

@@ -221,15 +221,11 @@ def resolve(
     seen, weights = raster.zbuffer(
         points * antialias, np.ones(4, np.float32), triangles, size * antialias
     )
-    plain = raster.plain_detail(4)
     picture = np.zeros((size, size, 3), np.float32)
-    given = [
-        np.asarray(mine if mine is not None else other, np.float32)
-        for mine, other in zip((detail, texture, eyes, eye), plain)
-    ]
-    coverage = raster.resolve(
-        seen, weights, triangles, np.asarray(radiance, np.float32), *given, picture, antialias
-    )
+    given = dict(detail=detail, texture=texture, eyes=eyes, eye=eye)
+    given = {k: np.asarray(v, np.float32) for k, v in given.items() if v is not None}
+    surface = raster.matt(np.asarray(radiance, np.float32))._replace(**given)
+    coverage = raster.resolve(seen, weights, triangles, surface, picture, antialias)
     return picture, coverage
 
 

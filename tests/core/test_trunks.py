@@ -27,7 +27,7 @@ def build(trunk, image_size=48, **arguments):
 @pytest.mark.parametrize("trunk", OURS)
 def test_maps_have_vggs_names_and_grids_at_every_size(trunk, size):
     made = trunks.open_trunk(trunk, 1 / 32, True).eval()
-    maps = network.map_sizes(made, size)
+    maps = trunks.map_sizes(made, size)
     assert {
         layer: tuple(x.shape[1:3]) for layer, x in made(torch.rand(1, 3, size, size)).items()
     } == maps

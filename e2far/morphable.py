@@ -123,8 +123,7 @@ class MorphableModel(nn.Module):
     def units_to_modes(self) -> torch.Tensor:
         """Matrix (L, J) from strengths of named units to the nearest expression coefficients.
 
-        Least squares over the region, solved in double precision and rounded, so that every run
-        and machine has the same numbers.
+        By least squares over the region; rounded, so that every machine has the same numbers.
         """
         W = self.expression_basis[self.region].double().flatten(0, 1)
         units = self.units[self.region].double().flatten(0, 1)
@@ -150,9 +149,9 @@ class MorphableModel(nn.Module):
     def mirrored(
         self, identity: torch.Tensor, expression: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Coefficients (B, K), (B, L) of the mirror image of the face with these coefficients.
+        """Coefficients (B, K), (B, L) of the mirror image of a face; mirrored twice, it is itself.
 
-        Exact where the model is symmetric, else the nearest there is; twice is always none.
+        Exact where the model is symmetric, else the nearest there is.
         """
         A, offset, B = (part.to(identity) for part in self._mirror_maps)
         return identity @ A.mT + offset, expression @ B.mT
@@ -199,38 +198,26 @@ class MorphableModel(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> "MorphableModel":
-        """The model in a file of `save`.
-
-        Raises FileNotFoundError or ValueError with one line that says what to do.
-        """
+        """The model in a file of `save`; FileNotFoundError or a ValueError of one line."""
         again = f"build it with `e2far build-face-model {path}`, or name another file"
         with reading(path, f"a face model written by e2far: {again}"):
-            tensors, attributes = {}, {}
             arrays = read_npz(path)
-            header = json.loads(str(arrays.pop("header")))
+            header, tensors, attributes = json.loads(str(arrays.pop("header"))), {}, {}
             for key, array in arrays.items():
                 dtype = np.int64 if array.dtype.kind == "i" else np.float32
-                of_vertices = key.startswith("attribute.")
-                (attributes if of_vertices else tensors)[key.removeprefix("attribute.")] = (
-                    torch.from_numpy(array.astype(dtype))
-                )
+                group = attributes if key.startswith("attribute.") else tensors
+                group[key.removeprefix("attribute.")] = torch.from_numpy(array.astype(dtype))
             return cls(**tensors, attributes=attributes, **header)
 
 
 def toy_model(
     seed: int = 0, n_identity: int = 6, n_expression: int = 4, dtype: torch.dtype = torch.float64
 ) -> MorphableModel:
-    """A small seeded face for tests: a 14 x 16 grid bent over an ellipsoid.
-
-    It has smooth random modes, 68 of its vertices as landmarks, and three units.
-    """
+    """A small seeded face for tests: a grid bent over an ellipsoid, with smooth random modes."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = 16, 14
-    v, u = torch.meshgrid(
-        torch.linspace(-1.2, 1.2, rows, dtype=dtype),
-        torch.linspace(-1.2, 1.2, columns, dtype=dtype),
-        indexing="ij",
-    )
+    angles = (torch.linspace(-1.2, 1.2, count, dtype=dtype) for count in (rows, columns))
+    v, u = torch.meshgrid(*angles, indexing="ij")
     sphere = torch.stack((u.sin() * v.cos(), v.sin(), u.cos() * v.cos()), -1).reshape(-1, 3)
     mean = sphere * torch.tensor([70.0, 95.0, 80.0], dtype=dtype)
     mean[:, 2] += torch.exp(-8 * (u.square() + v.square())).flatten() * 20  # the nose
@@ -246,15 +233,10 @@ def toy_model(
     a, b, c, d = (g.flatten() for g in (grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]))
     triangles = torch.cat((torch.stack((a, b, c), 1), torch.stack((b, d, c), 1)))
     landmarks = torch.randperm(rows * columns, generator=generator)[:68]
+    identity, expression, units = modes(n_identity, 3.0), modes(n_expression, 2.0), modes(3, 5.0)
+    names = ("jawOpen", "mouthSmileLeft", "mouthSmileRight")
     return MorphableModel(
-        mean,
-        modes(n_identity, 3.0),
-        modes(n_expression, 2.0),
-        triangles,
-        landmarks,
-        units=modes(3, 5.0),
-        unit_names=("jawOpen", "mouthSmileLeft", "mouthSmileRight"),
-        name="toy",
+        mean, identity, expression, triangles, landmarks, units=units, unit_names=names, name="toy"
     )
 
 

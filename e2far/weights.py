@@ -7,7 +7,6 @@ network, wrong shapes, numbers that are not finite) with one line that says what
 import json
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from e2far import training
+from e2far import recipes
 from e2far.files import replacing
 from e2far.pipeline import params
 
@@ -74,7 +74,7 @@ def record(path):
         processor=processor(),
         cores=os.cpu_count(),
         threads=os.environ.get("OMP_NUM_THREADS"),
-        precision=training.auto_precision(p.precision, device),
+        precision=recipes.auto_precision(p.precision, device),
         python=platform.python_version(),
         versions=versions(),
     )

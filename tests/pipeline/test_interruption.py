@@ -29,7 +29,7 @@ from e2far import data, weights
 from e2far.morphable import toy_model
 from e2far.pipeline import jobs
 from e2far.synthesis import shards, studio
-from e2far.training import Run
+from e2far.runs import Run
 
 SIZES = dict(image_size=48, width=1 / 16, batch_norm=True)
 RECIPE = dict(

@@ -14,14 +14,8 @@ from pathlib import Path
 from e2far.files import reading
 from e2far.morphable import SHIPPED, MorphableModel
 
-READERS = {
-    ".npz": "flame",
-    ".pkl": "flame",
-    ".mat": "basel2009",
-    ".h5": "basel2017",
-    ".hdf5": "basel2017",
-    ".bin": "surrey",
-}
+READERS = {".npz": "flame", ".pkl": "flame", ".mat": "basel2009", ".bin": "surrey"}
+READERS |= {".h5": "basel2017", ".hdf5": "basel2017"}
 FORMATS = (
     ".npz (ours or FLAME's), .mat (Basel 2009), .h5 (Basel 2017, 2019), .pkl (FLAME), "
     ".bin (Surrey, eos) or ICT-FaceKit's folder FaceXModel"
@@ -33,7 +27,10 @@ def load_face_model(name_or_path: str | Path = "makehuman") -> MorphableModel:
 
     Raises FileNotFoundError or ValueError with one line that says what to do.
     """
-    return read(SHIPPED if str(name_or_path) == "makehuman" else name_or_path)
+    path = SHIPPED if str(name_or_path) == "makehuman" else Path(name_or_path)
+    if path.suffix.lower() == ".npz" and not is_flame(path):
+        return MorphableModel.load(path)
+    return read(path)
 
 
 def read(path, n_identity=None, n_expression=None, landmarks=None):
@@ -50,13 +47,10 @@ def read(path, n_identity=None, n_expression=None, landmarks=None):
         if count is not None and count < 1:
             raise ValueError(f"{name} is {count}: give at least 1, or None for all modes")
     path = Path(path)
-    suffix = path.suffix.lower()
-    ours = suffix == ".npz" and not is_flame(path)
-    if ours and n_identity is n_expression is landmarks is None:
-        return MorphableModel.load(path)
     assembly = import_module("e2far.facemodels.assembly")
     landmarks = None if landmarks is None else assembly.read_landmarks(landmarks)
-    if ours:
+    suffix = path.suffix.lower()
+    if suffix == ".npz" and not is_flame(path):
         return truncate(MorphableModel.load(path), n_identity, n_expression, landmarks)
     kind = "ict" if path.is_dir() else READERS.get(suffix)
     if kind is None:

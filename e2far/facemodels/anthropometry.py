@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from e2far.raster import vertex_normals
+
 PAIRS = {  # iBUG landmarks; a jaw line has no corner, so the gonia are rough
     "face height": (27, 8),
     "lower face breadth": (4, 12),
@@ -63,11 +65,9 @@ def alare(model):
 
     Of those near the nostril's landmark, the one whose normal points most to the side.
     """
-    points, corner = model.mean[model.landmarks], model.mean[model.triangles]
-    across = torch.linalg.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    normals = torch.zeros_like(model.mean)
-    normals.index_add_(0, model.triangles.flatten(), across.repeat_interleave(3, 0))
-    sideways = normals[model.region, 0] / normals[model.region].norm(dim=1).clamp_min(1e-9)
+    triangles = model.triangles.numpy().astype("int32")
+    normals = torch.from_numpy(vertex_normals(model.mean.numpy(), triangles))
+    points, sideways = model.mean[model.landmarks], normals[model.region, 0]
     reach = 0.7 * (points[31] - points[35]).norm()
     wings = []
     for landmark, side in ((31, -1), (35, 1)):

@@ -163,11 +163,11 @@ def assemble(published, n_identity=None, n_expression=None, landmarks=None):
 
     weights, distance = laid.interpolation()
 
-    def carried(field):
-        return (weights @ field.numpy().reshape(len(field), -1)).reshape(n, *field.shape[1:])
+    def carried(ours):
+        return (weights @ ours.numpy().reshape(len(ours), -1)).reshape(n, *ours.shape[1:])
 
-    def turned(field):
-        return np.einsum("ij,njk->nik", laid.turn.astype(np.float32), carried(field))
+    def turned(ours):
+        return np.einsum("ij,njk->nik", laid.turn.astype(np.float32), carried(ours))
 
     own = {name: carried(values) for name, values in ours.attributes.items()}
     attributes, skin = carry_attributes(own, distance, mean.astype(float), triangles)

@@ -1,6 +1,5 @@
 """The Basel Face Model of 2009, a .mat, and the repacks that 3D reconstruction projects use."""
 
-import numpy as np
 
 from e2far.facemodels.assembly import (
     Published,

@@ -1,13 +1,12 @@
 """MakeHuman's head, cut from its body and given a nose, teeth and a neck that pictures can show."""
 
 import gzip
+from collections import defaultdict
 
 import numpy as np
 import yaml
 from PIL import Image
 from scipy.spatial import cKDTree
-
-from e2far.facemodels.obj import read_obj
 
 MIRROR = np.array([-1.0, 1.0, 1.0])  # left for right
 DECIMETRE = 100.0  # MakeHuman's unit in mm
@@ -36,6 +35,25 @@ NECK_ABOVE = 317  # the nose's base: what is cut lower is the neck
 NECK_MM = np.array([0.0, -80.0, -20.0])
 
 
+def read_quads(path):
+    """Of a Wavefront file: vertices (V, 3), texture coordinates (T, 2), and of each quad its
+    vertices (F, 4), texture coordinates (F, 4) and group (F,)."""
+    words, group = defaultdict(list), ""
+    with open(path) as file:
+        for line in file:
+            kind, *rest = line.split() or [""]
+            if kind == "g":
+                group = rest[0]
+            elif kind == "f":
+                words["quads"].append([corner.split("/")[:2] for corner in rest])
+                words["groups"].append(group)
+            else:
+                words[kind].append(rest)
+    quads = np.array(words["quads"], int) - 1
+    vertices, textures = np.array(words["v"], float), np.array(words["vt"], float)
+    return vertices, textures, quads[..., 0], quads[..., 1], np.array(words["groups"])
+
+
 class Head:
     """MakeHuman's head, cut from the whole body, and a reader of targets for its vertices.
 
@@ -49,16 +67,15 @@ class Head:
 
     def __init__(self, folder):
         self.folder = folder
-        whole = read_obj(folder / "mpfb2/3dobjs/base.obj")
-        corners, groups = np.array(whole.corners), np.array(whole.groups)
-        part = self._parts(whole.textures[corners].mean(1), groups)
+        vertices, textures, quads, corners, groups = read_quads(folder / "mpfb2/3dobjs/base.obj")
+        part = self._parts(textures[corners].mean(1), groups)
         cut = part != ""
-        quads, corners, part = np.array(whole.polygons)[cut], corners[cut], part[cut]
+        quads, corners, part = quads[cut], corners[cut], part[cut]
         self.vertex = np.unique(quads)  # of base.obj
-        self.index = np.full(len(whole.vertices), -1)
+        self.index = np.full(len(vertices), -1)
         self.index[self.vertex] = np.arange(len(self.vertex))
         quads = self.index[quads]
-        self.base = whole.vertices[self.vertex] * DECIMETRE
+        self.base = vertices[self.vertex] * DECIMETRE
         upper_teeth = np.unique(quads[groups[cut] == "helper-upper-teeth"])
         self.base[upper_teeth, 1] -= UPPER_TEETH_DROP_MM
         n = len(self.base)
@@ -66,7 +83,7 @@ class Head:
         for name in ("mouth", "skin", "eye", "teeth", "tongue"):  # the rim of the mouth is skin
             self.part[quads[part == name].ravel()] = name
         self.uv = np.zeros((n, 2))
-        self.uv[quads.ravel()] = whole.textures[corners.ravel()]
+        self.uv[quads.ravel()] = textures[corners.ravel()]
         self.carried, self.share = np.zeros((0, 2), int), np.zeros(0)
         self.nostril, self.gap, self.gum = np.zeros((3, n))
         self._find_opposite()

@@ -69,14 +69,6 @@ class Fit(NamedTuple):
     identity: np.ndarray  # (MODES,)
 
 
-class Match(NamedTuple):
-    """The other surface's points nearest to vertices of ours: (R, 3) mm, (R, 3), (R,)."""
-
-    gap: np.ndarray
-    normal: np.ndarray
-    weight: np.ndarray
-
-
 class Registration:
     """Our head laid over another mesh: `placed` (M, 3) our vertices there, `turn` (3, 3).
 
@@ -164,7 +156,10 @@ class Registration:
         return (self.mean + self.basis @ fit.identity) @ fit.turn.T + fit.shift
 
     def match(self, placed, limit):
-        """The Match of our region's vertices with points at most `limit` mm away."""
+        """Of our region's vertices: gap to the surface (R, 3) mm, its normal (R, 3), weight (R,).
+
+        Weights are 0 where no point that faces the same way is within `limit` mm.
+        """
         own = normals_of(placed, self.corners)[self.region]
         far, nearest = self.tree.query(
             np.hstack((placed[self.region], NORMAL_MM * own)),
@@ -174,7 +169,7 @@ class Registration:
         gap, normal = self.points[nearest] - placed[self.region], self.normals[nearest]
         distance = np.linalg.norm(gap, axis=1)
         alike = ((own * normal).sum(1) > 0.5) & (distance < limit) & np.isfinite(far)
-        return Match(gap, normal, alike / (1 + (3 * distance / limit) ** 2) ** 2)
+        return gap, normal, alike / (1 + (3 * distance / limit) ** 2) ** 2
 
     def residual(self, fit, limit):
         """Median distance mm from our region to the surface, and the share that found a match."""

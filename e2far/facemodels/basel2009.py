@@ -1,6 +1,5 @@
 """The Basel Face Model of 2009, a .mat, and the repacks that 3D reconstruction projects use."""
 
-
 from e2far.facemodels.assembly import (
     Published,
     as_modes,

@@ -1,8 +1,8 @@
 """MakeHuman's head, cut from its body and given a nose, teeth and a neck that pictures can show."""
 
 import gzip
-from collections import defaultdict
 
+import igl
 import numpy as np
 import yaml
 from PIL import Image
@@ -10,14 +10,6 @@ from scipy.spatial import cKDTree
 
 MIRROR = np.array([-1.0, 1.0, 1.0])  # left for right
 DECIMETRE = 100.0  # MakeHuman's unit in mm
-PARTS = {"skin": "head", "mouth": "mouth_cavity"}  # of `body`, by MakeHuman's segmentation picture
-HELPERS = {
-    "helper-l-eye": "eye",
-    "helper-r-eye": "eye",
-    "helper-upper-teeth": "teeth",
-    "helper-lower-teeth": "teeth",
-    "helper-tongue": "tongue",
-}
 # Choice: MakeHuman's upper teeth end 4 mm above the edge of the upper lip, so that no smile shows
 # them; people's end a little below it.
 UPPER_TEETH_DROP_MM = 5.0
@@ -35,23 +27,16 @@ NECK_ABOVE = 317  # the nose's base: what is cut lower is the neck
 NECK_MM = np.array([0.0, -80.0, -20.0])
 
 
-def read_quads(path):
-    """Of a Wavefront file: vertices (V, 3), texture coordinates (T, 2), and of each quad its
-    vertices (F, 4), texture coordinates (F, 4) and group (F,)."""
-    words, group = defaultdict(list), ""
+def read_groups(path):
+    """The group's name of each face (F,) of a Wavefront file."""
+    groups, group = [], ""
     with open(path) as file:
         for line in file:
-            kind, *rest = line.split() or [""]
-            if kind == "g":
-                group = rest[0]
-            elif kind == "f":
-                words["quads"].append([corner.split("/")[:2] for corner in rest])
-                words["groups"].append(group)
-            else:
-                words[kind].append(rest)
-    quads = np.array(words["quads"], int) - 1
-    vertices, textures = np.array(words["v"], float), np.array(words["vt"], float)
-    return vertices, textures, quads[..., 0], quads[..., 1], np.array(words["groups"])
+            if line.startswith("g "):
+                group = line.split()[1]
+            elif line.startswith("f "):
+                groups.append(group)
+    return np.array(groups)
 
 
 class Head:
@@ -67,7 +52,9 @@ class Head:
 
     def __init__(self, folder):
         self.folder = folder
-        vertices, textures, quads, corners, groups = read_quads(folder / "mpfb2/3dobjs/base.obj")
+        path = folder / "mpfb2/3dobjs/base.obj"
+        vertices, textures, _, quads, corners, _ = map(np.ascontiguousarray, igl.readOBJ(str(path)))
+        groups = read_groups(path)
         part = self._parts(textures[corners].mean(1), groups)
         cut = part != ""
         quads, corners, part = quads[cut], corners[cut], part[cut]
@@ -93,16 +80,17 @@ class Head:
         self._find_opposite()
 
     def _parts(self, uv, groups):
-        """Part names (F,) of quads, by their middles `uv` (F, 2) and groups (F,); "" for the body."""
+        """Part names (F,) of quads with middles `uv` (F, 2) and groups (F,); "" for the body."""
         folder = self.folder / "segmentation"
         picture = Image.open(folder / "body_parts_segmentation.png").convert("RGB")
         key = yaml.safe_load((folder / "body_parts_segmentation.yaml").read_text())["colors"]
         colour = sample(np.asarray(picture), uv)
         part = np.full(len(groups), "", "U8")
-        for name, label in PARTS.items():
+        for name, label in (("skin", "head"), ("mouth", "mouth_cavity")):
             part[(groups == "body") & (colour == key[label]).all(-1)] = name
-        for group, name in HELPERS.items():
-            part[groups == group] = name
+        helper = np.char.startswith(groups, "helper-")  # helper-l-eye, helper-upper-teeth ...
+        for name in ("eye", "teeth", "tongue"):
+            part[helper & np.char.endswith(groups, f"-{name}")] = name
         return part
 
     def _find_opposite(self):
@@ -170,9 +158,8 @@ class Head:
     def _lengthen_neck(self, quads):
         """Draw the edge at which the head is cut further down, so that no picture shows the cut."""
         sides = np.concatenate([quads[:, [i, (i + 1) % 4]] for i in range(4)])
-        _, first, count = np.unique(
-            np.sort(sides, 1), axis=0, return_index=True, return_counts=True
-        )
+        found = np.unique(np.sort(sides, 1), axis=0, return_index=True, return_counts=True)
+        _, first, count = found
         rim = sides[first[count == 1]]
         low = (self.base[rim, 1] < self.base[self.index[NECK_ABOVE], 1]).all(1)
         rim = rim[(self.part[rim] == "skin").all(1) & low]

@@ -7,8 +7,8 @@ import numpy as np
 from e2far.facemodels.assembly import Published, check_landmarks
 
 WHAT = (
-    "ICT-FaceKit's folder FaceXModel (generic_neutral_mesh.obj, identity000.obj ..., "
-    "vertex_indices.json), from the project ICT-FaceKit of USC's Institute for Creative Technologies"
+    "ICT-FaceKit's folder FaceXModel (generic_neutral_mesh.obj, identity000.obj ..., vertex_indices"
+    ".json), from the project ICT-FaceKit of USC's Institute for Creative Technologies"
 )
 CENTIMETRE = 10.0
 # vertices of the published mesh; those after the eyeballs are tear films, blends, occlusion shells

@@ -21,7 +21,6 @@ from e2far.morphable import SHIPPED, MorphableModel
 from e2far.raster import vertex_normals
 
 NORMAL_MM = 12.0  # how many mm of distance opposite normals are worth
-SAMPLES = 40000  # points of the other surface
 # Choice: of our identity coefficients, and their weight beside 2,900 squared mm; of 2 to 40 the
 # best on heads bent by smooth random fields of 2.5 mm
 MODES, RIDGE = 80, 5.0
@@ -35,10 +34,10 @@ def sample_surface(vertices, triangles, count):
     a, b, c = (vertices[triangles[:, k]] for k in range(3))
     cross = np.cross(b - a, c - a)
     area = np.linalg.norm(cross, axis=1)
-    share = (np.arange(count) + rng.random(count)) / count
+    share = (np.arange(count) + rng.random(count)) / count  # one in each part of the area
     at = np.searchsorted(np.cumsum(area) / area.sum(), share).clip(0, len(area) - 1)
     u, v = rng.random((2, count, 1))
-    u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
+    u, v = np.where(u + v > 1, (1 - u, 1 - v), (u, v))
     points = a[at] + u * (b - a)[at] + v * (c - a)[at]
     return points, cross[at] / area[at, None].clip(1e-12)
 
@@ -62,10 +61,10 @@ def turn_outward(vertices, triangles):
 
 
 class Fit(NamedTuple):
-    """How our head lies in the other frame: rotation times scale, shift mm, identity."""
+    """How our head lies in the other frame."""
 
-    turn: np.ndarray  # (3, 3)
-    shift: np.ndarray  # (3,)
+    turn: np.ndarray  # (3, 3), rotation times scale
+    shift: np.ndarray  # (3,) mm
     identity: np.ndarray  # (MODES,)
 
 
@@ -84,18 +83,14 @@ class Registration:
                 f"its mean face is {width:.3g} x {height:.3g} x {depth:.3g} mm, but a face or bust "
                 "is 100 to 500 mm wide and high: is it in another unit?"
             )
-        self.model, self.vertices, self.triangles = (
-            MorphableModel.load(SHIPPED),
-            vertices,
-            triangles,
-        )
+        self.vertices, self.triangles = vertices, triangles
+        self.model = MorphableModel.load(SHIPPED)
         self.mean = self.model.mean.numpy().astype(float)
         self.basis = self.model.identity_basis[:, :, :MODES].numpy()
         self.corners, self.ibug = self.model.triangles.numpy(), self.model.landmarks.numpy()
         near = np.linalg.norm(vertices - vertices[vertices[:, 2].argmax()], axis=1) < 300
-        self.points, self.normals = sample_surface(
-            vertices, triangles[near[triangles].all(1)], SAMPLES
-        )
+        near = triangles[near[triangles].all(1)]
+        self.points, self.normals = sample_surface(vertices, near, 40000)
         self.tree = cKDTree(np.hstack((self.points, NORMAL_MM * self.normals)))
         self.known, whole = {}, self.model.region.numpy()
         self.region = whole[::3]  # enough for the first, rigid fits

@@ -2,7 +2,7 @@
 
 makehuman   our model, built from MakeHuman's CC0 targets: head (the mesh), shapes (random heads and
             their modes), attributes (what a renderer knows about a vertex), arkit (expressions)
-assembly    a published model's file made whole: registration (our head laid over another), obj;
+assembly    a published model made whole: registration lays our head over its mean;
             its readers: basel2009, basel2017, flame, ict, surrey
 anthropometry, traits, figures    are our people shaped like people, and which looks have shapes
 """
@@ -27,10 +27,7 @@ def load_face_model(name_or_path: str | Path = "makehuman") -> MorphableModel:
 
     Raises FileNotFoundError or ValueError with one line that says what to do.
     """
-    path = SHIPPED if str(name_or_path) == "makehuman" else Path(name_or_path)
-    if path.suffix.lower() == ".npz" and not is_flame(path):
-        return MorphableModel.load(path)
-    return read(path)
+    return read(SHIPPED if str(name_or_path) == "makehuman" else name_or_path)
 
 
 def read(path, n_identity=None, n_expression=None, landmarks=None):
@@ -47,8 +44,8 @@ def read(path, n_identity=None, n_expression=None, landmarks=None):
         if count is not None and count < 1:
             raise ValueError(f"{name} is {count}: give at least 1, or None for all modes")
     path = Path(path)
-    assembly = import_module("e2far.facemodels.assembly")
-    landmarks = None if landmarks is None else assembly.read_landmarks(landmarks)
+    if landmarks is not None:
+        landmarks = import_module("e2far.facemodels.assembly").read_landmarks(landmarks)
     suffix = path.suffix.lower()
     if suffix == ".npz" and not is_flame(path):
         return truncate(MorphableModel.load(path), n_identity, n_expression, landmarks)
@@ -57,8 +54,9 @@ def read(path, n_identity=None, n_expression=None, landmarks=None):
         error = ValueError if path.exists() else FileNotFoundError
         raise error(f"{path} is not a face model that can be read: give {FORMATS}")
     reader = import_module(f"e2far.facemodels.{kind}")
+    assemble = import_module("e2far.facemodels.assembly").assemble
     with reading(path, reader.WHAT):
-        return assembly.assemble(reader.read(path), n_identity, n_expression, landmarks)
+        return assemble(reader.read(path), n_identity, n_expression, landmarks)
 
 
 def is_flame(path):

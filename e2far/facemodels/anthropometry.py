@@ -1,7 +1,7 @@
-"""Are our random people shaped like people? Face measures between landmarks, beside 3,997 adults'.
+"""Are our random people shaped like people? Measures of faces, beside those of 3,997 adults.
 
-Our shapes are aligned by similarity, so they hold no absolute size: their means are compared in mm,
-their spread as indices (ratios of two measures of one face), which size does not touch.
+Our shapes hold no absolute size: their means are compared in mm, their spread as indices (ratios of
+two measures of one face), which size does not touch.
 
 Source of niosh2003.csv: NIOSH head-and-face survey of US respirator users, 2003, callipers, 2,543
 men and 1,454 women (Zhuang & Bradtmiller, J Occup Environ Hyg 2 (2005) 567-576; data: CDC
@@ -87,10 +87,7 @@ def cheeks(model):
     low, high = points[33, 1], points[[36, 45], 1].mean()
     found = model.region[(y > low) & (y < high) & (z > points[[1, 15], 2].mean())]
     if not len(found):
-        raise ValueError(
-            "no vertex of the face's region lies between eyes and nose in front of landmarks 1 "
-            "and 15: check the model's landmarks"
-        )
+        raise ValueError("no vertex of the region is in front of landmarks 1 and 15: check these")
     return found
 
 

@@ -45,20 +45,16 @@ def as_vertices(values, name="the mean"):
 
 def as_modes(values, n, scale=None, name="the identity basis"):
     """Modes (N, 3, K), float32, times `scale` (K,), of an array (3N, K) or (N, 3, K)."""
-    values = np.asarray(values)
-    if values.ndim < 2 or values.size // values.shape[-1] != 3 * n:
-        raise ValueError(
-            f"{name} has shape {values.shape}: expected ({3 * n}, modes) for {n} vertices"
-        )
-    modes = values.reshape(n, 3, -1).astype(np.float32)
+    shape = np.shape(values)
+    if len(shape) < 2 or np.size(values) // shape[-1] != 3 * n:
+        raise ValueError(f"{name} has shape {shape}: expected ({3 * n}, modes) for {n} vertices")
+    modes = np.reshape(values, (n, 3, -1)).astype(np.float32)
     if scale is None:
         return modes
     scale = np.asarray(scale, np.float32).ravel()
     if len(scale) != modes.shape[2] or not (scale >= 0).all():
-        raise ValueError(
-            f"{name} has {modes.shape[2]} modes but {len(scale)} standard deviations or variances, "
-            "which must not be negative"
-        )
+        count = f"{modes.shape[2]} modes but {len(scale)} standard deviations or variances"
+        raise ValueError(f"{name} has {count}, which must not be negative")
     return modes * scale
 
 
@@ -90,9 +86,9 @@ def read_landmarks(landmarks):
             words = path.read_text().translate(str.maketrans(",;[]", "    ")).split()
             values = [int(word) for word in words]
     except Exception as error:  # damaged arrays fail in too many ways to list
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{path} is not a list of vertex numbers ({' '.join(str(error).split())[:300]}): "
-            "give 68, counted from 0, in iBUG order"
+            f"{path} is no list of 68 vertex numbers in iBUG order ({reason})"
         ) from error
     return check_landmarks(values, path)
 
@@ -103,10 +99,8 @@ def check_landmarks(values, name="the file's landmarks"):
     different = len(set(values.tolist()))
     numbers = np.issubdtype(values.dtype, np.number)
     if values.shape != (68,) or different != 68 or not numbers or (values != values.round()).any():
-        raise ValueError(
-            f"{name}: {different} different numbers of {len(values)}, "
-            "where 68 vertex numbers in iBUG order are expected"
-        )
+        found = f"{different} different numbers of {len(values)}"
+        raise ValueError(f"{name}: {found}, but 68 vertex numbers in iBUG order are expected")
     return values.astype(np.int64)
 
 

@@ -1,12 +1,9 @@
 """The Basel Face Model of 2009, a .mat, and the repacks that 3D reconstruction projects use."""
 
-from e2far.facemodels.assembly import (
-    Published,
-    as_modes,
-    as_triangles,
-    as_vertices,
-    check_landmarks,
-)
+from scipy.io import loadmat
+
+from e2far.facemodels.assembly import Published, as_modes, as_triangles, as_vertices
+from e2far.facemodels.assembly import check_landmarks
 
 WHAT = (
     "a Basel Face Model 2009, 01_MorphableModel.mat (shapeMU, shapePC, shapeEV, tl), requested "
@@ -24,8 +21,6 @@ def read(path):
     2009's own: micrometres, shapeEV are standard deviations; the same in a struct `model`, with
     expressions; or BFM_model_front.mat: decimetres, scaled already.
     """
-    from scipy.io import loadmat
-
     stored = loadmat(path, variable_names=NAMES + FRONT_NAMES)
     if "model" in stored:
         struct = stored["model"].ravel()[0]

@@ -10,22 +10,16 @@ from e2far.facemodels.assembly import Published, as_modes, as_triangles, as_vert
 
 WHAT = (
     "a Basel Face Model 2017 or 2019, an .h5 with the groups shape, expression and metadata, "
-    "requested from the University of Basel (faces.dmi.unibas.ch)"
+    "requested from the University of Basel (faces.dmi.unibas.ch); h5py reads it (pip install h5py)"
 )
+# fmt: off
 NAMED = {  # iBUG numbers of the points that the .h5 names
-    "center.chin.tip": 8,
-    "center.nose.tip": 30,
-    "right.eye.corner_outer": 36,
-    "right.eye.corner_inner": 39,
-    "left.eye.corner_inner": 42,
-    "left.eye.corner_outer": 45,
-    "right.lips.corner": 48,
-    "center.lips.upper.outer": 51,
-    "left.lips.corner": 54,
-    "center.lips.lower.outer": 57,
-    "center.lips.upper.inner": 62,
-    "center.lips.lower.inner": 66,
+    "center.chin.tip": 8, "center.nose.tip": 30, "right.eye.corner_outer": 36,
+    "right.eye.corner_inner": 39, "left.eye.corner_inner": 42, "left.eye.corner_outer": 45,
+    "right.lips.corner": 48, "center.lips.upper.outer": 51, "left.lips.corner": 54,
+    "center.lips.lower.outer": 57, "center.lips.upper.inner": 62, "center.lips.lower.inner": 66,
 }
+# fmt: on
 
 
 def values(file, name):
@@ -54,10 +48,8 @@ def read(path):
     # Choice: the mean holds the file's mean expression too, so that coefficients mean what they
     mean to others; expression 0 is the mean expression, not quite the neutral face.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise ValueError("reading .h5 files needs h5py: pip install h5py") from None
+    import h5py
+
     with h5py.File(path, "r") as file:
         reference = mean = as_vertices(values(file, "shape/model/mean"))
         identity, expression = read_modes(file, "shape", len(mean)), None

@@ -11,6 +11,7 @@ is exactly the neutral face.
 
 import importlib.util
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -96,10 +97,8 @@ def read_locals(head):
 
 def opposite_unit(name):
     """The expression unit that does the same on the other side."""
-    for one, other in (("Left", "Right"), ("Right", "Left")):
-        if name.endswith(one):
-            return name.removesuffix(one) + other
-    return name
+    other = {"Left": "Right", "Right": "Left"}
+    return re.sub("(Left|Right)$", lambda side: other[side[0]], name)
 
 
 def read_units(head):

@@ -24,6 +24,7 @@ NORMAL_MM = 12.0  # how many mm of distance opposite normals are worth
 # Choice: of our identity coefficients, and their weight beside 2,900 squared mm; of 2 to 40 the
 # best on heads bent by smooth random fields of 2.5 mm
 MODES, RIDGE = 80, 5.0
+FRAME = "x to the subject's left, y up, z out of the face"
 # (reach of correspondences in mm, identity modes) of each step after the rigid ones
 SCHEDULE = [(15, 0)] * 4 + [(15, 10)] * 4 + [(12, 30)] * 6 + [(8, MODES)] * 8
 
@@ -44,9 +45,7 @@ def sample_surface(vertices, triangles, count):
 
 def normals_of(vertices, triangles):
     """Unit normals (N, 3), in double precision."""
-    return vertex_normals(
-        np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(triangles, np.int32)
-    )
+    return vertex_normals(np.asarray(vertices, float, order="C"), triangles.astype(np.int32, "C"))
 
 
 def turn_outward(vertices, triangles):
@@ -119,10 +118,7 @@ class Registration:
             fits.append(fit)
         best = min(fits, key=lambda fit: self.residual(fit, 15)[0])
         if best.turn[1, 1] < 0 or best.turn[2, 2] < 0:
-            raise ValueError(
-                "its mean face is upside down or looks backward: "
-                "expected x to the subject's left, y up, z out of the face"
-            )
+            raise ValueError(f"its mean face is upside down or looks backward: expected {FRAME}")
         return best
 
     def check(self, fit):
@@ -132,9 +128,9 @@ class Registration:
         strange = np.sqrt(np.square(fit.identity).mean())
         if not 0.75 < scale < 1.35 or residual > 2 or matched < 0.5 or strange > 1.5:
             raise ValueError(
-                "its mean does not look like a face in mm, x to the subject's left, y up, z out of "
-                f"the face (our face fits at {scale:.2f} of its size, {matched:.0%} of it within "
-                f"8 mm, median {residual:.1f} mm off, {strange:.1f} times as unusual as a person)"
+                f"its mean does not look like a face in mm, {FRAME} (our face fits at {scale:.2f} "
+                f"of its size, {matched:.0%} of it within 8 mm, median {residual:.1f} mm off, "
+                f"{strange:.1f} times as unusual as a person)"
             )
 
     def check_landmarks(self, placed):
@@ -156,10 +152,8 @@ class Registration:
         Weights are 0 where no point that faces the same way is within `limit` mm.
         """
         own = normals_of(placed, self.corners)[self.region]
-        far, nearest = self.tree.query(
-            np.hstack((placed[self.region], NORMAL_MM * own)),
-            distance_upper_bound=np.hypot(limit, NORMAL_MM),
-        )
+        goal, reach = np.hstack((placed[self.region], NORMAL_MM * own)), np.hypot(limit, NORMAL_MM)
+        far, nearest = self.tree.query(goal, distance_upper_bound=reach)
         nearest[np.isinf(far)] = 0  # nothing in reach: whichever point stands in weighs nothing
         gap, normal = self.points[nearest] - placed[self.region], self.normals[nearest]
         distance = np.linalg.norm(gap, axis=1)
@@ -218,9 +212,9 @@ class Registration:
         The distance (N,) mm is that between the two surfaces there.
         """
         lattice = np.array([(i, j, 3 - i - j) for i in range(4) for j in range(4 - i)]) / 3.0
+        fields = self.placed, normals_of(self.placed, self.corners)
         points, normals = (
-            np.einsum("sk,fkd->fsd", lattice, field[self.corners]).reshape(-1, 3)
-            for field in (self.placed, normals_of(self.placed, self.corners))
+            np.einsum("sk,fkd->fsd", lattice, x[self.corners]).reshape(-1, 3) for x in fields
         )
         normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-9)
         theirs = normals_of(self.vertices, self.triangles)

@@ -38,6 +38,8 @@ def read_modes(file, part, n):
 def read_named_points(file):
     """Name -> place (3,) mm of the points that the file names: a dict or a list in JSON."""
     text = values(file, "metadata/landmarks/json").ravel()
+    if not text.size:
+        return {}
     points = json.loads(text[0] if text.dtype.kind in "OSU" else text.tobytes())
     return {p["id"]: p["coordinates"] for p in points} if isinstance(points, list) else points
 

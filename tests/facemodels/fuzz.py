@@ -47,7 +47,7 @@ from test_readers import (
 from test_vggface import save_mat
 
 from e2far import data, facemodels, morphable, network, training, vggface, weights
-from e2far.facemodels import registration
+from e2far.facemodels import assembly
 from e2far.photo import confidence
 from e2far.photo.pictures import load_image
 from e2far.pipeline import params
@@ -479,13 +479,13 @@ def of_face_models():
             def __init__(self, vertices, triangles, known=None):
                 raise Laid(vertices, triangles, *(known or {}).values())
 
-        kept, registration.Registration = registration.Registration, Registration
+        kept, assembly.Registration = assembly.Registration, Registration
         try:
             facemodels.read(path)
         except Laid as laid:
             return laid.args
         finally:
-            registration.Registration = kept
+            assembly.Registration = kept
 
     def sound(laid):
         vertices, triangles, *known = laid
@@ -908,7 +908,7 @@ def kinds():
             "landmarks .npy": Kind(
                 "landmarks.npy",
                 [{"": in_memory(lambda file: np.save(file, np.arange(68)))}],
-                registration.read_landmarks,
+                assembly.read_landmarks,
                 lambda found: found.shape == (68,),
                 dict(x=np.arange(68)),
                 lambda parts: {"": in_memory(lambda file: np.save(file, parts["x"]))},
@@ -916,7 +916,7 @@ def kinds():
             "landmarks .txt": Kind(
                 "landmarks.txt",
                 [{"": " ".join(map(str, range(68))).encode()}],
-                registration.read_landmarks,
+                assembly.read_landmarks,
                 lambda found: found.shape == (68,),
             ),
             "picture": Kind(

@@ -398,7 +398,6 @@ BOMBS = {
             "": b"\x80\x02}X\x0a\x00\x00\x00v_templatecchumpy.ch\nCh\n)\x81q\x00}X\x01\x00\x00\x00xh\x00sbs."
         },
     ),
-    "mat of packed zeros": ("face model, Basel 2009 .mat", lambda: {"": mat_bomb(b"shapeMU")}),
     "mat of packed zeros for VGG": ("VGG .mat", lambda: {"": mat_bomb(b"layers")}),
     "mat that claims gigabytes": (
         "face model, Basel 2009 .mat",

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from e2far import camera, raster
+from e2far import camera, data, raster
 from e2far.facemodels import arkit
 from e2far.synthesis import develop, people, scenes, surface
 from e2far.synthesis.painter import Painter
@@ -297,3 +297,10 @@ class Studio:
             neck, part = self.wardrobe.neck, turned[len(vertices) :][clothes]
             part[:] = (worn[clothes] - neck) @ body.T + neck @ rotation.T
         return turned
+
+
+def photograph_many(studio, seed, split, numbers):
+    """Columns of the pictures `numbers`, pairs of person and picture: tensors, as of data.Faces."""
+    rows = [studio.photograph(seed, split, *number) for number in numbers]
+    names = ("image", *data.LABELS)
+    return {name: torch.from_numpy(np.array([row[name] for row in rows])) for name in names}

@@ -82,9 +82,8 @@ class Painter(nn.Module):
         wrap = np.concatenate((skin, np.zeros(wardrobe.count)))[:, None] * SKIN_WRAP
         sky[n:][parts["clothes"]] = np.repeat([0.35, 0.5, 0.65, 0.8, 0.85, 0.85], AROUND)
         brows = parts["brows"]  # lie on the skin
-        bind, share = wardrobe.bind[brows], wardrobe.share[brows]
-        sky[n:][brows] = np.einsum("bk,bk->b", share, sky[bind])
-        shadows[n:][brows] = np.einsum("bk,bkd->bd", share, free[bind])
+        sky[n:][brows] = wardrobe.on_skin(sky[:, None])[:, 0]
+        shadows[n:][brows] = wardrobe.on_skin(free)
         wrap[n:][brows] = SKIN_WRAP
 
         step = np.arange(BROW_STEPS + 1)

@@ -1,7 +1,9 @@
 """What surrounds a face: light, background, things in the way, the camera."""
 
 import numpy as np
+import torch
 
+from e2far import camera
 from e2far.synthesis.colour import HAIR_LAB, lab_to_linear, random_colour
 from e2far.synthesis.develop import BOX, box
 
@@ -207,6 +209,23 @@ def draw_glare(size, rng):
 
 
 # The camera -------------------------------------------------------------------------------------
+
+
+def draw_view(points, loose, rng):
+    """Where the camera stands and what it shows: distance (mm), centre (2,) and side of its square.
+
+    And where it shows `points` (68, 3) mm of a turned head, (68, 2) as shares of the side.
+    loose: share of the squares that are as careless as `studio.Studio` says
+    """
+    distance = np.exp(rng.uniform(np.log(320), np.log(2400)))  # an arm's length to a long lens
+    seen = points[:, :2] * [1, -1] / (distance - points[:, 2:])
+    x0, y0, x1, y1 = camera.crop_box(torch.from_numpy(seen)).numpy()
+    side = (x1 - x0) * rng.uniform(0.88, 1.15)
+    centre = np.array([x0 + x1, y0 + y1]) / 2 + rng.normal(0, 0.035, 2).clip(-0.1, 0.1) * side
+    if loose and rng.random() < loose:
+        side *= np.exp(rng.uniform(np.log(0.8), np.log(1.2)))
+        centre += rng.uniform(-0.2, 0.2, 2) * side
+    return dict(distance=distance, centre=centre, side=side), (seen - centre) / side + 0.5
 
 
 def draw_camera(size, rng):

@@ -56,11 +56,11 @@ class Studio:
         without=(),
         loose_boxes=0.0,
     ):
-        self.model, self.size, self.antialias = model, size, antialias
-        self.without, self.loose_boxes = frozenset(without), loose_boxes
-        if unknown := self.without - set(VARIATIONS):
+        if unknown := set(without) - set(VARIATIONS):
             unknown, known = ", ".join(sorted(unknown)), ", ".join(VARIATIONS)
             raise ValueError(f"no variation is called {unknown}: choose from {known}")
+        self.model, self.size, self.antialias = model, size, antialias
+        self.without, self.loose_boxes = frozenset(without), loose_boxes
         yaw_deg = min(yaw_deg, 45.0) if "poses" in self.without else yaw_deg
         self.range = np.deg2rad([yaw_deg, pitch_deg, roll_deg])
 
@@ -84,15 +84,13 @@ class Studio:
         self.recess = np.zeros(n + wardrobe.count, np.float32)
         self.recess[:n] = model.recess.numpy()
         self.recess[n:][wardrobe.parts["brows"]] = -3.5  # brows lie on the skin
-        self.person = lru_cache(2)(self._person)  # pictures of one person come one after the other
+        # Pictures of one person come one after the other.
+        self.person = lru_cache(2)(lambda *place: self.dress(*self.draw_person(*place)))
 
     # The numbers ----------------------------------------------------------------------------------
 
     def draw_person(self, seed, split, person, picture=0):
-        """Identity coefficients (K,) and looks of one person of one split.
-
-        The looks are the same in all pictures but in RESTYLED splits.
-        """
+        """Identity coefficients (K,) and looks of one person; RESTYLED ones change with `picture`."""
         place = [seed, SPLITS.index(split), person]
         rng = np.random.default_rng(place)
         identity = rng.standard_normal(self.model.n_identity).clip(-3, 3).astype(np.float32)
@@ -104,10 +102,7 @@ class Studio:
         return identity, looks
 
     def draw_expression(self, rng):
-        """Expression coefficients (L,): of a mixture of the model's named units.
-
-        Normal draws where it names none.
-        """
+        """Expression coefficients (L,), of the model's named units; normal where it names none."""
         if self.units_to_modes is None:
             return rng.standard_normal(self.model.n_expression).astype(np.float32)
         return self.units_to_modes @ arkit.draw_units(self.model.unit_names, rng)
@@ -122,11 +117,7 @@ class Studio:
         return np.array([side * abs(side) ** 0.3, pitch, roll]) * self.range
 
     def photograph(self, seed, split, person, picture):
-        """Picture number `picture` of `person`: a dict.
-
-        image uint8 (S, S, 3), identity (K,), expression (L,), pose (9,), landmarks (68, 2) px,
-        person
-        """
+        """Picture number `picture` of `person`: a dict of the columns of `data.Faces`."""
         return self.expose(self.recipe(seed, split, person, picture)) | dict(person=person)
 
     def recipe(self, seed, split, person, picture):
@@ -135,9 +126,6 @@ class Studio:
         worn = self.person(seed, split, person, picture if split in RESTYLED else 0)
         expression, angles = self.draw_expression(rng), self.draw_angles(rng)
         return self.draw_scene(worn, expression, angles, rng)
-
-    def _person(self, seed, split, person, picture=0):
-        return self.dress(*self.draw_person(seed, split, person, picture))
 
     def dress(self, identity, looks):
         """A person ready for pictures: a dict.
@@ -173,62 +161,30 @@ class Studio:
 
         person: of `dress`    expression: (L,)    angles: yaw, pitch, roll in radians
         """
-        looks = person["looks"]
-        turned = angles * rng.uniform(0, 1.1, 3) * [1, 0.4, 0.4]
-        turned = turned + rng.normal(0, [0.15, 0.05, 0.05])
-        rotations = camera.euler_to_matrix(torch.from_numpy(np.stack((angles, turned))))
-        rotation, body = rotations.numpy()
         vertices = person["neutral"] + (self.expression_basis @ expression).reshape(-1, 3)
-        points = vertices[self.landmarks]
-        view, landmarks = self._frame(points @ rotation.T, rng)
-        harmonics, lamps = scenes.draw_light(rng)
-        background = scenes.draw_background(self.size, rng)
-        obstacles = scenes.draw_obstacles(self.size, looks["skin"], looks["cloth"], rng)
-        shot = scenes.draw_camera(self.size, rng)
+        shoulders = angles * rng.uniform(0, 1.1, 3) * [1, 0.4, 0.4]
+        shoulders = shoulders + rng.normal(0, [0.15, 0.05, 0.05])
+        turns = torch.from_numpy(np.stack((angles, shoulders)))
+        rotation, body = camera.euler_to_matrix(turns).numpy()
+        points, looks = vertices[self.landmarks], person["looks"]
+        view, landmarks = scenes.draw_view(points @ rotation.T, self.loose_boxes, rng)
+        landmarks *= self.size
+        seen = [torch.from_numpy(np.asarray(x, float)) for x in (points, landmarks, rotation)]
+        scale, translation = camera.fit_weak_perspective(*seen)
+        pose = camera.encode_pose(seen[2], scale, translation, self.size).numpy()
+
+        recipe = dict(person=person, expression=expression, vertices=vertices, pose=pose)
+        recipe |= dict(rotation=rotation, body=body, landmarks=landmarks, **view)
+        recipe["harmonics"], recipe["lamps"] = scenes.draw_light(rng)
+        recipe["background"] = scenes.draw_background(self.size, rng)
+        recipe["obstacles"] = scenes.draw_obstacles(self.size, looks["skin"], looks["cloth"], rng)
+        recipe["shot"] = scenes.draw_camera(self.size, rng)
+        recipe["shade"] = 0.0 if "shadows" in self.without else rng.uniform(0.5, 1)
         if "backgrounds" in self.without:
-            background[1:] = 0
+            recipe["background"][1:] = 0
         if "obstacles" in self.without:
-            obstacles[:] = 0
-        return dict(
-            person=person,
-            expression=expression,
-            vertices=vertices,
-            rotation=rotation,
-            body=body,
-            **view,
-            harmonics=harmonics,
-            lamps=lamps,
-            shade=0.0 if "shadows" in self.without else rng.uniform(0.5, 1),
-            background=background,
-            obstacles=obstacles,
-            shot=shot,
-            pose=self._pose(points, landmarks, rotation),
-            landmarks=landmarks,
-        )
-
-    def _frame(self, points, rng):
-        """Where the camera stands and what it shows, and its picture of `points` (68, 2) px.
-
-        points: (68, 3) mm, turned    distance: mm    centre (2,), side: of the square, at 1 mm
-        """
-        distance = np.exp(rng.uniform(np.log(320), np.log(2400)))  # an arm's length to a long lens
-        seen = points[:, :2] * [1, -1] / (distance - points[:, 2:])
-        x0, y0, x1, y1 = camera.crop_box(torch.from_numpy(seen)).numpy()
-        side = (x1 - x0) * rng.uniform(0.88, 1.15)
-        centre = np.array([x0 + x1, y0 + y1]) / 2 + rng.normal(0, 0.035, 2).clip(-0.1, 0.1) * side
-        if self.loose_boxes and rng.random() < self.loose_boxes:
-            side *= np.exp(rng.uniform(np.log(0.8), np.log(1.2)))
-            centre += rng.uniform(-0.2, 0.2, 2) * side
-        landmarks = ((seen - centre) / side + 0.5) * self.size
-        return dict(distance=distance, centre=centre, side=side), landmarks
-
-    def _pose(self, points, landmarks, rotation):
-        """The pose (9,) of the weak-perspective camera nearest to what was seen."""
-        points, landmarks, rotation = (
-            torch.from_numpy(np.asarray(x, float)) for x in (points, landmarks, rotation)
-        )
-        scale, translation = camera.fit_weak_perspective(points, landmarks, rotation)
-        return camera.encode_pose(rotation, scale, translation, self.size).numpy()
+            recipe["obstacles"][:] = 0
+        return recipe
 
     # The picture ----------------------------------------------------------------------------------
 
@@ -258,8 +214,7 @@ class Studio:
         areas = raster.vertex_areas(turned, self.surface)
         size = np.sqrt((areas * areas).sum(1))
         normals = areas / (size[:, None] + np.float32(1e-9))
-        brows = self.wardrobe.parts["brows"]
-        normals[n:][brows] = self._on_skin(normals)
+        normals[n:][self.wardrobe.parts["brows"]] = self.wardrobe.on_skin(normals)
         squeeze = (1 - size[:n] / (person["areas"] + 1e-9)).clip(0, 0.7)
         if looks["beard_length"]:
             length = self.painter.whiskers.numpy() * looks["beard_length"]
@@ -278,24 +233,17 @@ class Studio:
         eye = self.painter.eyes(batch)
         return points, 1e3 / (depth + self.recess), *(x[0].numpy() for x in (radiance, detail, eye))
 
-    def _on_skin(self, values):
-        """`values` (N, 3) of the head, where its brows are (M, 3)."""
-        brows, wardrobe = self.wardrobe.parts["brows"], self.wardrobe
-        return np.einsum("bk,bkd->bd", wardrobe.share[brows], values[wardrobe.bind[brows]])
-
     def _turn(self, recipe):
         """All vertices (V, 3) mm in the camera's frame; the clothes turn with the body."""
         vertices, worn = recipe["vertices"], recipe["person"]["worn"].copy()
         rotation, body = (recipe[k].astype(np.float32) for k in ("rotation", "body"))
-        brows, clothes = self.wardrobe.parts["brows"], self.wardrobe.parts["clothes"]
-        ribbon = self._on_skin(vertices).reshape(2, 3, -1, 3)
-        middle = ribbon[:, 1:2]
-        width = recipe["person"]["looks"]["brow_width"]
-        worn[brows] = (middle + width * (ribbon - middle)).reshape(-1, 3)
+        width, wardrobe = recipe["person"]["looks"]["brow_width"], self.wardrobe
+        worn[wardrobe.parts["brows"]] = wardrobe.brows(vertices, width)
         turned = np.concatenate((vertices, worn)).astype(np.float32) @ rotation.T
-        if worn[clothes].any():
-            neck, part = self.wardrobe.neck, turned[len(vertices) :][clothes]
-            part[:] = (worn[clothes] - neck) @ body.T + neck @ rotation.T
+        clothes, part = worn[wardrobe.parts["clothes"]], turned[len(vertices) :]
+        if clothes.any():
+            around_neck = (clothes - wardrobe.neck) @ body.T
+            part[wardrobe.parts["clothes"]] = around_neck + wardrobe.neck @ rotation.T
         return turned
 
 

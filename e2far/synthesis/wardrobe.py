@@ -216,6 +216,17 @@ class Wardrobe:
 
     # Brows ----------------------------------------------------------------------------------------
 
+    def on_skin(self, values):
+        """`values` (N, 3) of the head, at the vertices of its brows (M, 3)."""
+        brows = self.parts["brows"]
+        return np.einsum("bk,bkd->bd", self.share[brows], values[self.bind[brows]])
+
+    def brows(self, vertices, width):
+        """Places (M, 3) mm of brows of relative `width` on a head of `vertices` (N, 3)."""
+        ribbon = self.on_skin(vertices).reshape(2, 3, -1, 3)
+        middle = ribbon[:, 1:2]
+        return (middle + width * (ribbon - middle)).reshape(-1, 3)
+
     def _bind_brows(self, triangles, attributes):
         """Lay two ribbons on the mean's skin; bind their vertices to the triangles under them."""
         zero = np.zeros(len(self.mean))

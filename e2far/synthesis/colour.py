@@ -7,8 +7,9 @@ import numpy as np
 SKIN_LAB = np.array([(77, 8.5, 14), (69, 12.5, 17.5), (57, 15, 22.5), (44, 15, 21), (31, 11, 13.5)])
 SKIN_SPREAD = np.array([2.5, 1.8, 2.2])
 # fmt: off
-HAIR_LAB = np.array([  # black, three browns, dark and light blond, red, grey, white: with shares
-    (9, 1, 1), (14, 4, 5), (24, 7, 10), (38, 9, 19), (60, 6, 26), (30, 18, 22), (58, 0, 3), (80, 0, 5)
+HAIR_LAB = np.array([  # black, browns, dark and light blond, red, grey, white, and their shares
+    (9, 1, 1), (14, 4, 5), (24, 7, 10), (38, 9, 19),
+    (60, 6, 26), (30, 18, 22), (58, 0, 3), (80, 0, 5),
 ])
 HAIR_SHARES = np.array([0.34, 0.22, 0.16, 0.09, 0.06, 0.04, 0.06, 0.03])
 IRIS_LAB = np.array([

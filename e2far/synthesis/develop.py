@@ -10,20 +10,8 @@ from e2far.raster import jit
 # A rounded box of a picture: centre, half sides and corner radius in px, angle in radians, width
 # of its soft edge in px; linear colours at its two ends, and how strongly the texture's grain and
 # stripes show. A half-plane is a very large box; a disc and a capsule are boxes of large corners.
-BOX = np.dtype(
-    [
-        ("centre", "f4", 2),
-        ("half", "f4", 2),
-        ("corner", "f4"),
-        ("angle", "f4"),
-        ("softness", "f4"),
-        ("opacity", "f4"),
-        ("start", "f4", 3),
-        ("end", "f4", 3),
-        ("grain", "f4"),
-        ("stripes", "f4"),
-    ]
-)
+NAMES = "centre half corner angle softness opacity start end grain stripes".split()
+BOX = np.dtype(list(zip(NAMES, "2f4 2f4 f4 f4 f4 f4 3f4 3f4 f4 f4".split())))
 
 
 def box(**fields):
@@ -74,7 +62,7 @@ def paint(picture, boxes, texture, coverage):
 
 
 def develop(picture, shot):
-    """A photo, uint8 (S, S, 3), of linear light (S, S, 3) as `shot` of `scenes.draw_camera` says."""
+    """A photo, uint8 (S, S, 3), of linear light (S, S, 3), as `shot` of `draw_camera` says."""
     size, single = len(picture), np.float32
     face = float(picture[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4].mean())
     gain = (shot["exposure"] / (face + 0.02)) ** shot["automatic"]  # meters well, if automatic

@@ -7,18 +7,8 @@ from e2far import camera, raster
 from e2far.synthesis.develop import box
 
 # A camera that neither chooses nor spoils anything.
-PLAIN_SHOT = dict(
-    blur=np.full(2, 0.1),
-    noise=0,
-    quality=0,
-    exposure=0.3,
-    automatic=1.0,
-    sharpen=0.0,
-    gamma=2.2,
-    contrast=1.0,
-    saturation=1.0,
-    balance=np.ones(3),
-)
+PLAIN_SHOT = dict(exposure=0.3, automatic=1.0, balance=np.ones(3), blur=np.full(2, 0.1), sharpen=0)
+PLAIN_SHOT |= dict(gamma=2.2, contrast=1.0, saturation=1.0, noise=0, quality=0)
 
 
 def steps(studio, identity, looks, expression, angles, seed):

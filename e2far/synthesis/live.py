@@ -75,20 +75,13 @@ class LiveFaces:
         self.image_size, labels = size, dict(pose=(9,), landmarks=(68, 2), person=())
         self.shapes = dict(image=(size, size, 3), identity=(model.n_identity,))
         self.shapes |= dict(expression=(model.n_expression,)) | labels
-        self.parts = Parts(pickle.dumps((model, size, settings)), plan)
-        self.rows = (plan.window + 1) * plan.block + self.parts.length
-        kinds = dict(image=torch.uint8, person=torch.int64)
-        self.columns = {
-            name: torch.empty(self.rows, *shape, dtype=kinds.get(name, torch.float32))
-            for name, shape in self.shapes.items()
-        }
-        self.held = range(0)  # numbers of the pictures in memory; number n is in row n % rows
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
+        self.parts, self.held = Parts(pickle.dumps((model, size, settings)), plan), {}
         self.loader = DataLoader(
             self.parts,
             batch_size=None,
-            sampler=self.parts.order,
+            sampler=self.parts.wanted,
             num_workers=plan.n_jobs,
             prefetch_factor=AHEAD,
             persistent_workers=True,
@@ -114,30 +107,29 @@ class LiveFaces:
         # The next block comes in bit by bit, so that workers are always busy.
         self._hold(first, total + max(first, int(step * batch_size / plan.uses)))
         rng = np.random.default_rng((plan.seed, step))
-        rows = (first + rng.choice(total, batch_size, replace=False)) % self.rows
-        batch = {name: column[torch.from_numpy(rows)] for name, column in self.columns.items()}
+        numbers = first + rng.choice(total, batch_size, replace=False)
+        places = [divmod(number, self.parts.length) for number in numbers.tolist()]
+        rows = [(self.held[part], row) for part, row in places]
+        batch = {name: torch.stack([part[name][row] for part, row in rows]) for name in self.shapes}
         return batch | {"image": batch["image"].permute(0, 3, 1, 2)}
 
     def _hold(self, start, stop):
-        """Have the pictures from number `start` to `stop` in memory."""
-        length, held = self.parts.length, self.held
-        self.held = range(0)  # until all went well
+        """Have the parts with the pictures from number `start` to `stop` in memory, and no others."""
+        first, end = start // self.parts.length, -(-stop // self.parts.length)
+        held, self.held = self.held, {}  # nothing, if this is interrupted
         try:
-            if start not in held:
-                self.parts.order.first = start // length
-                held = range(start // length * length, start // length * length)
+            if first not in held:
+                held, self.parts.wanted.first = {}, first
                 self.coming = iter(self.loader)
-            for at in range(held.stop, stop, length):
-                rows, part = torch.arange(at, at + length) % self.rows, next(self.coming)
-                for name, column in self.columns.items():
-                    column[rows] = part[name]
-                held = range(max(held.start, at + length - self.rows), at + length)
+            for number in range(max(held, default=first - 1) + 1, end):
+                # A copy, since workers answer in shared memory.
+                held[number] = {name: rows.clone() for name, rows in next(self.coming).items()}
         except (RuntimeError, OSError) as error:
             raise RuntimeError(
                 f"a process that makes {self.folder} has ended: it was killed, perhaps for lack of "
                 "memory; lower n_jobs, block or window and run again"
             ) from error
-        self.held = held
+        self.held = {number: part for number, part in held.items() if number >= first}
 
     def close(self):
         """End the workers, as also happens when nobody holds these faces any more."""
@@ -150,8 +142,8 @@ class LiveFaces:
         self.close()
 
 
-class Order:
-    """Numbers of the parts that are wanted, from `first` on."""
+class Onwards:
+    """Numbers from `first` on."""
 
     first = 0
 
@@ -166,7 +158,7 @@ class Parts(Dataset):
     """
 
     def __init__(self, told, plan):
-        self.told, self.plan, self.order = told, plan, Order()
+        self.told, self.plan, self.wanted = told, plan, Onwards()
         self.length = max(1, PART // plan.pictures) * plan.pictures
 
     @cached_property
@@ -185,10 +177,10 @@ def _begin(_):
     """Set up a worker: one thread, which ends with the training."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the training to handle
     threadpool_limits(1)
-    Thread(target=_end_with_training, daemon=True).start()
 
+    def end_with_training():
+        multiprocessing.parent_process().join()
+        os._exit(1)
 
-def _end_with_training():
-    # DataLoader's own watchdog takes the fork server, which outlives the training, for its parent.
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    # DataLoader's own watchdog takes the fork server for the parent; that outlives the training.
+    Thread(target=end_with_training, daemon=True).start()

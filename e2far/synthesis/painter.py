@@ -45,7 +45,6 @@ class Painter(nn.Module):
     Looks are what `people.draw_person` draws, as tensors with a batch dimension in front.
     """
 
-    # Of the head's vertices.
     fields: torch.Tensor  # (n, FIELDS) patterns of blotches
     skin: torch.Tensor  # (n,) 1 on skin
     marks: torch.Tensor  # (n, len(MARKS)) of surface.face_maps
@@ -55,15 +54,13 @@ class Painter(nn.Module):
     hairline: torch.Tensor  # (n,) mm above it
     whiskers: torch.Tensor  # (n,) where they can grow
     place: torch.Tensor  # (n, 2) on the detail texture, texels
-    # Of all vertices.
     sky: torch.Tensor  # (V,) share of the open sky
     shadows: torch.Tensor  # (V, DIRECTIONS) how freely each direction is seen
     wrap: torch.Tensor  # (V, 3) SKIN_WRAP on skin
-    directions: torch.Tensor  # (DIRECTIONS, 3)
-    # Of brows and clothes.
-    brow_alpha: torch.Tensor
-    brow_place: torch.Tensor
-    cloth_place: torch.Tensor
+    directions: torch.Tensor  # (DIRECTIONS, 3) unit vectors
+    brow_alpha: torch.Tensor  # (M,) of brows
+    brow_place: torch.Tensor  # (M, 2) of brows, texels
+    cloth_place: torch.Tensor  # (C, 2) of clothes, texels
 
     def __init__(self, mean, landmarks, triangles, attributes, wardrobe):
         super().__init__()
@@ -125,14 +122,13 @@ class Painter(nn.Module):
         mark = dict(zip(MARKS, self.marks.unbind(1)))
         strength = lambda name: r[name][:, None]
         lipless, covered = 1 - mark["lips"], strength("covered")
+        colour, hair = self._complexion(r, mark, squeeze), torch.lerp(r["hair"], r["cap"], covered)
         moustache, cheeks, chin = r["beard"].unsqueeze(-1).unbind(1)
         cheeks = mark["beard"].pow(1 + 4 * (1 - cheeks)) * cheeks
         beard = torch.stack((mark["moustache"] * moustache, cheeks, mark["chin"] * chin))
         beard = beard.amax(0) * lipless
         scalp = smoothstep((self.hairline - strength("hairline")) / 7.0) * strength("scalp")
 
-        colour = self._complexion(r, mark, squeeze)
-        hair = torch.lerp(r["hair"], r["cap"], covered)
         lips = smoothstep((mark["lips"] - 0.3) / 0.5) * strength("lips_strength")
         for mask, goal in (
             (mark["lid"] * strength("shadow_strength"), r["shadow"]),
@@ -144,9 +140,8 @@ class Painter(nn.Module):
         ):
             # Most faces wear little; on a GPU asking costs more than doing.
             if mask.device.type != "cpu" or mask.any():
-                colour = torch.lerp(
-                    colour, goal[:, None].expand_as(colour), mask.clamp(0, 1)[..., None]
-                )
+                goal, mask = goal[:, None].expand_as(colour), mask.clamp(0, 1)[..., None]
+                colour = torch.lerp(colour, goal, mask)
         colour = torch.lerp(colour, self.inner[:, :3], self.inner[:, 3:])
         colour = torch.where(self.eyeball[:, None] > 0.5, colour.new_ones(()), colour)
 
@@ -154,29 +149,22 @@ class Painter(nn.Module):
         gloss = gloss * (1 - scalp) * (1 - 0.7 * beard) + 0.35 * self.teeth
         whiskers = 0.3 * self.whiskers * strength("stubble")
         freckled = mark["cheek"] + mark["nose"] + 0.15 * self.skin
-        return (
-            colour,
-            gloss,
-            self._detail(
-                self.place,
-                grain=strength("pores") * self.skin + whiskers + 0.22 * beard,
-                strands=0.2 * beard + 0.35 * scalp * (1 - covered),
-                spots=strength("freckles") * freckled * lipless,
-            ),
+        detail = self._detail(
+            self.place,
+            grain=strength("pores") * self.skin + whiskers + 0.22 * beard,
+            strands=0.2 * beard + 0.35 * scalp * (1 - covered),
+            spots=strength("freckles") * freckled * lipless,
         )
+        return colour, gloss, detail
 
     def _complexion(self, r, mark, squeeze):
         """Colours (B, n, 3) of bare skin."""
         colour = r["skin"][:, None] * (1 + (r["blotches"] @ self.fields.T))[..., None]
-        darker = (
-            r["redness"][:, None] * (mark["cheek"] + 0.8 * mark["nose"]),
-            r["under_eye"][:, None] * mark["under_eye"],
-            r["age_lines"][:, None] * mark["lines"],
-            r["wrinkles"][:, None] * squeeze,
-        )
-        left = 1
-        for mask, tint in zip(darker, colour.new_tensor(TINTS)):
-            left = left - mask[..., None] * tint
+        cheeks, left = mark["cheek"] + 0.8 * mark["nose"], 1
+        places = dict(redness=cheeks, under_eye=mark["under_eye"], age_lines=mark["lines"])
+        places["wrinkles"] = squeeze
+        for (name, place), tint in zip(places.items(), colour.new_tensor(TINTS)):
+            left = left - (r[name][:, None] * place)[..., None] * tint
         return colour * left.clamp(0.15)
 
     @staticmethod

@@ -6,17 +6,8 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from e2far.synthesis.colour import (
-    HAIR_LAB,
-    HAIR_SHARES,
-    IRIS_LAB,
-    IRIS_SHARES,
-    SKIN_SPREAD,
-    draw_lab,
-    lab_to_linear,
-    random_colour,
-    skin_lab,
-)
+from e2far.synthesis.colour import HAIR_LAB, HAIR_SHARES, IRIS_LAB, IRIS_SHARES, SKIN_SPREAD
+from e2far.synthesis.colour import draw_lab, lab_to_linear, random_colour, skin_lab
 from e2far.synthesis.surface import FIELDS
 from e2far.synthesis.wardrobe import COLUMNS
 
@@ -42,26 +33,22 @@ def draw_person(rng):
     beard = draw_beard(rng) if bearded else np.zeros(3)
     receding = 45 if bald else 10 * old * (not female)
     hairline = rng.normal(-7, 6) + receding  # mm behind the model's own
-    return dict(
-        tone=tone,
-        skin=skin,
-        hair=hair,
-        beard=beard,
-        hairline=hairline,
-        **draw_hair(rng, female, bald, hairline),
-        whiskers=natural * rng.uniform(0.6, 1.1),
-        **draw_eyes(rng, dark_haired),
-        **draw_complexion(rng, tone, old),
-        **draw_make_up(rng, made_up, lips, lipstick),
-        **draw_brows(rng, natural, fair=hair_lab[0] > 50),
-        **draw_age(rng, old),
-        scalp=0.35 * (rng.random() < 0.6) if bald else 1.0,
-        stubble=rng.uniform(0.05, 0.5) if not female and rng.random() < 0.6 else 0.0,
-        beard_length=rng.uniform(0, 9) if bearded and rng.random() < 0.5 else 0.0,
-        cap=draw_lab(rng, (5, 85), (-35, 45)),
-        **draw_clothes(rng, skin),
-        **draw_glasses(rng),
-    )
+    looks = dict(tone=tone, skin=skin, hair=hair, beard=beard, hairline=hairline)
+    looks |= draw_hair(rng, female, bald, hairline)
+    looks["whiskers"] = natural * rng.uniform(0.6, 1.1)
+    looks |= draw_eyes(rng, dark_haired) | draw_complexion(rng, tone, old)
+    looks |= draw_make_up(rng, made_up, lips, lipstick)
+    looks |= draw_brows(rng, natural, fair=hair_lab[0] > 50) | draw_age(rng, old)
+    looks["scalp"] = 0.35 * (rng.random() < 0.6) if bald else 1.0
+    looks["stubble"] = rng.uniform(0.05, 0.5) if not female and rng.random() < 0.6 else 0.0
+    looks["beard_length"] = rng.uniform(0, 9) if bearded and rng.random() < 0.5 else 0.0
+    looks["cap"] = draw_lab(rng, (5, 85), (-35, 45))
+    return looks | draw_clothes(rng, skin) | draw_glasses(rng)
+
+
+def uniform(rng, **ranges):
+    """A number within each of `ranges`."""
+    return {name: rng.uniform(*ends) for name, ends in ranges.items()}
 
 
 def draw_lips(rng, skin_lab, tone):
@@ -79,23 +66,19 @@ def draw_beard(rng):
 def draw_eyes(rng, dark_haired):
     """Colours of the eyes; radii as shares of the ball's; shadow of the upper lid."""
     kind = 0 if dark_haired else rng.choice(len(IRIS_LAB), p=IRIS_SHARES)
-    return dict(
-        iris=lab_to_linear(IRIS_LAB[kind] + rng.normal(0, 3, 3)),
-        white=lab_to_linear([rng.uniform(66, 82), rng.uniform(0, 5), rng.uniform(0, 7)]),
-        iris_radius=rng.uniform(0.44, 0.54),
-        pupil_radius=rng.uniform(0.14, 0.25),
-        lid_shadow=rng.uniform(0.2, 0.65),
-    )
+    iris = lab_to_linear(IRIS_LAB[kind] + rng.normal(0, 3, 3))
+    white = lab_to_linear([rng.uniform(66, 82), rng.uniform(0, 5), rng.uniform(0, 7)])
+    radii = uniform(rng, iris_radius=(0.44, 0.54), pupil_radius=(0.14, 0.25))
+    return dict(iris=iris, white=white, **radii, lid_shadow=rng.uniform(0.2, 0.65))
 
 
 def draw_complexion(rng, tone, old):
     """Patterns of the skin, as strengths."""
-    return dict(
-        blotches=rng.normal(0, 0.028, FIELDS),
-        pores=rng.uniform(0.01, 0.09),
-        freckles=rng.uniform(0.15, 0.8) if tone < 0.5 and rng.random() < 0.25 else 0.0,
-        redness=rng.uniform(-0.05, 0.22),
-        under_eye=rng.uniform(0, 0.45) + 0.2 * old,
+    blotches, pores = rng.normal(0, 0.028, FIELDS), rng.uniform(0.01, 0.09)
+    freckles = rng.uniform(0.15, 0.8) if tone < 0.5 and rng.random() < 0.25 else 0.0
+    looks = dict(blotches=blotches, pores=pores, freckles=freckles)
+    return looks | dict(
+        redness=rng.uniform(-0.05, 0.22), under_eye=rng.uniform(0, 0.45) + 0.2 * old
     )
 
 
@@ -134,27 +117,18 @@ def draw_hair(rng, female, bald, hairline):
     """A hair shell: its `style`, `shell`: 1, or 0 where there is none; `covered`: 1 for a cap."""
     worn = rng.random()
     covered = worn < 0.16  # by a scarf that hides all hair, a hat, or a cap
-    style = dict(
-        thickness=rng.uniform(1, 26),
-        lift=rng.uniform(-0.2, 0.9),
-        recede=hairline,
-        fringe=0.0,
-        side=0.0,
-        opening=rng.uniform(0.85, 1.7),
-        parting=rng.uniform(-0.9, 0.9),
-        flare=rng.uniform(-0.12, 0.3),
-        brim=0.0,
-        peak=0.0,
-        waves=gaussian_filter1d(rng.normal(0, 1, COLUMNS), rng.uniform(0.4, 2.5), mode="wrap"),
-    )
+    style = dict(recede=hairline, fringe=0.0, side=0.0, brim=0.0, peak=0.0)
+    style |= uniform(rng, thickness=(1, 26), lift=(-0.2, 0.9), opening=(0.85, 1.7))
+    style |= uniform(rng, parting=(-0.9, 0.9), flare=(-0.12, 0.3))
+    waves, width = rng.normal(0, 1, COLUMNS), rng.uniform(0.4, 2.5)
+    style["waves"] = gaussian_filter1d(waves, width, mode="wrap")
     kind = rng.random()
     if covered:
         style |= draw_cap(rng, worn) | dict(waves=style["waves"] * 0.1)
     elif kind < (0.62 if female else 0.14):  # long
-        style["side"] = rng.uniform(25, 190)
-        style |= dict(thickness=rng.uniform(6, 30), opening=rng.uniform(0.6, 1.5))
+        style |= uniform(rng, side=(25, 190), thickness=(6, 30), opening=(0.6, 1.5))
     elif kind > (0.93 if female else 0.9):  # afro, curls
-        style |= dict(thickness=rng.uniform(22, 62), lift=rng.uniform(-0.1, 0.3))
+        style |= uniform(rng, thickness=(22, 62), lift=(-0.1, 0.3))
     if not covered and rng.random() < (0.35 if female else 0.22):
         style["fringe"] = rng.uniform(10, 52)
     bare = not covered and (bald or rng.random() < (0.05 if female else 0.25))
@@ -163,10 +137,9 @@ def draw_hair(rng, female, bald, hairline):
 
 def draw_cap(rng, worn):
     """What a scarf (`worn` < 0.06), a hat with a brim or a peak (< 0.13), or a cap changes."""
-    cap = dict(thickness=rng.uniform(3, 14), lift=rng.uniform(-0.3, 0.6), fringe=rng.uniform(8, 38))
+    cap = uniform(rng, thickness=(3, 14), lift=(-0.3, 0.6), fringe=(8, 38))
     if worn < 0.06:
-        cap |= dict(side=rng.uniform(70, 150), opening=rng.uniform(0.65, 0.95))
-        cap["flare"] = rng.uniform(-0.25, 0.1)
+        cap |= uniform(rng, side=(70, 150), opening=(0.65, 0.95), flare=(-0.25, 0.1))
     elif worn < 0.13:
         cap |= dict(brim=rng.uniform(15, 70), peak=float(rng.random() < 0.6))
         cap["fringe"] = rng.uniform(-5, 25)
@@ -178,12 +151,9 @@ def draw_clothes(rng, skin):
     cloth = random_colour(rng)
     collar = [cloth, skin, cloth * 0.5, np.full(3, 0.75)][rng.choice(4, p=[0.45, 0.3, 0.1, 0.15])]
     stripes = rng.uniform(0.1, 0.6) * (rng.random() < 0.3)
-    body = dict(
-        width=rng.uniform(165, 245),
-        slope=rng.uniform(0, 35),
-        collar=rng.uniform(-2, 26) if rng.random() < 0.5 else -4.0,
-        depth=rng.uniform(75, 115),
-    )
+    body = uniform(rng, width=(165, 245), slope=(0, 35))
+    body["collar"] = rng.uniform(-2, 26) if rng.random() < 0.5 else -4.0
+    body["depth"] = rng.uniform(75, 115)
     return dict(cloth=cloth, collar=collar, cloth_stripes=stripes, body=body)
 
 
@@ -194,11 +164,6 @@ def draw_glasses(rng):
     lens = lab_to_linear([rng.uniform(2, 22), *rng.normal(0, 8, 2)])
     lightness = rng.uniform(3, 30) if rng.random() < 0.7 else rng.uniform(30, 80)
     frame = lab_to_linear([lightness, *rng.normal(0, 12, 2)])
-    rims = dict(
-        half_width=rng.uniform(20, 27),
-        half_height=rng.uniform(13, 23),
-        roundness=rng.uniform(2, 4.5),
-        rim=rng.uniform(0.8, 4.5),
-        drop=rng.uniform(-1, 4),
-    )
+    rims = uniform(rng, half_width=(20, 27), half_height=(13, 23), roundness=(2, 4.5))
+    rims |= uniform(rng, rim=(0.8, 4.5), drop=(-1, 4))
     return dict(glasses=glasses, lens_dark=float(dark), lens=lens, frame=frame, rims=rims)

@@ -11,9 +11,6 @@ PANELS, BEFORE = 8, 14  # boxes behind the head and before it
 LAMPS = 3
 
 
-# Light ------------------------------------------------------------------------------------------
-
-
 def draw_light(rng):
     """A sky and lamps.
 
@@ -72,9 +69,6 @@ def add_lobe(harmonics, direction, colour):
     quadratic = [4 * x * y, 4 * y * z, (3 * z * z - 1) / 3, 4 * x * z, x * x - y * y]
     harmonics[:4] += colour * np.array([0.25, 0.5 * y, 0.5 * z, 0.5 * x])[:, None]
     harmonics[4:] += colour * (15 / 64) * np.array(quadratic)[:, None]
-
-
-# What is behind and before the head -------------------------------------------------------------
 
 
 def draw_background(size, rng):
@@ -174,30 +168,19 @@ def draw_hand(size, skin, cloth, rng):
 def draw_thing(size, rng):
     """A box of any colour: a cup, a telephone, a microphone, the corner of a book."""
     half, colour = rng.uniform(0.04, 0.25, 2) * size, random_colour(rng)
-    return box(
-        centre=rng.uniform(-0.05, 1.05, 2) * size,
-        half=half,
-        corner=rng.uniform(0, 1) * half.min(),
-        angle=rng.uniform(0, 3.14),
-        softness=rng.uniform(0.8, 3),
-        start=colour,
-        end=colour * rng.uniform(0.3, 1.4),
-        grain=rng.uniform(0, 0.3),
-        stripes=rng.uniform(0, 0.4),
-    )
+    shape = dict(centre=rng.uniform(-0.05, 1.05, 2) * size, half=half)
+    shape |= dict(corner=rng.uniform(0, 1) * half.min(), angle=rng.uniform(0, 3.14))
+    shape |= dict(softness=rng.uniform(0.8, 3), start=colour, end=colour * rng.uniform(0.3, 1.4))
+    return box(**shape, grain=rng.uniform(0, 0.3), stripes=rng.uniform(0, 0.4))
 
 
 def draw_strand(size, colour, rng):
     """A strand of hair across the face, as a box."""
-    return box(
-        centre=rng.uniform(0.15, 0.85, 2) * size,
-        half=rng.uniform((0.15, 0.003), (0.5, 0.012)) * size,
-        angle=rng.normal(1.4, 0.35),
-        opacity=rng.uniform(0.5, 1),
-        start=colour,
-        end=colour * 1.6,
-        stripes=0.3,
-    )
+    half_low, half_high = (0.15, 0.003), (0.5, 0.012)
+    shape = dict(centre=rng.uniform(0.15, 0.85, 2), half=rng.uniform(half_low, half_high))
+    shape = {name: place * size for name, place in shape.items()}
+    angle, opacity = rng.normal(1.4, 0.35), rng.uniform(0.5, 1)
+    return box(**shape, angle=angle, opacity=opacity, start=colour, end=colour * 1.6, stripes=0.3)
 
 
 def draw_glare(size, rng):
@@ -206,9 +189,6 @@ def draw_glare(size, rng):
     shape |= dict(angle=rng.uniform(0, 3.14), opacity=rng.uniform(0.1, 0.35))
     brightness = rng.uniform(0.6, 1.2)
     return box(**shape, softness=0.5 * size, start=brightness, end=brightness)
-
-
-# The camera -------------------------------------------------------------------------------------
 
 
 def draw_view(points, loose, rng):

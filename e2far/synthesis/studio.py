@@ -90,7 +90,7 @@ class Studio:
     # The numbers ----------------------------------------------------------------------------------
 
     def draw_person(self, seed, split, person, picture=0):
-        """Identity coefficients (K,) and looks of one person; RESTYLED ones change with `picture`."""
+        """Identity (K,) and looks of one person; if RESTYLED, these change with `picture`."""
         place = [seed, SPLITS.index(split), person]
         rng = np.random.default_rng(place)
         identity = rng.standard_normal(self.model.n_identity).clip(-3, 3).astype(np.float32)

@@ -87,8 +87,6 @@ class Wardrobe:
         right, left = list(landmarks[36:42]), list(landmarks[42:48])
         self.glasses_anchors = [right, left, [landmarks[27]], [landmarks[0]], [landmarks[16]]]
 
-    # Hair -----------------------------------------------------------------------------------------
-
     def _measure_scalp(self, attributes):
         """Tables over (azimuth, polar angle) around the cranium's middle.
 
@@ -160,8 +158,6 @@ class Wardrobe:
         place[:, -1] += outwards * (brim * front)[:, None]
         return place
 
-    # Clothes --------------------------------------------------------------------------------------
-
     def clothes(self, width, slope, collar, depth):
         """Places (RINGS * AROUND, 3) mm of shoulders around the mean head's neck; arguments in mm.
 
@@ -179,8 +175,6 @@ class Wardrobe:
     def neck(self):
         """The point (3,) mm about which the head turns on the shoulders."""
         return np.array([0.0, self.points[8, 1] - 30, self.points[[0, 16], 2].mean() - 45])
-
-    # Glasses --------------------------------------------------------------------------------------
 
     def glasses(self, anchors, half_width, half_height, roundness, rim, drop, forward=15.0):
         """Places (G, 3) mm of glasses on `anchors` (5, 3) mm.
@@ -213,8 +207,6 @@ class Wardrobe:
         ends = ((right + [half_width, 0, 0], -1), (left - [half_width, 0, 0], 1))
         bridge = [end + lift + [inwards, 4, 0] for lift in (up, -up) for end, inwards in ends]
         return np.concatenate((*rims, *lenses, bridge, temples))
-
-    # Brows ----------------------------------------------------------------------------------------
 
     def on_skin(self, values):
         """`values` (N, 3) of the head, at the vertices of its brows (M, 3)."""

@@ -11,7 +11,7 @@ PLAIN_SHOT = dict(exposure=0.3, automatic=1.0, balance=np.ones(3), blur=np.full(
 PLAIN_SHOT |= dict(gamma=2.2, contrast=1.0, saturation=1.0, noise=0, quality=0)
 
 
-def steps(studio, identity, looks, expression, angles, seed):
+def one_more_each(studio, identity, looks, expression, angles, seed):
     """The same picture with one ingredient more at a time: title -> uint8 picture.
 
     studio: studio.Studio    angles: yaw, pitch, roll in radians    seed: of all the rest

@@ -119,7 +119,9 @@ def open_studio(path, settings):
     """
     settings = json.loads(settings)
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not seen here: all workers must share the folder")
+        raise FileNotFoundError(
+            f"{path} is not seen here: write to a folder that all workers share"
+        )
     model = load_face_model(path)
     if settings["model"] != fingerprint(model):
         raise ValueError(f"{path} has changed meanwhile: let one run at a time write to a folder")

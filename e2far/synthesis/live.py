@@ -81,7 +81,7 @@ class LiveFaces:
         self.loader = DataLoader(
             self.parts,
             batch_size=None,
-            sampler=self.parts.wanted,
+            sampler=self.parts,
             num_workers=plan.n_jobs,
             prefetch_factor=AHEAD,
             persistent_workers=True,
@@ -114,20 +114,20 @@ class LiveFaces:
         return batch | {"image": batch["image"].permute(0, 3, 1, 2)}
 
     def _hold(self, start, stop):
-        """Have the parts with the pictures from number `start` to `stop` in memory, and no others."""
+        """Have the parts with the pictures from number `start` to `stop` in memory, no others."""
         first, end = start // self.parts.length, -(-stop // self.parts.length)
         held, self.held = self.held, {}  # nothing, if this is interrupted
         try:
             if first not in held:
-                held, self.parts.wanted.first = {}, first
+                held, self.parts.first = {}, first
                 self.coming = iter(self.loader)
             for number in range(max(held, default=first - 1) + 1, end):
                 # A copy, since workers answer in shared memory.
                 held[number] = {name: rows.clone() for name, rows in next(self.coming).items()}
         except (RuntimeError, OSError) as error:
             raise RuntimeError(
-                f"a process that makes {self.folder} has ended: it was killed, perhaps for lack of "
-                "memory; lower n_jobs, block or window and run again"
+                f"a process that makes {self.folder} has ended: its error is above, or it was "
+                "killed, perhaps for lack of memory; lower n_jobs, block or window and run again"
             ) from error
         self.held = {number: part for number, part in held.items() if number >= first}
 
@@ -142,24 +142,18 @@ class LiveFaces:
         self.close()
 
 
-class Onwards:
-    """Numbers from `first` on."""
-
-    first = 0
-
-    def __iter__(self):
-        return itertools.count(self.first)
-
-
 class Parts(Dataset):
-    """Pictures of a Plan, `length` at a time, for the workers.
+    """Pictures of a Plan, `length` at a time, in the order of their numbers from part `first` on.
 
     told: a pickle of the Studio's arguments; as tensors they would move to shared memory
     """
 
     def __init__(self, told, plan):
-        self.told, self.plan, self.wanted = told, plan, Onwards()
+        self.told, self.plan, self.first = told, plan, 0
         self.length = max(1, PART // plan.pictures) * plan.pictures
+
+    def __iter__(self):
+        return itertools.count(self.first)
 
     @cached_property
     def studio(self):
@@ -167,9 +161,8 @@ class Parts(Dataset):
         return Studio(model, size, **settings)
 
     def __getitem__(self, part):
-        plan, first = self.plan, part * self.length
+        plan, first = self.plan, part * self.length + self.plan.first_person * self.plan.pictures
         numbers = [divmod(number, plan.pictures) for number in range(first, first + self.length)]
-        numbers = [(plan.first_person + person, picture) for person, picture in numbers]
         return photograph_many(self.studio, plan.seed, plan.split, numbers)
 
 

@@ -55,26 +55,16 @@ def write_split(model, folder, split, people, pictures, *, size, seed, **setting
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
     names = {field.name for field in fields(Work)} & set(settings)
     work = Work(**{name: settings.pop(name) for name in names})
-    model, folder, total = (
-        load_face_model(model),
-        (Path(folder) / split).resolve(),
-        people * pictures,
-    )
+    folder, total = (Path(folder) / split).resolve(), people * pictures
     count = -(-total // work.shard_size)
     (folder / data.INDEX).unlink(missing_ok=True)  # unfinished from here on
     sweep(folder, count)
     # Choice: the face model travels through the shared folder, neither with each task nor through
     # the cluster's memory, which forgets when a worker dies.
-    model.save(folder / MODEL)
-    common = dict(
-        model=fingerprint(load_face_model(folder / MODEL)),
-        code=code_version(),
-        seed=seed,
-        split=split,
-        pictures=pictures,
-        size=size,
-        studio=settings,
-    )
+    load_face_model(model).save(folder / MODEL)
+    kept = fingerprint(load_face_model(folder / MODEL))
+    common = dict(model=kept, code=code_version(), seed=seed, split=split, pictures=pictures)
+    common |= dict(size=size, studio=settings)
 
     def job(number):
         """Path and settings of one shard: all that a worker needs to be told."""
@@ -83,11 +73,8 @@ def write_split(model, folder, split, people, pictures, *, size, seed, **setting
         return data.shard_path(folder, number), common | own
 
     missing = [number for number in range(count) if not finished(*job(number))]
-    if work.scheduler:
-        made = on_cluster(job, missing, work.scheduler)
-    else:
-        made = here(job, missing, work.n_jobs)
-    made = list(work.progress(made, len(missing)))
+    make, workers = (on_cluster, work.scheduler) if work.scheduler else (here, work.n_jobs)
+    made = list(work.progress(make(job, missing, workers), len(missing)))
     sweep(folder, count)
     data.write_index(folder, total, work.shard_size)
     return made

@@ -19,8 +19,7 @@ from e2far.synthesis.wardrobe import COLUMNS, RIM, ROWS, Wardrobe
 
 # Each split draws its own persons: its number is part of every seed.
 SPLITS = ("people", "train", "validation", "test", "restyled", "repeated")
-# A person of these looks new in every picture (skin, hair, beard, make-up, clothes); only the shape
-# of the face tells who it is.
+# A person of these looks new in every picture: only the shape of the face tells who it is.
 RESTYLED = ("restyled",)
 # What can be left out, and the looks that say that it is not there.
 ABSENT = {
@@ -108,11 +107,8 @@ class Studio:
         return self.units_to_modes @ arkit.draw_units(self.model.unit_names, rng)
 
     def draw_angles(self, rng):
-        """Yaw, pitch and roll in radians over the whole range, small ones more often.
-
-        A third of the heads may be tilted as far as the range goes.
-        """
-        side, tilted = rng.uniform(-1, 1), rng.random() < 0.35
+        """Yaw, pitch and roll in radians over the whole range, small ones more often."""
+        side, tilted = rng.uniform(-1, 1), rng.random() < 0.35  # the others hardly tilt
         pitch, roll = rng.triangular(-1, 0, 1, 2) * ([1.0, 1.0] if tilted else [0.7, 0.35])
         return np.array([side * abs(side) ** 0.3, pitch, roll]) * self.range
 
@@ -135,7 +131,6 @@ class Studio:
         """
         wardrobe = self.wardrobe
         neutral = self.template + (self.identity_basis @ identity).reshape(-1, 3)
-        moved = neutral - self.template
         worn = np.zeros((wardrobe.count, 3), np.float32)
         hair, clothes, glasses = (worn[wardrobe.parts[k]] for k in ("hair", "clothes", "glasses"))
         looks = looks | dict(hair_u=np.zeros(len(hair)), hair_v=np.zeros(len(hair)))
@@ -145,8 +140,8 @@ class Studio:
             looks["hair_u"] = np.tile(np.arange(COLUMNS) * 14.0, ROWS)
             looks["hair_v"] = along / surface.TEXEL_MM
         if "clothes" not in self.without:
-            chin = moved[self.landmarks[8]] * [0, 0.7, 0]
-            clothes[:] = wardrobe.clothes(**looks["body"]) + chin
+            chin = neutral[self.landmarks[8]] - self.template[self.landmarks[8]]
+            clothes[:] = wardrobe.clothes(**looks["body"]) + chin * [0, 0.7, 0]
         if looks["glasses"]:
             anchors = np.array([neutral[at].mean(0) for at in wardrobe.glasses_anchors])
             glasses[:] = wardrobe.glasses(anchors, **looks["rims"])

@@ -55,13 +55,14 @@ def write_split(model, folder, split, people, pictures, *, size, seed, **setting
         raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
     names = {field.name for field in fields(Work)} & set(settings)
     work = Work(**{name: settings.pop(name) for name in names})
-    folder, total = (Path(folder) / split).resolve(), people * pictures
+    model, folder = load_face_model(model), (Path(folder) / split).resolve()
+    total = people * pictures
     count = -(-total // work.shard_size)
     (folder / data.INDEX).unlink(missing_ok=True)  # unfinished from here on
     sweep(folder, count)
     # Choice: the face model travels through the shared folder, neither with each task nor through
     # the cluster's memory, which forgets when a worker dies.
-    load_face_model(model).save(folder / MODEL)
+    model.save(folder / MODEL)
     kept = fingerprint(load_face_model(folder / MODEL))
     common = dict(model=kept, code=code_version(), seed=seed, split=split, pictures=pictures)
     common |= dict(size=size, studio=settings)

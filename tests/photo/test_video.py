@@ -48,12 +48,9 @@ def clip(face_model, tmp_path_factory):
             studio.units_to_modes
             @ np.array([units.get(name, 0.0) for name in face_model.unit_names], np.float32)
         )
-        row = studio.render(
-            person,
-            expression[-1],
-            np.array([0.3 * np.sin(4 * t), 0.08 * t, 0.06 * np.cos(3 * t)]),
-            np.random.default_rng(1),
-        )
+        angles = np.array([0.3 * np.sin(4 * t), 0.08 * t, 0.06 * np.cos(3 * t)])
+        scene = studio.draw_scene(person, expression[-1], angles, np.random.default_rng(1))
+        row = studio.expose(scene)
         pictures.append(grey(SIZE + 20))
         x = round(SIZE / 2 * t)
         pictures[-1][10 : 10 + SIZE, x : x + SIZE] = row["image"]

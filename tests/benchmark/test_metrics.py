@@ -32,8 +32,6 @@ def test_vertex_error_is_the_length_of_a_known_offset():
         metrics.vertex_error(true + torch.tensor([3.0, 0.0, 4.0]), true),
         torch.full((2, 30), 5.0, dtype=torch.float64),
     )
-    with pytest.raises(ValueError, match="29"):
-        metrics.vertex_error(true[:, 1:], true)
 
 
 def test_alignment_undoes_a_similarity_and_says_which():
@@ -106,17 +104,14 @@ def test_closest_points_are_trimesh_s():
     )
     np.testing.assert_allclose(np.linalg.norm(points - place, axis=1), distance, atol=1e-8)
     np.testing.assert_allclose(place, expected, atol=1e-6)
-    again = metrics.closest_on_triangles(
-        place, vertices[triangles][triangle]
-    )  # it does lie on that triangle
-    np.testing.assert_allclose(again, place, atol=1e-8)
+    on_it = trimesh.triangles.closest_point(vertices[triangles][triangle], place)
+    np.testing.assert_allclose(on_it, place, atol=1e-8)
 
 
 def test_closest_point_on_a_triangle_with_no_area():
-    needle = np.array([[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.0, 0.0, 0.0]]])
-    np.testing.assert_allclose(
-        metrics.closest_on_triangles(np.array([[1.5, 3.0, 0.0]]), needle), [[1.5, 0.0, 0.0]]
-    )
+    needle = metrics.Surface([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]], [[0, 1, 2]])
+    place, _ = needle.closest(np.array([[1.5, 3.0, 0.0]]))
+    np.testing.assert_allclose(place, [[1.5, 0.0, 0.0]])
 
 
 # ---- NoW -----------------------------------------------------------------------------------------------------
@@ -251,8 +246,6 @@ def test_now_crop_is_the_ball_of_the_protocol():
 
 def test_now_error_says_what_is_wrong():
     vertices, triangles, landmarks = now_face(20.0)
-    with pytest.raises(ValueError, match="7 landmarks"):
-        metrics.now_error(vertices, triangles, landmarks[:5], vertices, landmarks)
     with pytest.raises(ValueError, match="frame"):
         metrics.now_error(vertices, triangles, landmarks, vertices + 1000, landmarks)
 
@@ -266,20 +259,7 @@ def test_now_error_of_ten_thousand_vertices_takes_a_second():
     assert time.perf_counter() - start < 10  # measured under 1 s; the machine may be busy
 
 
-# ---- photos and tables ---------------------------------------------------------------------------------------
-
-
-def test_nme_is_in_percent_of_the_box_and_bins_weigh_the_same():
-    true = np.random.default_rng(0).uniform(0, 1, (4, 68, 2)) * [100, 64]
-    true[:, 0], true[:, 1] = [0, 0], [100, 64]  # the box is 100 x 64: sqrt(w h) = 80
-    yaw = np.array([0, -30, 40, -80])
-    shift = np.array([1, 3, 4, 8.0])
-    result = metrics.nme_68(true + shift[:, None, None] * [1, 0], true, yaw)
-    expected = {"0-30": 2.5, "30-60": 5, "60-90": 10, "mean": 17.5 / 3}
-    assert result == pytest.approx(expected)
-    assert np.isnan(metrics.nme_68(true[:2], true[:2], yaw[:2])["mean"])
-    with pytest.raises(ValueError, match="68"):
-        metrics.nme_68(true[:, 17:], true[:, 17:], yaw)
+# ---- tables ---------------------------------------------------------------------------------------
 
 
 def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():

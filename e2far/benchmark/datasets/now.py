@@ -1,11 +1,18 @@
-"""The NoW benchmark (Sanyal, Bolkart, Feng, Black, "Learning to regress 3D face shape and expression from an image without 3D supervision", CVPR 2019): photos, and one neutral scan for each person.
+"""NoW: photos of 100 people, and one neutral scan for each person.
 
-Folder, as the benchmark's own evaluation code (github.com/soubhiksanyal/now_evaluation: compute_error.py) and DECA's loader agree: `imagepathsvalidation.txt` and `imagepathstest.txt` with lines
-PERSON/CHALLENGE/IMG.jpg; `iphone_pictures/` and `detected_face/` (the same paths, .npy) in `final_release_version/`; `scans/PERSON/*.obj` in mm and `scans_lmks_onlypp/PERSON/*.pp`, 7 points in
-the order of metrics.NOW_LANDMARKS, of the 20 people of the validation set only. The two lists and the two folders of scans are downloads of their own: both places, beside and in
-`final_release_version`, are looked in. Challenges: multiview_neutral, multiview_expressions, multiview_occlusions, selfie.
-Boxes are pickled dicts of left, top, right, bottom, read without running what a pickle asks for. Not verified from a source: their pixels are those of the upright photo if the photos carry an
-EXIF rotation.
+Sanyal, Bolkart, Feng, Black, "Learning to regress 3D face shape and expression from an image
+without 3D supervision", CVPR 2019
+
+Folder, as the benchmark's own evaluation code (github.com/soubhiksanyal/now_evaluation:
+compute_error.py) and DECA's loader agree: `imagepathsvalidation.txt` and `imagepathstest.txt` with
+lines PERSON/CHALLENGE/IMG.jpg; `iphone_pictures/` and `detected_face/` (the same paths, .npy) in
+`final_release_version/`; `scans/PERSON/*.obj` in mm and `scans_lmks_onlypp/PERSON/*.pp`, 7 points
+in the order of metrics.NOW_LANDMARKS, of the 20 people of the validation set only. The two lists
+and the two folders of scans are downloads of their own: both places, beside and in
+`final_release_version`, are looked in. Challenges: multiview_neutral, multiview_expressions,
+multiview_occlusions, selfie. Boxes are pickled dicts of left, top, right, bottom.
+Not verified from a source: their pixels are those of the upright photo if the photos carry an EXIF
+rotation.
 """
 
 from functools import partial
@@ -16,7 +23,7 @@ import numpy as np
 from e2far.benchmark.datasets.records import (
     Item,
     Samples,
-    as_mesh,
+    as_points,
     locate,
     names,
     read_mesh,
@@ -24,64 +31,61 @@ from e2far.benchmark.datasets.records import (
     reading,
     require,
 )
-from e2far.benchmark.metrics import as_points
-from e2far.files import Dtype, Inert, Unpickler, replacing
+from e2far.files import Unpickler, replacing
 
-WHAT = "the NoW dataset, with final_release_version, imagepathsvalidation.txt, scans and scans_lmks_onlypp, requested from the Max Planck Institute for Intelligent Systems (now.is.tue.mpg.de)"
-BOX_SIDE = (
-    1.6  # Choice: side of our square over the mean side of the owner's box, as in DECA's loader
+WHAT = (
+    "the NoW dataset, with final_release_version, imagepathsvalidation.txt, scans and "
+    "scans_lmks_onlypp, requested from the Max Planck Institute for Intelligent Systems "
+    "(now.is.tue.mpg.de)"
 )
+# Choice: side of our square over the mean side of the owner's box, as in DECA's loader.
+BOX_SIDE = 1.6
 
 
 def read_validation(folder):
     """A `Samples` of the pictures of 20 people, with their scans."""
-    return read(folder, "imagepathsvalidation.txt", True)
+    keys, photos = read_list(folder, "imagepathsvalidation.txt")
+    people = sorted({Path(key).parts[0] for key in keys})
+    meshes = find_files(folder, people, "scans", ".obj")
+    marks = find_files(folder, people, "scans_lmks_onlypp", ".pp")
+    scans = {person: (meshes[person], marks[person]) for person in people}
+    return Samples(folder, keys, partial(build, photos, scans))
 
 
 def read_test(folder):
-    """A `Samples` of the pictures of the other 80 people, whose scans only the owner has: for `write_submission`."""
-    return read(folder, "imagepathstest.txt", False)
+    """A `Samples` of the other 80 people, whose scans only the owner has: `write_submission`."""
+    keys, photos = read_list(folder, "imagepathstest.txt")
+    return Samples(folder, keys, partial(build, photos, {}))
 
 
-def read(folder, listing, with_scans):
-    places = lambda name: [name, f"final_release_version/{name}"]
-    listing = locate(folder, WHAT, *places(listing))
-    photos = locate(folder, WHAT, *places("iphone_pictures")[::-1])
+def read_list(folder, listing):
+    """PERSON/CHALLENGE/IMG.jpg of all pictures, and the folder they are in."""
+    listing = locate(folder, WHAT, listing, f"final_release_version/{listing}")
+    photos = locate(folder, WHAT, "final_release_version/iphone_pictures", "iphone_pictures")
     keys = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
-    if bad := [
-        key for key in keys if len(Path(key).parts) != 3 or ".." in key or Path(key).is_absolute()
-    ]:
-        raise ValueError(
-            f"{listing}: {bad[0]!r} is not PERSON/CHALLENGE/IMG.jpg; it should be {WHAT}"
-        )
-    there = {
-        f"{parent}/{name}"
-        for parent in {str(Path(key).parent) for key in keys}
-        for name in names(photos / parent)
-    }
-    require(photos, WHAT, [key for key in keys if key not in there], len(keys), "pictures")
-    scans = {}
-    if with_scans:
-        meshes, marks = (
-            locate(folder, WHAT, *places(name)) for name in ("scans", "scans_lmks_onlypp")
-        )
-        people = sorted({Path(key).parts[0] for key in keys})
-        scans = {
-            person: [
-                next((root / person / n for n in names(root / person) if n.endswith(suffix)), None)
-                for root, suffix in ((meshes, ".obj"), (marks, ".pp"))
-            ]
-            for person in people
-        }
-        for which, (root, suffix) in enumerate(((meshes, ".obj"), (marks, ".pp"))):
-            require(
-                root,
-                WHAT,
-                [f"{person}/*{suffix}" for person in people if scans[person][which] is None],
-                len(people),
-                "people's " + ("scans" if which == 0 else "landmarks"),
+    for key in keys:
+        if len(Path(key).parts) != 3 or ".." in key or Path(key).is_absolute():
+            raise ValueError(
+                f"{listing}: {key!r} is not PERSON/CHALLENGE/IMG.jpg; it should be {WHAT}"
             )
-    return Samples(folder, keys, partial(build, photos, scans))
+    places = {str(Path(key).parent) for key in keys}
+    there = {f"{place}/{name}" for place in places for name in names(photos / place)}
+    missing = [key for key in keys if key not in there]
+    require(photos, WHAT, missing, len(keys), "pictures")
+    return keys, photos
+
+
+def find_files(folder, people, place, suffix):
+    """Person -> their file of this suffix in the folder `place`."""
+    root = locate(folder, WHAT, place, f"final_release_version/{place}")
+    found = {}
+    for person in people:
+        files = [root / person / name for name in names(root / person) if name.endswith(suffix)]
+        if files:
+            found[person] = files[0]
+    missing = [f"{person}/*{suffix}" for person in people if person not in found]
+    require(root, WHAT, missing, len(people), f"people's {suffix} files")
+    return found
 
 
 def build(photos, scans, key):
@@ -89,103 +93,44 @@ def build(photos, scans, key):
     name = str(Path(key).with_suffix(""))
     sources = {"box": partial(read_box, photos.parent / "detected_face" / f"{name}.npy")}
     if person in scans:
-        sources |= {
-            "scan": partial(read_mesh, scans[person][0], WHAT),
-            "scan_landmarks7": partial(read_picked_points, scans[person][1]),
-        }
+        mesh, marks = scans[person]
+        sources["scan"] = partial(read_mesh, mesh, WHAT)
+        sources["scan_landmarks7"] = partial(read_picked_points, marks)
     return Item(name, person, photos / key, dict(challenge=challenge), sources, scan_name=person)
 
 
-class AnyDtype(Dtype):
-    """numpy.dtype of plain numbers or of objects."""
-
-    def __init__(self, code, *flags):
-        if code in ("O", "O8", "O4"):
-            self.dtype = np.dtype("O")
-        else:
-            super().__init__(code, *flags)
-
-
-class ObjectArray(Inert):
-    """numpy.ndarray of objects: the list of them."""
-
-    def __setstate__(self, state):
-        self.objects = state[4]
-
-
-def scalar(kind, raw):
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    return np.frombuffer(raw, kind.dtype)[0]  # ValueError where the type is one of objects
-
-
-class BoxUnpickler(Unpickler):
-    """FLAME's, which refuses whatever is no array of numbers, but for one array of objects and for numbers of numpy's types."""
-
-    def find_class(self, module, name):
-        if module.split(".")[0] == "numpy" and name in ("dtype", "ndarray", "scalar"):
-            return {"dtype": AnyDtype, "ndarray": ObjectArray, "scalar": scalar}[name]
-        return super().find_class(module, name)
-
-
 def read_box(path):
-    """A square (x0, y0, x1, y1) px about the owner's box, BOX_SIDE times its mean side. The file is an .npy with one dict in it; no code of it runs."""
-    with reading(path, WHAT):
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            _, _, kind = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version](file)
-            if kind != np.dtype(object):
-                raise ValueError(f"it holds {kind}, not a dict of left, top, right, bottom")
-            box = BoxUnpickler(file, encoding="latin1").load().objects[0]
-        if not isinstance(box, dict) or not {"left", "top", "right", "bottom"} <= set(box):
-            raise ValueError("it holds no dict of left, top, right, bottom")
-        left, top, right, bottom = as_points(
-            [float(box[side]) for side in ("left", "top", "right", "bottom")], (4,), "the box"
-        )
+    """A square (x0, y0, x1, y1) px about the owner's box, BOX_SIDE times its mean side.
+
+    The file is an .npy that holds one dict of left, top, right, bottom; no code of it runs.
+    """
+    with reading(path, WHAT), open(path, "rb") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        stored = Unpickler(file, encoding="latin1").load().item()
+        sides = [float(stored[side]) for side in ("left", "top", "right", "bottom")]
+        left, top, right, bottom = as_points(sides, (4,), "the box")
         if right <= left or bottom <= top:
             raise ValueError(f"its box ({left:g}, {top:g}, {right:g}, {bottom:g}) is empty")
-        x, y, half = (
-            (left + right) / 2,
-            (top + bottom) / 2,
-            BOX_SIDE * (right - left + bottom - top) / 4,
-        )
+        x, y = (left + right) / 2, (top + bottom) / 2
+        half = BOX_SIDE * (right - left + bottom - top) / 4
         return x - half, y - half, x + half, y + half
 
 
 def write_submission(folder, predictions):
-    """Write what the owner's evaluation reads: PERSON/CHALLENGE/IMG.obj, the NEUTRAL face, and IMG.npy, its 7 landmarks, in `folder`; returns how many.
+    """Write what the owner's evaluation reads into `folder`; returns how many.
 
-    predictions: an iterable of (name, vertices (N, 3), triangles (F, 3), landmarks7 (7, 3)), name an item's; any unit, but say it to the metrical evaluation (ours is mm)
-    Layout and file types: now_evaluation's compute_error.py. Raises ValueError, naming the picture, if one is not a mesh with 7 points, or comes twice.
+    PERSON/CHALLENGE/IMG.obj, the NEUTRAL face, and IMG.npy, its 7 landmarks (now_evaluation's
+    compute_error.py).
+    predictions: (name, vertices (N, 3), triangles (F, 3), landmarks7 (7, 3)), name an item's;
+    any unit, but say it to the metrical evaluation (ours is mm)
     """
-    done = set()
+    count = 0
     for name, vertices, triangles, landmarks7 in predictions:
-        path = Path(name)
-        if (
-            len(path.parts) != 3
-            or path.is_absolute()
-            or ".." in path.parts
-            or path.suffix.lower() in (".jpg", ".png")
-            or name in done
-        ):
-            raise ValueError(
-                f"{name!r} is not PERSON/CHALLENGE/IMG without a suffix, or comes twice: give each item's name once"
-            )
-        try:
-            (vertices, triangles), landmarks7 = (
-                as_mesh(vertices, triangles),
-                as_points(landmarks7, (7, 3), "landmarks7"),
-            )
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        with (
-            replacing(Path(folder) / f"{name}.obj") as partial_file,
-            open(partial_file, "w") as file,
-        ):
+        path = Path(folder) / f"{name}.obj"
+        with replacing(path) as unfinished, open(unfinished, "w") as file:
             np.savetxt(file, vertices, "v %.6f %.6f %.6f")
             np.savetxt(file, triangles + 1, "f %d %d %d")
-        np.save(Path(folder) / f"{name}.npy", landmarks7)
-        done.add(name)
-    return len(done)
+        np.save(path.with_suffix(".npy"), np.asarray(landmarks7, np.float64))
+        count += 1
+    return count

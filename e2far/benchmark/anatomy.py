@@ -12,10 +12,9 @@ from e2far.facemodels import anthropometry
 def regions(model):
     """Vertex indices of the nose, mouth, eyes, forehead and cheeks, name -> (n,).
 
-    Disjoint, inside `model.region`, the same left and right. Ears, chin, jaw line and neck are in
-    none. Decided in the frontal view, from the mean face and its landmarks; the face ends where
-    depth reaches that of the jaw line at the ears, and the forehead at the hairline, here .9 of
-    the distance from nose base to brows above these. ValueError where a region is empty.
+    Disjoint, inside `model.region`, the same left and right; ears, chin, jaw line and neck are in
+    none. Decided in the frontal view of the mean face: it ends where depth reaches that of the jaw
+    line at the ears, the forehead .9 of the distance from nose base to brows above these.
     """
     mean, points = model.mean[model.region].double(), model.mean[model.landmarks].double()
     mirrored = mean * mean.new_tensor([-1, 1, 1])

@@ -1,8 +1,7 @@
 """How far a reconstruction is from the truth: vertices, distances to a scan, landmarks on photos.
 
-Where the true correspondence is known, `vertex_error` is the measure. Distances to the nearest
-surface, as on NoW, flatter a mesh that has slid along the face (arXiv 2505.18025); they are
-reported beside it.
+`vertex_error` where the true correspondence is known. Distances to the nearest surface, as NoW's,
+flatter a mesh that has slid along the face (arXiv 2505.18025), and are reported beside it.
 """
 
 import igl
@@ -83,7 +82,7 @@ class Surface:
 
 
 def now_crop(scan_vertices, scan_landmarks7, factor=1.4):
-    """Which scan vertices (M,) count: those in a ball around the nose, sized by eyes and nose.
+    """Which scan vertices (M,) lie in a ball around the nose, sized by eyes and nose.
 
     factor: 1.4 in NoW, 1.2 in Feng's
     """
@@ -93,32 +92,21 @@ def now_crop(scan_vertices, scan_landmarks7, factor=1.4):
     return np.linalg.norm(scan_vertices - (nose + 0.3 * up), axis=1) <= radius
 
 
-def now_error(
-    vertices,
-    triangles,
-    landmarks7,
-    scan_vertices,
-    scan_landmarks7,
-    metrical=False,
-    iterations=20,
-    factor=1.4,
-):
+def now_error(prediction, scan, scan_landmarks7, metrical=False, iterations=20, factor=1.4):
     """Distances (M',) mm of the cropped scan's vertices to the aligned mesh: the NoW protocol.
 
     Sanyal et al. 2019, and its evaluation code: Procrustes on 7 landmarks, then scale, rotation
     and translation refined by least squares on the distances from scan to surface.
 
-    vertices (N, 3), triangles (F, 3), landmarks7 (7, 3): the prediction
-    scan_vertices (M, 3) mm, scan_landmarks7 (7, 3)    both landmarks: NOW_LANDMARKS, in that order
-    metrical=True: the prediction is in mm and keeps its scale    factor: see `now_crop`
-    ValueError where the crop is empty
+    prediction: vertices (N, 3), triangles (F, 3), landmarks7 (7, 3)    scan: vertices (M, 3) mm
+    both landmarks7: NOW_LANDMARKS, in that order    factor: see `now_crop`
+    metrical=True: the prediction is in mm and keeps its scale    ValueError where the crop is empty
     """
-    scan = np.asarray(scan_vertices, np.float64)
+    vertices, triangles, landmarks7 = prediction
+    scan = np.asarray(scan, np.float64)
     scan = scan[now_crop(scan, np.asarray(scan_landmarks7, np.float64), factor)]
     if len(scan) == 0:
-        raise ValueError(
-            "the NoW crop holds no scan vertex: check that scan and landmarks share one frame"
-        )
+        raise ValueError("the NoW crop is empty: check that scan and landmarks share one frame")
     start = similarity_of_arrays(landmarks7, scan_landmarks7, scale=not metrical)
     return _refine(Surface(vertices, triangles), scan, *start, not metrical, iterations)
 
@@ -126,9 +114,8 @@ def now_error(
 def _refine(surface, scan, s, rotation, t, scale, iterations):
     r"""Unsigned distances after Levenberg-Marquardt on $\sum_i d_i^2$, scan vertex i to mesh.
 
-    The scan is taken into the mesh's frame, so that one tree serves. The distance's gradient is
-    the unit vector n from the mesh to the vertex, with the closest point held fixed:
-    d(d_i) = -n . (ds c + omega x c + dt), c from the mesh's middle.
+    The scan is taken into the mesh's frame, so that one tree serves. The gradient is the unit
+    vector n from mesh to vertex: d(d_i) = -n . (ds c + omega x c + dt), c from the mesh's middle.
     """
 
     def measure(s, rotation, t):
@@ -177,16 +164,14 @@ def nme(pred, true):
 
 
 def identity_consistency(shapes, person, samples=2000, seed=0):
-    r"""How close the neutral shapes of one person's pictures lie, beside those of different people.
+    r"""How close the shapes of one person's pictures lie, beside those of different people.
 
     0: a person always gets the same face. 1: the face does not depend on the person.
 
     shapes: (n, N, 3) mm    person: (n,) labels, equally often each; a k-th row is picture k
-
-    The distance of two shapes is the mean over vertices. `within_mm` is its mean over all pairs of
-    pictures of one person, `between_mm` over all pairs of people in pictures of the same number.
-    Returns both, `ratio` = within / between, which no common scale of the shapes changes, and its
-    95 % bootstrap interval `low`, `high` over people. ValueError where there are too few of either.
+    The distance of two shapes is the mean over vertices. returns its mean `within_mm` over all
+    pairs of pictures of one person, and `between_mm` over all pairs of people in pictures of the
+    same number; `ratio` = within / between, `low` and `high` of its bootstrap over people.
     """
     shapes = torch.as_tensor(shapes)
     people, index, counts = np.unique(person, return_inverse=True, return_counts=True)

@@ -30,18 +30,16 @@ class MarkedMesh(NamedTuple):
 # ---- scans ----------------------------------------------------------------------------------
 
 
-def feng_error(vertices, triangles, landmarks7, scan_vertices, scan_landmarks7):
+def feng_error(prediction, scan, scan_landmarks7):
     """Distances (M',) mm from scan to mesh as Feng et al. 2018, whose table is their RMS.
 
-    Arguments as in `metrics.now_error`. The similarity of the 7 landmarks alone places the mesh,
-    and the ball that is measured is smaller.
+    As `metrics.now_error`, but 7 landmarks alone place the mesh, and the ball is smaller.
     """
-    arguments = vertices, triangles, landmarks7, scan_vertices, scan_landmarks7
-    return metrics.now_error(*arguments, iterations=0, factor=1.2)
+    return metrics.now_error(prediction, scan, scan_landmarks7, iterations=0, factor=1.2)
 
 
 def judge_neutral(model, pred, true, regional=False):
-    """The protocols' errors of the neutral shape `pred` (N, 3) mm if `true` (N, 3) were the scan.
+    """The protocols' errors of a neutral shape `pred` (N, 3) mm if `true` (N, 3) were the scan.
 
     The predicted surface is the triangles of the model's region.
     returns dict of now, metrical, feng: distances (M',) mm of the scan's points in each crop;
@@ -49,7 +47,7 @@ def judge_neutral(model, pred, true, regional=False):
     """
     skin, landmarks = model.region_triangles.numpy(), model.landmarks.numpy()
     pred, true, seven = pred.numpy(), true.numpy(), landmarks[list(NOW_LANDMARKS)]
-    arguments = pred, skin, pred[seven], true[model.region.numpy()], true[seven]
+    arguments = MarkedMesh(pred, skin, pred[seven]), true[model.region.numpy()], true[seven]
     errors = dict(
         now=metrics.now_error(*arguments),
         metrical=metrics.now_error(*arguments, metrical=True),
@@ -66,17 +64,16 @@ def judge_neutral(model, pred, true, regional=False):
 
 
 def realy_error(prediction, scan, regions, region_keypoints=REALY_KEYPOINTS, seven=NOW_LANDMARKS):
-    """Mean distance in mm of a scan's regions from the prediction's corresponding points: REALY.
+    """Mean distance in mm of a scan's regions from their match on the prediction: REALY.
 
-    Chai et al. 2022, and its evaluation code. Each region: the prediction, placed by the seven, is
-    moved rigidly onto it (`regional_icp`); then the region is bent onto the prediction (`bend`),
-    which says what corresponds to what. With iBUG keypoints it shows 65 to 85 % of the error under
-    true correspondence between faces of our model, and ranks them alike (correlation .99; NoW .93).
+    Chai et al. 2022, and its evaluation code. The prediction, placed by the seven, is moved rigidly
+    onto each region (`regional_icp`); then the region is bent onto it (`bend`), which says what
+    matches what. With iBUG keypoints it shows 65 to 85 % of the error under true correspondence
+    between faces of our model, and ranks them alike (correlation .99; NoW .93).
 
     prediction, scan: MarkedMesh with the same keypoints; of the prediction the outer skin only
     regions: name -> indices of scan vertices    region_keypoints: name -> rows of the keypoints
-    seven: rows that place the prediction by a similarity
-    returns name -> mm, and "all", their plain mean
+    seven: rows that place the prediction    returns name -> mm, and "all", their plain mean
     """
     vertices, scan_vertices = (np.asarray(x.vertices, np.float64) for x in (prediction, scan))
     keypoints, scan_keypoints = (np.asarray(x.keypoints, np.float64) for x in (prediction, scan))

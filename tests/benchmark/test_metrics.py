@@ -151,11 +151,11 @@ def now_face(step_mm=4.0):
 def test_now_error_of_a_mesh_with_itself_is_zero_whatever_its_place_and_size():
     vertices, triangles, landmarks = now_face()
     other, other_landmarks = (moved(torch.from_numpy(x)).numpy() for x in (vertices, landmarks))
-    assert metrics.now_error(vertices, triangles, landmarks, vertices, landmarks).max() < 1e-6
-    assert metrics.now_error(other, triangles, other_landmarks, vertices, landmarks).max() < 1e-6
+    assert metrics.now_error((vertices, triangles, landmarks), vertices, landmarks).max() < 1e-6
+    assert metrics.now_error((other, triangles, other_landmarks), vertices, landmarks).max() < 1e-6
     assert (
         metrics.now_error(
-            other, triangles, other_landmarks, vertices, landmarks, metrical=True
+            (other, triangles, other_landmarks), vertices, landmarks, metrical=True
         ).mean()
         > 1
     )
@@ -164,7 +164,7 @@ def test_now_error_of_a_mesh_with_itself_is_zero_whatever_its_place_and_size():
     )
     assert (
         metrics.now_error(
-            rigid, triangles, rigid_landmarks, vertices, landmarks, metrical=True
+            (rigid, triangles, rigid_landmarks), vertices, landmarks, metrical=True
         ).max()
         < 1e-6
     )
@@ -174,8 +174,8 @@ def test_refinement_mends_wrong_landmarks():
     vertices, triangles, landmarks = now_face()
     wrong = landmarks + np.random.default_rng(0).normal(0, 4, (7, 3))
     other, wrong = (moved(torch.from_numpy(x)).numpy() for x in (vertices, wrong))
-    rough = metrics.now_error(other, triangles, wrong, vertices, landmarks, iterations=0)
-    fine = metrics.now_error(other, triangles, wrong, vertices, landmarks)
+    rough = metrics.now_error((other, triangles, wrong), vertices, landmarks, iterations=0)
+    fine = metrics.now_error((other, triangles, wrong), vertices, landmarks)
     assert rough.mean() > 0.5 and fine.mean() < 0.02 * rough.mean()
 
 
@@ -188,7 +188,7 @@ def test_refinement_ends_where_a_general_solver_ends():
     rng = np.random.default_rng(1)
     dented = vertices + 3 * np.sin(vertices[:, [1, 2, 0]] / 20)
     scan = vertices[rng.permutation(len(vertices))[:120]] + rng.normal(0, 0.5, (120, 3))
-    found = metrics.now_error(dented, triangles, landmarks, scan, landmarks, iterations=50)
+    found = metrics.now_error((dented, triangles, landmarks), scan, landmarks, iterations=50)
     inside = scan[metrics.now_crop(scan, landmarks)]
     surface = metrics.Surface(dented, triangles)
 
@@ -213,10 +213,10 @@ def test_a_shifted_plane_is_off_by_the_shift():
     )
     landmarks = now_face()[2] * [1, 1, 0]
     shift = np.array([0, 0, 2.5])
-    error = metrics.now_error(plane, triangles, landmarks, plane + shift, landmarks, iterations=0)
+    error = metrics.now_error((plane, triangles, landmarks), plane + shift, landmarks, iterations=0)
     np.testing.assert_allclose(error, 2.5)
     assert (
-        metrics.now_error(plane, triangles, landmarks, plane + shift, landmarks).max() < 1e-6
+        metrics.now_error((plane, triangles, landmarks), plane + shift, landmarks).max() < 1e-6
     )  # refined away
 
 
@@ -247,7 +247,7 @@ def test_now_crop_is_the_ball_of_the_protocol():
 def test_now_error_says_what_is_wrong():
     vertices, triangles, landmarks = now_face(20.0)
     with pytest.raises(ValueError, match="frame"):
-        metrics.now_error(vertices, triangles, landmarks, vertices + 1000, landmarks)
+        metrics.now_error((vertices, triangles, landmarks), vertices + 1000, landmarks)
 
 
 def test_now_error_of_ten_thousand_vertices_takes_a_second():
@@ -255,7 +255,7 @@ def test_now_error_of_ten_thousand_vertices_takes_a_second():
     assert len(vertices) > 9000
     dented = vertices + 2 * np.sin(vertices[:, [1, 2, 0]] / 15)
     start = time.perf_counter()
-    metrics.now_error(dented, triangles, landmarks, vertices, landmarks)
+    metrics.now_error((dented, triangles, landmarks), vertices, landmarks)
     assert time.perf_counter() - start < 10  # measured under 1 s; the machine may be busy
 
 

@@ -46,14 +46,14 @@ def moved(points, scale=1.3):
 def test_feng_error_ignores_place_and_size_but_not_a_shift_of_the_plane():
     vertices, triangles = sheet()
     assert (
-        protocols.feng_error(moved(vertices), triangles, moved(seven()), vertices, seven()).max()
+        protocols.feng_error((moved(vertices), triangles, moved(seven())), vertices, seven()).max()
         < 1e-6
     )
     lifted = vertices + [0, 0, 2.5]
     np.testing.assert_allclose(
-        protocols.feng_error(vertices, triangles, seven(), lifted, seven()), 2.5
+        protocols.feng_error((vertices, triangles, seven()), lifted, seven()), 2.5
     )  # NoW refines this away
-    assert metrics.now_error(vertices, triangles, seven(), lifted, seven()).max() < 1e-6
+    assert metrics.now_error((vertices, triangles, seven()), lifted, seven()).max() < 1e-6
 
 
 def test_feng_measures_the_scan_within_its_smaller_ball():
@@ -61,7 +61,7 @@ def test_feng_measures_the_scan_within_its_smaller_ball():
     centre, radius = np.array([0, -20 + 0.3 * 48, 0]), 1.2 * (90 + 48) / 2
     expected = sum(np.linalg.norm(v - centre) <= radius for v in vertices)
     found = [
-        len(f(vertices, triangles, seven(), vertices, seven()))
+        len(f((vertices, triangles, seven()), vertices, seven()))
         for f in (protocols.feng_error, metrics.now_error)
     ]
     assert (

@@ -21,10 +21,7 @@ CHANNELS = 6  # of a rendering: normal map and PNCC, as in CoarseNet (Richardson
 
 
 class Surface(nn.Module):
-    """A face model's region as a mesh of its own, and what a camera sees of it.
-
-    Its buffers are stored with no network.
-    """
+    """A face model's region as a mesh of its own, stored with no network."""
 
     mean: torch.Tensor
     basis: torch.Tensor
@@ -65,24 +62,22 @@ class Surface(nn.Module):
         )
         triangles, blank = self.triangles.cpu().numpy(), raster.plain_detail(len(code))
         pictures = np.zeros((len(points), 2, size, size, 3), np.float32)
-        for picture, place, face in zip(pictures, points, turned):
-            seen = raster.zbuffer(place, np.ascontiguousarray(face[:, 2]), triangles, size)
-            for layer, values in zip(picture, (raster.vertex_normals(face, triangles), code)):
-                raster.resolve(*seen, triangles, values, *blank, layer, 1)
+        for (normals, places), seen, face in zip(pictures, points, turned):
+            hits = raster.zbuffer(seen, np.ascontiguousarray(face[:, 2]), triangles, size)
+            directions = raster.vertex_normals(face, triangles)
+            raster.resolve(*hits, triangles, directions, *blank, normals, 1)
+            raster.resolve(*hits, triangles, code, *blank, places, 1)
         return torch.from_numpy(pictures.transpose(0, 1, 4, 2, 3).reshape(-1, CHANNELS, size, size))
 
 
 class IterativeE2FAR(E2FAR):
-    """An E2FAR that sees the picture beside a rendering of its estimate, which it corrects.
+    """An E2FAR that sees a picture beside a rendering of its estimate, and corrects that T times.
 
-    The heads correct the estimate `iterations` times, from the mean face on.
-    arguments: of E2FAR    start_from: None, or file of `save_trunk`, made without renderings
-    `training.fit` trains it as any E2FAR.
+    start_from: file of `save_trunk` (None: random)    arguments: of E2FAR
 
-    # Choice: in training it corrects its own estimates after 0 ... T-1 iterations, without gradient,
-    # not errors drawn at random between the mean and the truth (Carreira et al. 2016): they are
-    # those of the test. One correction a picture and step has a gradient; (T-1)/2 more passes have
-    # none. With all T corrections in one step a toy learnt worse, at twice the time.
+    # Choice: in training it corrects its own estimates after 0 ... T-1 iterations, as at the test,
+    # and not places drawn between the mean and the truth (Carreira et al. 2016). One correction a
+    # picture and step has a gradient: with all T a toy learnt worse, at twice the time.
     # Choice: weights for the rendering start at zero, those for the picture as E2FAR's; a phase
     # with a frozen trunk would never see the rendering.
     """
@@ -91,9 +86,7 @@ class IterativeE2FAR(E2FAR):
 
     def __init__(self, model, iterations=4, start_from=None, **arguments):
         if arguments.get("trunk", "vgg16") != "vgg16":
-            raise ValueError(
-                f"an iterative network needs the trunk vgg16, not {arguments['trunk']}"
-            )
+            raise ValueError(f"an iterative network needs trunk vgg16, not {arguments['trunk']}")
         sizes = dict(n_identity=model.n_identity, n_expression=model.n_expression)
         super().__init__(**arguments | sizes)
         self.config |= dict(iterations=iterations)
@@ -102,17 +95,17 @@ class IterativeE2FAR(E2FAR):
         if start_from:
             weights.fill_trunk(self, start_from)
         damp(self.pose_head, torch.zeros(9))  # a correction, not a pose
-        self.trunk.blocks[0][0][0] = widened(self.trunk.blocks[0][0][0])  # ty: ignore[not-subscriptable]
+        first = self.trunk.blocks[0][0][0]  # ty: ignore[not-subscriptable]
+        blind = torch.zeros(first.out_channels, CHANNELS, *first.kernel_size)
+        first.weight = nn.Parameter(torch.cat((first.weight, blind), 1))
+        first.in_channels += CHANNELS
         self.trunk.mean_colour = torch.cat((self.trunk.mean_colour, torch.zeros(CHANNELS, 1, 1)))
 
     def start(self, n):
         return frontal_mean(n, self.n_identity, self.n_expression, self.frontal)
 
     def features(self, image, estimate=None):
-        """Dict of pool1 ... pool5 for images (B, 3, S, S) in [0, 1], beside renderings.
-
-        estimate: what is rendered (default: the mean face)
-        """
+        """Dict of pool1 ... pool5 for images (B, 3, S, S) beside renderings of `estimate`."""
         check_images(image, self.image_size)
         rendering = self.surface.render(estimate or self.start(len(image)), self.image_size)
         pictures = torch.cat((image, rendering.to(image)), 1)
@@ -125,10 +118,7 @@ class IterativeE2FAR(E2FAR):
 
     @torch.no_grad()
     def estimates(self, image, iterations=None, start=None):
-        """Yields the start (None: the mean face), then the estimate after each of `iterations`.
-
-        iterations: None: as many as trained for
-        """
+        """Yields the start (None: the mean face), then each next one (None: as trained for)."""
         estimate = start or self.start(len(image))
         yield estimate
         for _ in range(self.iterations if iterations is None else iterations):
@@ -158,24 +148,8 @@ class IterativeE2FAR(E2FAR):
         return estimate
 
 
-def widened(first):
-    """The convolution `first` with CHANNELS more input channels, whose weights are zero."""
-    inputs, outputs, biased = (
-        first.in_channels + CHANNELS,
-        first.out_channels,
-        first.bias is not None,
-    )
-    wide = nn.Conv2d(inputs, outputs, first.kernel_size, padding=first.padding, bias=biased)
-    blind = torch.zeros(outputs, CHANNELS, *first.kernel_size)
-    wide.weight, wide.bias = nn.Parameter(torch.cat((first.weight, blind), 1)), first.bias
-    return wide
-
-
 def load_iterative(path, model):
-    """The IterativeE2FAR of the face model `model` stored at `path`, in eval mode.
-
-    Raises as `load_network`.
-    """
+    """The IterativeE2FAR of the face model `model` at `path`, in eval mode, as `load_network`."""
     tensors, header = weights.read_tensors(path, "network")
     config = dict(header["config"])
     if not config.pop("iterations", None):
@@ -188,20 +162,16 @@ def load_iterative(path, model):
 
 
 def iterative_job(*, folder, faces, model, network, training, seed, iterations=4, trunk=None):
-    """Build, train and store one IterativeE2FAR, on one thread of a CPU; measures nothing.
-
-    A job for `jobs.run_many`, arguments as of `jobs.train_job`.
-    """
-    folder, faces, size = Path(folder), Path(faces), network["image_size"]
-    model = facemodels.load_face_model(model)
+    """Train and store one IterativeE2FAR; for `jobs.run_many`, arguments as of `train_job`."""
+    folder, model = Path(folder), facemodels.load_face_model(model)
+    splits = [data.Faces(Path(faces) / n, network["image_size"]) for n in ("train", "validation")]
     torch.manual_seed(seed)
     net = IterativeE2FAR(model, iterations, trunk, **network)
     checkpoint = folder / "checkpoint.pt"
     fit(
         net,
         model,
-        data.Faces(faces / "train", size),
-        data.Faces(faces / "validation", size),
+        *splits,
         seed=seed,
         log=folder / "log.csv",
         checkpoint=checkpoint,
@@ -217,8 +187,7 @@ def one_by_one(estimates, n):
     """Time and estimates of `n` faces, one after the other. Set torch to one thread first.
 
     estimates: i -> iterator over the estimates of face i, batches of one, from the start on
-    returns: seconds (n, T + 1) from the call on, and a list of T + 1 dicts of (n, ...), the
-    estimates after 0 ... T iterations
+    returns seconds (n, T + 1) from the call on, and estimates (n, ...) after 0 ... T iterations
     """
     seconds, found = [], []
     for i in (0, *range(n)):  # the first one twice: once to warm up

@@ -9,6 +9,7 @@ Never run on the real data sets, only on tiny files in the same formats.
 
 import itertools
 import re
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -19,24 +20,18 @@ from e2far import evaluation
 from e2far.benchmark import metrics, protocols
 from e2far.benchmark.datasets.now import write_submission
 
-# Choice: what is laid on the scan is what the scan shows. NoW's is of the person at rest, and so we
-# take Florence's, whose pictures come from videos (not verified from a source); the others' scan
-# was taken with the picture, or the picture drawn from it, and shows the picture's expression.
+# Choice: what is laid on the scan is what it shows. NoW's is of the person at rest, as we take
+# Florence's to be (not verified); the others' shows the picture's expression.
 NEUTRAL_SCANS = ("now", "florence")
 SEVEN = list(metrics.NOW_LANDMARKS)
-KEYPOINTS = protocols.REALY_KEYPOINTS
-REALY_KEYPOINTS = KEYPOINTS | {"cheek": KEYPOINTS["cheeks"]}  # the owner's name of the region
+# The owner calls a region otherwise than we.
+REALY_KEYPOINTS = protocols.REALY_KEYPOINTS | dict(cheek=protocols.REALY_KEYPOINTS["cheeks"])
 REALY_REGIONS = ("nose", "mouth", "forehead", "cheek", "all")
-POOLED = {
-    "NoW": ("median", "mean", "std"),
-    "NoW, metrical": ("median", "mean", "std"),
-    "Feng": ("root mean square",),
-}  # protocol -> what its owners report of the distances of all pictures
+# What the owners of a protocol report of the distances of all pictures.
+NOW = ("median", "mean", "std")
+POOLED = {"NoW": NOW, "NoW, metrical": NOW, "Feng": ("root mean square",)}
 # Pooled distances are counted in bins: 10^8 of them are too many to keep and to draw from.
 STEP_MM, BINS = 0.005, 4000
-
-
-# A picture ------------------------------------------------------------------------------------
 
 
 def judge(name, samples, reconstructor, limit=None, every=1, n_jobs=1, progress=False):
@@ -45,10 +40,9 @@ def judge(name, samples, reconstructor, limit=None, every=1, n_jobs=1, progress=
     name: what `samples` is called    reconstructor: (path, box or None) -> `face.Face`, with .model
     every, limit: every n-th picture, and at most so many    n_jobs: processes (1 on a GPU)
 
-    Columns: picture, person, what was varied (`Item.condition`), method, failed (the reason, else
-    None; such a picture has one row), the picture's own errors, and `pooled`, what `table` needs.
-    Errors: "NoW", "NoW, metrical" (median mm), "Feng" (root mean square mm) where there is a scan
-    with 7 landmarks; REALY's regions and "all" (mm) where it has regions; "NME" (percent).
+    Columns: picture, person, what was varied, method, failed (the reason, else None; one row then),
+    `pooled` for `table`, and the picture's errors: "NoW", "NoW, metrical" (median mm), "Feng" (root
+    mean square mm), REALY's regions (mm), "NME" (percent).
     # Choice: only triangles of `Face.region` are the predicted surface; holes at the eyes and lips
     # are charged to all methods alike. The mean face, neutral, is seen by the network's camera.
     """
@@ -68,20 +62,18 @@ def judge(name, samples, reconstructor, limit=None, every=1, n_jobs=1, progress=
 def judge_scan(items, reconstructor, neutral, folders=()):
     """Rows of `judge`, as dicts, for each of the pictures that share a scan.
 
-    neutral: the scan is of the face at rest    folders: left out of what a failure says
+    neutral: it is of the face at rest    folders: left out of what a failure says
     """
-    mean_face = {}
-    return [judge_picture(item, reconstructor, neutral, folders, mean_face) for item in items]
-
-
-def judge_picture(item, reconstructor, neutral, folders, mean_face):
-    row = dict(picture=item.name, person=item.person) | item.facts
-    try:
-        row |= item.condition
-        errors = measure(item, reconstructor, neutral, mean_face)
-    except (ValueError, OSError) as error:
-        return [row | dict(method="network", failed=failure(error, item, folders))]
-    return [row | dict(method=method, failed=None) | found for method, found in errors.items()]
+    rows, mean_face = [], {}
+    for item in items:
+        row = dict(picture=item.name, person=item.person) | item.facts
+        try:
+            row |= item.condition
+            errors = measure(item, reconstructor, neutral, mean_face)
+            rows.append([row | dict(method=m, failed=None) | own for m, own in errors.items()])
+        except (ValueError, OSError) as error:
+            rows.append([row | dict(method="network", failed=failure(error, item, folders))])
+    return rows
 
 
 def measure(item, reconstructor, neutral, mean_face):
@@ -94,16 +86,12 @@ def measure(item, reconstructor, neutral, mean_face):
     if not {"scan", "landmarks"} & set(item.sources):
         raise ValueError("the owner gives neither a scan nor landmarks")
     if "scan" in item.sources and "scan_landmarks7" not in item.sources:
-        raise ValueError(
-            "the scan has no 7 landmarks: pick them with MeshLab and name their folder, "
-            "open_dataset(..., landmarks7=folder)"
-        )
+        raise ValueError("the scan has no 7 landmarks: pick them, open_dataset(..., landmarks7)")
     face, model = reconstructor(item.image, item.box), reconstructor.model
     mean, landmarks = model.mean.cpu().numpy(), model.landmarks.cpu().numpy()
     if "scan" not in item.sources:
-        guess = face.pose.project(mean[landmarks])
-        points = {"network": face.image_landmarks, "mean face": guess}
-        return {name: landmark_error(seen, item.landmarks) for name, seen in points.items()}
+        seen = {"network": face.image_landmarks, "mean face": face.pose.project(mean[landmarks])}
+        return {method: landmark_error(x, item.landmarks) for method, x in seen.items()}
     on_scan = realy_errors if "scan_regions" in item.sources else scan_errors
     skin = lambda shape: protocols.MarkedMesh(shape, face.region_triangles, shape[landmarks])
     errors = {"network": on_scan(skin(face.neutral_vertices if neutral else face.vertices), item)}
@@ -147,23 +135,15 @@ def failure(error, item, folders):
     return text.replace(item.image.name, "the picture") if item.image else text
 
 
-# All pictures ---------------------------------------------------------------------------------
-
-
 def table(judged, bootstrap=2000, seed=0):
-    """Rows (method, measure, value, low, high, n, unit) of what `judge` found, n pictures.
-
-    low, high: 95 % bootstrap intervals over people. Then a row for each reason of failures: value
-    of n pictures.
-    """
+    """What `judge` found of n pictures, with 95 % intervals over people; then the failures."""
     rows = []
     for method, part in judged[judged.failed.isna()].groupby("method", sort=False):
         rows += [(method, *row) for row in summarise(part, bootstrap, seed)]
     for text, count in judged.failed.value_counts().items():
         n = judged.picture.nunique()
         rows.append(("network", f"failed: {text}", count, np.nan, np.nan, n, "pictures"))
-    columns = ["method", "measure", "value", "low", "high", "n", "unit"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns="method measure value low high n unit".split())
 
 
 def summarise(part, bootstrap, seed):
@@ -185,10 +165,7 @@ def summarise(part, bootstrap, seed):
 
 
 def histogram(distances):
-    """What pooled statistics need of `distances` (M,) mm, as (BINS + 3,).
-
-    How many lie in each bin of STEP_MM, how many beyond, their sum and that of their squares.
-    """
+    """Counts of `distances` (M,) mm in bins of STEP_MM and beyond, their sum, that of squares."""
     bins = np.minimum(distances / STEP_MM, BINS).astype(int)
     counts = np.bincount(bins, minlength=BINS + 1)
     return np.r_[counts, distances.sum(), np.square(distances).sum()].astype(np.float32)
@@ -209,10 +186,7 @@ def statistics(summed):
 
 
 def pooled_intervals(summed, person, bootstrap, seed):
-    """Name -> (value, low, high) of the `statistics` over all pictures' vertices.
-
-    summed: (n, BINS + 3), a picture each    person: (n,), drawn whole
-    """
+    """Name -> (value, low, high) of pictures' histograms (n, BINS + 3); people are drawn whole."""
     people, index = np.unique(np.asarray(person), return_inverse=True)
     by_person = np.zeros((len(people), summed.shape[1]))
     np.add.at(by_person, index, summed)
@@ -223,26 +197,19 @@ def pooled_intervals(summed, person, bootstrap, seed):
     }
 
 
-# NoW's test set -------------------------------------------------------------------------------
-
-
 def submit(samples, reconstructor, folder, progress=False):
     """Write the faces of "now-test", whose scans NoW's owner alone has, into `folder`.
 
     Each neutral face, skin only, mm, and its 7 landmarks. Returns picture -> why it is missing.
     """
     failed, seven = {}, reconstructor.model.landmarks.cpu().numpy()[SEVEN]
-
-    def faces():
-        for item in tqdm(samples, unit="picture", disable=not progress):
-            try:
-                face = reconstructor(item.image, item.box)
-            except (ValueError, OSError) as error:
-                failed[item.name] = failure(error, item, [str(samples.folder)])
-                continue
-            vertices = face.neutral_vertices
-            used, triangles = np.unique(face.region_triangles, return_inverse=True)
-            yield item.name, vertices[used], triangles.reshape(-1, 3), vertices[seven]
-
-    write_submission(folder, faces())
+    for item in tqdm(samples, unit="picture", disable=not progress):
+        try:
+            face = reconstructor(item.image, item.box)
+        except (ValueError, OSError) as error:
+            failed[item.name] = failure(error, item, [str(samples.folder)])
+            continue
+        used, triangles = np.unique(face.region_triangles, return_inverse=True)
+        skin = face.neutral_vertices[used], triangles.reshape(-1, 3)
+        write_submission(Path(folder) / item.name, *skin, face.neutral_vertices[seven])
     return failed

@@ -21,9 +21,6 @@ def frontal_mean(n, n_identity, n_expression, like):
     )
 
 
-# eos ------------------------------------------------------------------------------------------
-
-
 class LandmarkFitter:
     r"""eos fits camera, identity and expression to 68 points (Huber 2016; Aldrian 2013).
 
@@ -44,15 +41,10 @@ class LandmarkFitter:
         import eos
 
         self.eos, self.model = eos, model
-        self.settings = dict(
-            lambda_identity=lambda_identity,
-            lambda_expressions=lambda_expression,
-            num_iterations=iterations,
-        )
-        mean, identity, expression = (
-            x[model.landmarks].detach().cpu().numpy()
-            for x in (model.mean, model.identity_basis, model.expression_basis)
-        )
+        self.settings = dict(num_iterations=iterations, lambda_identity=lambda_identity)
+        self.settings["lambda_expressions"] = lambda_expression
+        parts = model.mean, model.identity_basis, model.expression_basis
+        mean, identity, expression = (x[model.landmarks].detach().cpu().numpy() for x in parts)
         # A bare number would be read as a vertex index.
         self.names = [f"ibug {i}" for i in range(len(mean))]
         self.eos_model = eos.morphablemodel.MorphableModel(
@@ -72,15 +64,11 @@ class LandmarkFitter:
         return self.eos.morphablemodel.PcaModel(column(mean), modes, column(length**2), [[0, 1, 2]])
 
     def __call__(self, landmarks):
-        """Dict of identity (B, K), expression (B, L) and vertices (B, N, 3) mm, head frame.
-
-        landmarks: (B, 68, 2) px
-        """
+        """Identity (B, K), expression (B, L), vertices (B, N, 3) mm of landmarks (B, 68, 2) px."""
         points = np.asarray(torch.as_tensor(landmarks).cpu(), np.float32)
         coefficients = [self._fit(face) for face in points]
-        identity, expression = (
-            self.model.mean.new_tensor(np.array(values)) for values in zip(*coefficients)
-        )
+        like = self.model.mean
+        identity, expression = (like.new_tensor(np.array(x)) for x in zip(*coefficients))
         vertices = self.model(identity, expression)
         return dict(identity=identity, expression=expression, vertices=vertices)
 
@@ -102,10 +90,9 @@ def fit(model, landmarks, **settings):
 
 
 def fit_landmarks(model, landmarks, known, lambdas):
-    """`fit` with the lambdas that suit such landmarks, and the dict of these.
+    """`fit` to landmarks (B, 68, 2) px with the lambdas that suit such ones, and these lambdas.
 
-    landmarks: (B, 68, 2) px    known: arguments of `choose_regularisation`, of validation faces
-    with landmarks of the same kind. One function, so that processes can share kinds of landmarks.
+    known: arguments of `choose_regularisation`, of faces with landmarks of the same kind
     """
     best, _ = choose_regularisation(model, *known, lambdas=lambdas)
     return fit(model, landmarks, **best), best
@@ -116,7 +103,6 @@ def choose_regularisation(model, landmarks, identity, expression, lambdas, **set
 
     landmarks (B, 68, 2) px, identity (B, K), expression (B, L): the truth
     returns best dict(lambda_identity, lambda_expression), and all pairs with their error_mm
-    Choose anew for noisy landmarks, which need more; 40 faces take some ten seconds.
     """
     true = model(identity, expression)[:, model.region]
     table = []
@@ -127,9 +113,6 @@ def choose_regularisation(model, landmarks, identity, expression, lambdas, **set
         table.append(choice | dict(error_mm=error_mm))
     best = min(table, key=lambda row: row["error_mm"] if np.isfinite(row["error_mm"]) else np.inf)
     return {name: best[name] for name in ("lambda_identity", "lambda_expression")}, table
-
-
-# Analysis by synthesis ------------------------------------------------------------------------
 
 
 class LandmarkEnergy:
@@ -180,29 +163,25 @@ class LandmarkEnergy:
 
 
 @torch.no_grad()
-def refine(
-    model, landmarks, side, start=None, *, lambda_identity, lambda_expression, iterations=10
-):
+def refine(model, landmarks, side, start=None, iterations=10, **lambdas):
     r"""Analysis by synthesis (Blanz and Vetter 1999): yields `start`, then each next estimate.
 
     Levenberg and Marquardt on $\frac{1}{68} \sum_i \lVert P(\bar x_i + U_i \alpha + W_i \beta) -
     y_i \rVert^2 + \lambda_i \lVert \alpha - \alpha_0 \rVert^2 + \lambda_e \lVert \beta - \beta_0
-    \rVert^2$, in squared percent of the side. The lambdas must be swept, as eos'.
+    \rVert^2$, in squared percent of the side.
 
-    landmarks: (B, 68, 2) px in crops of `side` px
-    start: an estimate with alpha_0 and beta_0, for example a network's (None: the mean face)
+    landmarks: (B, 68, 2) px in crops of `side` px    start: a network's, or None: the mean face
+    lambdas: lambda_identity, lambda_expression, to be swept as eos'
 
-    # Choice: landmarks alone. With the pixels as well (vertices' mean colours under harmonics light,
-    # outliers held down) no weight lowered the error in pictures of 80 px with hair, beards, hands
-    # and noise (64 faces: 3.38 mm, with them 3.40 to 3.81), at 11 ms a face and iteration, not 0.4.
-    # Choice: not Adam or LBFGS: six iterations are enough, and one face's step does not depend on
-    # the others in its batch: each has its own damping.
-    # Choice: rotations change by three small angles, not by the six numbers of a pose vector, of
-    # which three change nothing.
+    # Choice: landmarks alone. The pixels as well (vertices' mean colours under harmonics light,
+    # outliers held down) did not lower the error at any weight (64 faces of 80 px with hair, hands
+    # and noise: 3.38 mm, with them 3.40 to 3.81), and took 11 ms a face and iteration, not 0.4.
+    # Choice: not Adam or LBFGS: six iterations are enough, and each face has its own damping.
+    # Choice: rotations change by three angles, not by six numbers, of which three change nothing.
     """
     K, n = model.n_identity, len(landmarks)
     start = start or frontal_mean(n, K, model.n_expression, model.mean)
-    energy = LandmarkEnergy(model, landmarks, side, start, lambda_identity, lambda_expression)
+    energy = LandmarkEnergy(model, landmarks, side, start, **lambdas)
 
     def estimate(c, R, s, t):
         pose = camera.encode_pose(R, s, t, 100)

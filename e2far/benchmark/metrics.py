@@ -22,9 +22,6 @@ def draw_people(people, samples, seed):
     return rng.multinomial(people, np.full(people, 1 / people), size=samples)
 
 
-# ---- true correspondence --------------------------------------------------------------------
-
-
 def vertex_error(pred, true):
     """Distance of every vertex to its true place, mm. pred, true: (..., N, 3) mm; (..., N)."""
     return (pred - true).norm(dim=-1)
@@ -47,23 +44,19 @@ def similarity_of_arrays(moving, fixed, scale=True, weights=None):
     return tuple(x.numpy() for x in similarity_transform(moving, fixed, scale, weights))
 
 
-def similarity_align(pred, true, scale=True, weights=None, subset=None):
+def similarity_align(pred, true, scale=True, subset=None):
     """`pred` (..., N, 3) laid on `true` (..., N, 3) by the best similarity.
 
-    scale=False: by the best rigid motion    weights: (..., N)
-    subset: vertex indices that alone decide the motion; weights are then (..., len(subset))
+    scale=False: by the best rigid motion    subset: vertices that alone decide the motion
     """
     points = (pred, true) if subset is None else (pred[..., subset, :], true[..., subset, :])
-    s, R, t = similarity_transform(*points, scale=scale, weights=weights)
+    s, R, t = similarity_transform(*points, scale=scale)
     return s[..., None, None] * pred @ R.mT + t.unsqueeze(-2)
 
 
-def aligned_error(pred, true, scale=True, weights=None, subset=None):
+def aligned_error(pred, true, scale=True, subset=None):
     """`vertex_error` (..., N) mm after `similarity_align`."""
-    return vertex_error(similarity_align(pred, true, scale, weights, subset), true)
-
-
-# ---- distance to a surface: NoW -------------------------------------------------------------
+    return vertex_error(similarity_align(pred, true, scale, subset), true)
 
 
 class Surface:
@@ -82,10 +75,7 @@ class Surface:
 
 
 def now_crop(scan_vertices, scan_landmarks7, factor=1.4):
-    """Which scan vertices (M,) lie in a ball around the nose, sized by eyes and nose.
-
-    factor: 1.4 in NoW, 1.2 in Feng's
-    """
+    """Which scan vertices (M,) lie in a ball around the nose; factor: 1.4 in NoW, 1.2 in Feng's."""
     outer_right, inner_right, inner_left, outer_left, nose = scan_landmarks7[:5]
     up = (inner_right + inner_left) / 2 - nose
     radius = factor * (np.linalg.norm(outer_right - outer_left) + np.linalg.norm(up)) / 2
@@ -151,40 +141,28 @@ def _refine(surface, scan, s, rotation, t, scale, iterations):
     return distance
 
 
-# ---- photos ---------------------------------------------------------------------------------
-
-
 def nme(pred, true):
-    """Mean 2-D distance over sqrt(w h) of the true landmarks' box, in percent, (...).
-
-    pred, true: (..., 68, 2) px
-    """
+    """Mean distance of pred, true (..., 68, 2) px, percent of sqrt(w h) of the true ones' box."""
     distance = np.linalg.norm(pred - true, axis=-1).mean(-1)
     return 100 * distance / np.sqrt(np.ptp(true, axis=-2).prod(-1))
 
 
 def identity_consistency(shapes, person, samples=2000, seed=0):
-    r"""How close the shapes of one person's pictures lie, beside those of different people.
-
-    0: a person always gets the same face. 1: the face does not depend on the person.
+    """How close the shapes of one person's pictures lie, beside those of different people.
 
     shapes: (n, N, 3) mm    person: (n,) labels, equally often each; a k-th row is picture k
-    The distance of two shapes is the mean over vertices. returns its mean `within_mm` over all
-    pairs of pictures of one person, and `between_mm` over all pairs of people in pictures of the
-    same number; `ratio` = within / between, `low` and `high` of its bootstrap over people.
+    returns mean distance of vertices `within_mm` over all pairs of pictures of one person, and
+    `between_mm` over pairs of people in pictures of the same number; `ratio` = within / between (0:
+    a person always gets the same face), `low` and `high` of its bootstrap over people.
     """
     shapes = torch.as_tensor(shapes)
     people, index, counts = np.unique(person, return_inverse=True, return_counts=True)
     n, pictures = len(people), int(counts[0])
     if len(shapes) != len(index) or n < 2 or pictures < 2 or (counts != pictures).any():
-        raise ValueError(
-            f"{len(shapes)} shapes of {n} people in {sorted(set(counts))} pictures: "
-            "give two or more people with the same number of pictures, two or more"
-        )
+        raise ValueError("give two or more people with the same number of pictures, two or more")
     ordered = shapes[torch.from_numpy(np.argsort(index, kind="stable"))]
     by_vertex = ordered.unflatten(0, (n, pictures)).permute(2, 0, 1, 3).contiguous()
-    # Choice: vertex by vertex, and only pictures of the same number, so that memory is
-    # people² x pictures whatever the mesh.
+    # Choice: vertex by vertex, and pictures of one number: memory people² x pictures.
     within, between = torch.zeros(n).double(), torch.zeros(n, n).double()
     for points in by_vertex:  # (people, pictures, 3)
         distance = lambda x: torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
@@ -201,10 +179,6 @@ def identity_consistency(shapes, person, samples=2000, seed=0):
 
     drawn = draw_people(n, samples, seed)
     low, high = np.quantile(ratio(drawn[(drawn > 0).sum(1) > 1]), ENDS)  # one person is no pair
-    return dict(
-        ratio=float(ratio(np.ones(n))),
-        low=float(low),
-        high=float(high),
-        within_mm=float(within.mean()),
-        between_mm=float(between.sum() / (n * (n - 1))),
-    )
+    distances = dict(within_mm=within.mean(), between_mm=between.sum() / (n * (n - 1)))
+    found = dict(ratio=ratio(np.ones(n)), low=low, high=high) | distances
+    return {name: float(value) for name, value in found.items()}

@@ -27,9 +27,6 @@ class MarkedMesh(NamedTuple):
     keypoints: np.ndarray  # (K, 3) mm
 
 
-# ---- scans ----------------------------------------------------------------------------------
-
-
 def feng_error(prediction, scan, scan_landmarks7):
     """Distances (M',) mm from scan to mesh as Feng et al. 2018, whose table is their RMS.
 
@@ -115,14 +112,13 @@ def regional_icp(surface, region, keypoints, region_keypoints, iterations=50):
 
 
 def bend(region, triangles, surface, keypoints, targets, lengths_mm=(30.0, 10.0, 3.0), rounds=4):
-    r"""Points (n, 3) of a Surface that correspond to those of a region, bent onto it.
+    r"""Points (n, 3) of a Surface that match those of a `region` (n, 3), bent onto it.
 
     Displacements $d$ minimise $\sum_i |x_i + d_i - c_i|^2 + \frac nK \sum_k |d_{i(k)} - (y_k -
-    x_k)|^2 + \ell^2 \sum_{ij} |d_i - d_j|^2 / |x_i - x_j|^2$: c closest points, ij edges, i(k) the
-    point nearest to keypoint k. The length $\ell$ over which d is smooth falls through
-    `lengths_mm`, so that large shifts come first; c is found anew in each of the `rounds`.
-
-    region: (n, 3), its triangles (T, 3)    keypoints (K, 3) go to targets (K, 3)
+    x_k)|^2 + \ell^2 \sum_{ij} |d_i - d_j|^2 / |x_i - x_j|^2$: c closest points, found anew in each
+    of the `rounds`; ij edges of the region's `triangles` (T, 3); i(k) the point nearest to keypoint
+    k, which goes to target k, both (K, 3). The length $\ell$ over which d is smooth falls through
+    `lengths_mm`, so that large shifts come first.
     """
     n, anchors = len(region), cKDTree(region).query(keypoints)[1]
     edges = np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
@@ -142,9 +138,6 @@ def bend(region, triangles, surface, keypoints, targets, lengths_mm=(30.0, 10.0,
         for _ in range(rounds):
             moved = region + factors.solve(surface.closest(moved)[0] - region + pull)
     return surface.closest(moved)[0]
-
-
-# ---- photos ---------------------------------------------------------------------------------
 
 
 class BinError(NamedTuple):

@@ -375,5 +375,5 @@ def test_a_face_is_refined_alike_alone_and_in_a_batch():
 
 
 def test_another_trunk_is_refused(model):
-    with pytest.raises(ValueError, match="needs the trunk vgg16, not timm/x"):
+    with pytest.raises(ValueError, match="needs trunk vgg16, not timm/x"):
         build(model, trunk="timm/x")

@@ -1,6 +1,4 @@
-"""BU-3DFE: 100 people, neutral and six expressions at four levels.
-
-Yin, Wei, Sun, Wang, Rosato, "A 3D facial expression database for facial behavior research", FG 2006
+"""BU-3DFE (Yin et al., FG 2006): 100 people, neutral and six expressions at four levels.
 
 Folder, as several public readers of it agree: `F0001/` ... `F0056/`, `M0001/` ... `M0044/`, in each
 `F0001_AN01WH_F3D.wrl` (face, VRML 2.0 with triangles or larger polygons), `_F3D.bnd` (83 points on
@@ -16,59 +14,42 @@ from pathlib import Path
 
 import numpy as np
 
-from e2far.benchmark.datasets.records import (
-    Item,
-    Samples,
-    as_mesh,
-    as_points,
-    names,
-    reading,
-    require,
-)
+from e2far.benchmark.datasets import records
 
 WHAT = (
     "BU-3DFE, a folder of F0001 ... M0044 with *_F3D.wrl, *_F3D.bnd and *_F2D.bmp, requested "
     "from Lijun Yin at Binghamton University (cs.binghamton.edu/~lijun/Research/3DFE)"
 )
-EXPRESSIONS = {
-    "NE": "neutral",
-    "AN": "angry",
-    "DI": "disgust",
-    "FE": "fear",
-    "HA": "happy",
-    "SA": "sad",
-    "SU": "surprise",
-}
+# fmt: off
+EXPRESSIONS = {"NE": "neutral", "AN": "angry", "DI": "disgust", "FE": "fear", "HA": "happy",
+               "SA": "sad", "SU": "surprise"}
+# fmt: on
 NAME = re.compile(r"([FM]\d{4})_(NE|AN|DI|FE|HA|SA|SU)(\d\d)([A-Z]{2})")
 
 
 def read(folder):
     """A `Samples` of all faces with their frontal pictures."""
     keys, missing = [], []
-    for person in [n for n in names(folder) if re.fullmatch(r"[FM]\d{4}", n)]:
-        listed = set(names(folder / person))
+    for person in [n for n in records.names(folder) if re.fullmatch(r"[FM]\d{4}", n)]:
+        listed = set(records.names(folder / person))
         scans = sorted(n.removesuffix("_F3D.wrl") for n in listed if n.endswith("_F3D.wrl"))
         for scan in filter(NAME.fullmatch, scans):
             keys.append((f"{person}/{scan}", f"{scan}_F3D.bnd" in listed))
             if f"{scan}_F2D.bmp" not in listed:
                 missing.append(f"{person}/{scan}_F2D.bmp")
-    require(folder, WHAT, missing, len(keys), "frontal pictures of faces")
-    return Samples(folder, keys, partial(build, folder))
+    records.require(folder, WHAT, missing, len(keys), "frontal pictures of faces")
+    return records.Samples(folder, keys, partial(build, folder))
 
 
 def build(folder, key):
     name, marked = key
     person, expression, level, ethnicity = NAME.fullmatch(Path(name).name).groups()  # ty: ignore[missing-attribute]
-    facts = dict(
-        expression=EXPRESSIONS[expression],
-        level=int(level),
-        ethnicity_code=ethnicity,
-        sex="female" if person[0] == "F" else "male",
-    )
+    facts = dict(expression=EXPRESSIONS[expression], level=int(level), ethnicity_code=ethnicity)
+    facts["sex"] = "female" if person[0] == "F" else "male"
     sources = {"scan": partial(read_wrl, folder / f"{name}_F3D.wrl")}
     if marked:
         sources["scan_points"] = partial(read_bnd, folder / f"{name}_F3D.bnd")
-    return Item(name, person, folder / f"{name}_F2D.bmp", facts, sources)
+    return records.Item(name, person, folder / f"{name}_F2D.bmp", facts, sources)
 
 
 def read_wrl(path):
@@ -76,8 +57,8 @@ def read_wrl(path):
 
     Polygons become fans of triangles. trimesh reads no VRML.
     """
-    with reading(path, WHAT):
-        text = re.sub(r"#[^\n]*", "", Path(path).read_text(errors="replace"))
+    with records.reading(path, WHAT):
+        text = re.sub(r"#[^\n]*", "", path.read_text(errors="replace"))
         point = re.search(r"(?<!Texture)Coordinate\s*\{\s*point\s*\[([^\]]*)\]", text)
         index = re.search(r"\bcoordIndex\s*\[([^\]]*)\]", text)
         if not (point and index):
@@ -88,10 +69,10 @@ def read_wrl(path):
         for part in np.split(corners, np.flatnonzero(corners < 0)):
             polygon = part[part >= 0]
             triangles += [(polygon[0], *pair) for pair in zip(polygon[1:], polygon[2:])]
-        return as_mesh(vertices, triangles)
+        return records.as_mesh(vertices, triangles)
 
 
 def read_bnd(path):
     """The 83 points (83, 3) of a .bnd file."""
-    with reading(path, WHAT):
-        return as_points(np.loadtxt(path, ndmin=2), (83, 4), "the table of points")[:, 1:]
+    with records.reading(path, WHAT):
+        return records.as_points(np.loadtxt(path, ndmin=2), (83, 4), "the table of points")[:, 1:]

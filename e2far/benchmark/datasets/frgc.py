@@ -1,15 +1,13 @@
-"""FRGC v2: range scans of a Minolta Vivid, each with a colour picture.
-
-Phillips et al., "Overview of the Face Recognition Grand Challenge", CVPR 2005
+"""FRGC v2 (Phillips et al., CVPR 2005): range scans of a Minolta Vivid, each with a picture.
 
 Folder, as public readers of it agree: `FRGC-2.0-dist/nd1/` with `Spring2003range/`,
 `Fall2003range/`, `Spring2004range/`, in each `02463d562.abs.gz` and its picture `02463d563.ppm`,
 whose number is one higher (PyVision's reader; R. Schestowitz's notes on FRGC 2.0). The .abs text:
 "480 rows", "640 columns", "pixels (flag X Y Z):", then four lines of rows x columns numbers, row by
 row: flags, X, Y, Z; where the flag is 0 the coordinates are -999999. 02463 is the person.
-Not verified from a source: that the numbers are mm with y up and the camera on the side of +z
-(Minolta's frame), and that "one higher" holds throughout: a scan without such a picture has `image`
-None. No landmarks on scans: `scan_landmarks7` is None unless picked.
+Not verified from a source: that the numbers are mm with y up and +z to the camera (Minolta's
+frame), and that "one higher" holds throughout: a scan without such a picture has `image` None.
+`scan_landmarks7` is None unless picked.
 """
 
 import gzip
@@ -60,16 +58,13 @@ def build(root, key):
 def read_abs(path):
     """Vertices (N, 3) and triangles (F, 3) of a range scan (.abs, .abs.gz).
 
-    Two triangles, counter-clockwise from +z, for each square of four valid pixels; none across a
-    jump of range.
+    Two triangles for each square of four valid pixels; none across a jump of range.
     """
     opened = gzip.open if path.suffix == ".gz" else open
     with reading(path, WHAT), opened(path, "rt") as file:
         header = HEADER.fullmatch("".join(file.readline(LONGEST) for _ in range(3)))
         if not header:
-            raise ValueError(
-                "it does not begin with '480 rows', '640 columns', 'pixels (flag X Y Z):'"
-            )
+            raise ValueError("it does not begin with '480 rows', '640 columns', 'pixels (flag X'")
         shape = int(header[1]), int(header[2])
         flag, *xyz = (
             np.array(file.readline(LONGEST).split(), np.float64).reshape(shape) for _ in range(4)
@@ -78,9 +73,8 @@ def read_abs(path):
         number = np.where(valid, np.cumsum(valid).reshape(shape) - 1, -1)
         vertices = np.stack(xyz, -1)[valid]
         a, b, c, d = number[:-1, :-1], number[1:, :-1], number[:-1, 1:], number[1:, 1:]
-        triangles = np.concatenate(
-            [np.stack(corners, -1).reshape(-1, 3) for corners in ((a, b, c), (c, b, d))]
-        )
+        halves = np.stack((a, b, c), -1), np.stack((c, b, d), -1)  # counter-clockwise from +z
+        triangles = np.concatenate(halves).reshape(-1, 3)
         triangles = triangles[(triangles >= 0).all(1)]
         edges = vertices[triangles] - vertices[np.roll(triangles, 1, 1)]
         return as_mesh(vertices, triangles[(np.linalg.norm(edges, axis=2) <= JUMP_MM).all(1)])

@@ -1,18 +1,14 @@
-"""NoW: photos of 100 people, and one neutral scan for each person.
-
-Sanyal, Bolkart, Feng, Black, "Learning to regress 3D face shape and expression from an image
-without 3D supervision", CVPR 2019
+"""NoW (Sanyal et al., CVPR 2019): photos of 100 people, and one neutral scan for each person.
 
 Folder, as the benchmark's own evaluation code (github.com/soubhiksanyal/now_evaluation:
 compute_error.py) and DECA's loader agree: `imagepathsvalidation.txt` and `imagepathstest.txt` with
-lines PERSON/CHALLENGE/IMG.jpg; `iphone_pictures/` and `detected_face/` (the same paths, .npy) in
-`final_release_version/`; `scans/PERSON/*.obj` in mm and `scans_lmks_onlypp/PERSON/*.pp`, 7 points
-in the order of metrics.NOW_LANDMARKS, of the 20 people of the validation set only. The two lists
-and the two folders of scans are downloads of their own: both places, beside and in
-`final_release_version`, are looked in. Challenges: multiview_neutral, multiview_expressions,
-multiview_occlusions, selfie. Boxes are pickled dicts of left, top, right, bottom.
-Not verified from a source: their pixels are those of the upright photo if the photos carry an EXIF
-rotation.
+lines PERSON/CHALLENGE/IMG.jpg; `iphone_pictures/` and `detected_face/` (the same paths, .npy, a
+pickled dict of left, top, right, bottom) in `final_release_version/`; `scans/PERSON/*.obj` in mm
+and `scans_lmks_onlypp/PERSON/*.pp`, 7 points in the order of metrics.NOW_LANDMARKS, of the 20
+people of the validation set only. Lists and scans are downloads of their own: they are looked for
+beside and in `final_release_version`. Challenges: multiview_neutral, multiview_expressions,
+multiview_occlusions, selfie.
+Not verified from a source: boxes are in pixels of the upright photo where it has an EXIF rotation.
 """
 
 from functools import partial
@@ -20,17 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from e2far.benchmark.datasets.records import (
-    Item,
-    Samples,
-    as_points,
-    locate,
-    names,
-    read_mesh,
-    read_picked_points,
-    reading,
-    require,
-)
+from e2far.benchmark.datasets import records
 from e2far.files import Unpickler, replacing
 
 WHAT = (
@@ -49,43 +35,41 @@ def read_validation(folder):
     meshes = find_files(folder, people, "scans", ".obj")
     marks = find_files(folder, people, "scans_lmks_onlypp", ".pp")
     scans = {person: (meshes[person], marks[person]) for person in people}
-    return Samples(folder, keys, partial(build, photos, scans))
+    return records.Samples(folder, keys, partial(build, photos, scans))
 
 
 def read_test(folder):
-    """A `Samples` of the other 80 people, whose scans only the owner has: `write_submission`."""
+    """A `Samples` of the other 80 people, whose scans only the owner has: `judge.submit`."""
     keys, photos = read_list(folder, "imagepathstest.txt")
-    return Samples(folder, keys, partial(build, photos, {}))
+    return records.Samples(folder, keys, partial(build, photos, {}))
 
 
 def read_list(folder, listing):
     """PERSON/CHALLENGE/IMG.jpg of all pictures, and the folder they are in."""
-    listing = locate(folder, WHAT, listing, f"final_release_version/{listing}")
-    photos = locate(folder, WHAT, "final_release_version/iphone_pictures", "iphone_pictures")
+    listing = records.locate(folder, WHAT, listing, f"final_release_version/{listing}")
+    places = "final_release_version/iphone_pictures", "iphone_pictures"
+    photos = records.locate(folder, WHAT, *places)
     keys = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
     for key in keys:
         if len(Path(key).parts) != 3 or ".." in key or Path(key).is_absolute():
-            raise ValueError(
-                f"{listing}: {key!r} is not PERSON/CHALLENGE/IMG.jpg; it should be {WHAT}"
-            )
+            raise ValueError(f"{listing}: {key!r} is not PERSON/CHALLENGE/IMG.jpg; see {WHAT}")
     places = {str(Path(key).parent) for key in keys}
-    there = {f"{place}/{name}" for place in places for name in names(photos / place)}
+    there = {f"{place}/{name}" for place in places for name in records.names(photos / place)}
     missing = [key for key in keys if key not in there]
-    require(photos, WHAT, missing, len(keys), "pictures")
+    records.require(photos, WHAT, missing, len(keys), "pictures")
     return keys, photos
 
 
 def find_files(folder, people, place, suffix):
     """Person -> their file of this suffix in the folder `place`."""
-    root = locate(folder, WHAT, place, f"final_release_version/{place}")
-    found = {}
-    for person in people:
-        files = [root / person / name for name in names(root / person) if name.endswith(suffix)]
-        if files:
-            found[person] = files[0]
-    missing = [f"{person}/*{suffix}" for person in people if person not in found]
-    require(root, WHAT, missing, len(people), f"people's {suffix} files")
-    return found
+    root = records.locate(folder, WHAT, place, f"final_release_version/{place}")
+    found = {
+        person: [name for name in records.names(root / person) if name.endswith(suffix)]
+        for person in people
+    }
+    missing = [f"{person}/*{suffix}" for person in people if not found[person]]
+    records.require(root, WHAT, missing, len(people), f"people's {suffix} files")
+    return {person: root / person / found[person][0] for person in people}
 
 
 def build(photos, scans, key):
@@ -94,22 +78,20 @@ def build(photos, scans, key):
     sources = {"box": partial(read_box, photos.parent / "detected_face" / f"{name}.npy")}
     if person in scans:
         mesh, marks = scans[person]
-        sources["scan"] = partial(read_mesh, mesh, WHAT)
-        sources["scan_landmarks7"] = partial(read_picked_points, marks)
-    return Item(name, person, photos / key, dict(challenge=challenge), sources, scan_name=person)
+        sources["scan"] = partial(records.read_mesh, mesh, WHAT)
+        sources["scan_landmarks7"] = partial(records.read_picked_points, marks)
+    facts = dict(challenge=challenge)
+    return records.Item(name, person, photos / key, facts, sources, scan_name=person)
 
 
 def read_box(path):
-    """A square (x0, y0, x1, y1) px about the owner's box, BOX_SIDE times its mean side.
-
-    The file is an .npy that holds one dict of left, top, right, bottom; no code of it runs.
-    """
-    with reading(path, WHAT), open(path, "rb") as file:
+    """A square (x0, y0, x1, y1) px about the owner's box; no code of the pickled .npy runs."""
+    with records.reading(path, WHAT), open(path, "rb") as file:
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)
         stored = Unpickler(file, encoding="latin1").load().item()
         sides = [float(stored[side]) for side in ("left", "top", "right", "bottom")]
-        left, top, right, bottom = as_points(sides, (4,), "the box")
+        left, top, right, bottom = records.as_points(sides, (4,), "the box")
         if right <= left or bottom <= top:
             raise ValueError(f"its box ({left:g}, {top:g}, {right:g}, {bottom:g}) is empty")
         x, y = (left + right) / 2, (top + bottom) / 2
@@ -117,20 +99,12 @@ def read_box(path):
         return x - half, y - half, x + half, y + half
 
 
-def write_submission(folder, predictions):
-    """Write what the owner's evaluation reads into `folder`; returns how many.
+def write_submission(stem, vertices, triangles, landmarks7):
+    """Write what now_evaluation's compute_error.py reads: STEM.obj, and STEM.npy, its 7 landmarks.
 
-    PERSON/CHALLENGE/IMG.obj, the NEUTRAL face, and IMG.npy, its 7 landmarks (now_evaluation's
-    compute_error.py).
-    predictions: (name, vertices (N, 3), triangles (F, 3), landmarks7 (7, 3)), name an item's;
-    any unit, but say it to the metrical evaluation (ours is mm)
+    The NEUTRAL face; any unit, but say it to the metrical evaluation (ours is mm).
     """
-    count = 0
-    for name, vertices, triangles, landmarks7 in predictions:
-        path = Path(folder) / f"{name}.obj"
-        with replacing(path) as unfinished, open(unfinished, "w") as file:
-            np.savetxt(file, vertices, "v %.6f %.6f %.6f")
-            np.savetxt(file, triangles + 1, "f %d %d %d")
-        np.save(path.with_suffix(".npy"), np.asarray(landmarks7, np.float64))
-        count += 1
-    return count
+    with replacing(f"{stem}.obj") as unfinished, open(unfinished, "w") as file:
+        np.savetxt(file, vertices, "v %.6f %.6f %.6f")
+        np.savetxt(file, triangles + 1, "f %d %d %d")
+    np.save(f"{stem}.npy", np.asarray(landmarks7, np.float64))

@@ -20,18 +20,13 @@ def source(name, doc):
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of one person and what is known of it.
-
-    What `sources` names is read anew each time it is asked for, and is None where the owner gives
-    none; all else costs nothing.
-    """
+    """One picture of one person and what is known of it. Sources the owner lacks are None."""
 
     name: str  # unique in its data set; relative to the folder, without its suffix
     person: str  # whom a bootstrap draws; where nobody says who it is, the photo
     image: Path | None  # the picture; None where the owner gives none
     facts: dict = field(default_factory=dict)  # what was varied, as far as names tell
-    # property below -> what reads it: a partial of a module's function, which workers can be sent
-    sources: dict = field(default_factory=dict)
+    sources: dict = field(default_factory=dict)  # property below -> what reads it, a partial
     scan_name: str | None = None  # where several pictures share a scan; None: the item's name
 
     def read(self, name):
@@ -51,13 +46,11 @@ class Item:
 
 
 class Samples(Dataset):
-    """The items of a data set, each made by `build(key)` when it is asked for.
-
-    So 10^5 pictures are 10^5 names in memory. landmarks7: folder of picked points, or None
-    """
+    """The items of a data set, each made of its small key by `build(key)` when asked for."""
 
     def __init__(self, folder, keys, build):
-        self.folder, self.keys, self.build, self.landmarks7 = Path(folder), list(keys), build, None
+        self.folder, self.keys, self.build = Path(folder), list(keys), build
+        self.landmarks7 = None  # or a folder of picked points
 
     def __len__(self):
         return len(self.keys)
@@ -69,9 +62,6 @@ class Samples(Dataset):
         path = self.landmarks7 / f"{item.scan_name or item.name}.pp"
         picked = {"scan_landmarks7": partial(read_picked_points, path)}
         return replace(item, sources=item.sources | picked)
-
-
-# Finding -------------------------------------------------------------------------------------
 
 
 def locate(folder, what, *candidates):
@@ -89,20 +79,12 @@ def names(folder):
 
 
 def require(folder, what, missing, total, kind):
-    """FileNotFoundError if any of the `total` files of a `kind` is `missing`, or total is 0.
-
-    missing: names relative to `folder`
-    """
-    if total == 0:
-        raise FileNotFoundError(f"{folder}: it holds no {kind}; it should be {what}")
+    """FileNotFoundError if any of the `total` files of a `kind` is `missing`, or total is 0."""
+    lack = f"it holds no {kind}"
     if missing:
-        raise FileNotFoundError(
-            f"{folder}: {len(missing)} of {total} {kind} are missing, first {missing[0]}; "
-            f"it should be {what}"
-        )
-
-
-# Reading -------------------------------------------------------------------------------------
+        lack = f"{len(missing)} of {total} {kind} are missing, first {missing[0]}"
+    if missing or not total:
+        raise FileNotFoundError(f"{folder}: {lack}; it should be {what}")
 
 
 @contextmanager
@@ -118,27 +100,25 @@ def as_points(values, shape, name):
     """`values` as float64 of `shape` (None: any length), all finite; else ValueError."""
     values = np.asarray(values, np.float64)
     if values.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, values.shape)):
-        wanted = ", ".join("N" if n is None else str(n) for n in shape)
-        raise ValueError(f"{name} has shape {values.shape}, not ({wanted})")
+        raise ValueError(f"{name} has shape {values.shape}, not {shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"{name} holds numbers that are not finite")
     return values
 
 
-def as_mesh(vertices, triangles, scale=1.0):
-    """Vertices (N, 3) float64, times `scale`, and triangles (F, 3) int64, checked to be a mesh."""
+def as_mesh(vertices, triangles):
+    """Vertices (N, 3) float64 and triangles (F, 3) int64, checked to be a mesh."""
     vertices, triangles = as_points(vertices, (None, 3), "the vertices"), np.asarray(triangles)
     if len(triangles) == 0:
         raise ValueError("it has no triangles")
-    if triangles.min() < 0 or triangles.max() >= len(vertices):
-        raise ValueError(
-            f"its triangles name vertices {triangles.min()} to {triangles.max()} of {len(vertices)}"
-        )
-    return vertices * scale, triangles.astype(np.int64)
+    low, high = triangles.min(), triangles.max()
+    if low < 0 or high >= len(vertices):
+        raise ValueError(f"its triangles name vertices {low} to {high} of {len(vertices)}")
+    return vertices, triangles.astype(np.int64)
 
 
-def read_mesh(path, what="a triangle mesh (.obj, .ply)", scale=1.0):
-    """Vertices (N, 3), times `scale`, and triangles (F, 3) of an .obj or .ply, in its order.
+def read_mesh(path, what="a triangle mesh (.obj, .ply)"):
+    """Vertices (N, 3) and triangles (F, 3) of an .obj or .ply, in its order.
 
     Vertices at seams of the texture are kept single; those of no triangle are dropped.
     """
@@ -147,23 +127,12 @@ def read_mesh(path, what="a triangle mesh (.obj, .ply)", scale=1.0):
     how = dict(process=False, maintain_order=True, skip_materials=True, force="mesh")
     with reading(path, what):
         mesh = trimesh.load(path, **how)
-        return as_mesh(mesh.vertices, mesh.faces, scale)  # ty: ignore[missing-attribute]
+        return as_mesh(mesh.vertices, mesh.faces)  # ty: ignore[missing-attribute]
 
 
-def read_obj_points(path, count, what, scale=1.0):
-    """The vertices (count, 3), times `scale`, of an .obj that may have no faces.
-
-    All of its "v" lines: trimesh would drop those that no face uses.
-    """
-    with reading(path, what):
-        lines = Path(path).read_text().splitlines()
-        rows = [line.split()[1:4] for line in lines if line.startswith("v ")]
-        return as_points(rows, (count, 3), "the points") * scale
-
-
-def read_picked_points(path, count=7):
-    """Points (count, 3) of MeshLab's PickPoints (.pp), XML with attributes in any order."""
-    with reading(path, f"{count} points picked with MeshLab (.pp)"):
+def read_picked_points(path):
+    """Points (7, 3) of MeshLab's PickPoints (.pp), XML with attributes in any order."""
+    with reading(path, "7 points picked with MeshLab (.pp)"):
         points = ElementTree.parse(path).getroot().iter("point")
         rows = [[float(point.attrib[axis]) for axis in "xyz"] for point in points]
-        return as_points(rows, (count, 3), "the picked points")
+        return as_points(rows, (7, 3), "the picked points")

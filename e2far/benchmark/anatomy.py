@@ -47,27 +47,20 @@ def regions(model):
     for name, inside in wanted.items():
         found[name], free = model.region[inside & free].sort().values, free & ~inside
         if not len(found[name]):
-            raise ValueError(
-                f"the model has no vertex in the region {name!r}: "
-                "check its landmarks, and that the face looks along z"
-            )
+            raise ValueError(f"the model has no vertex in the region {name!r}: check its landmarks")
     return found
 
 
 def regional_errors(pred, true, regions):
-    """Mean vertex error in mm of each region, name -> (...,).
-
-    pred, true: (..., N, 3) mm, aligned as the caller likes    regions: as from `regions`
-    """
+    """Mean vertex error in mm of each of the `regions`, name -> (...,). Meshes: (..., N, 3) mm."""
     error = metrics.vertex_error(pred, true)
     return {name: error[..., index].mean(-1) for name, index in regions.items()}
 
 
 def normal_error(vertices, true, triangles, subset=None):
-    """Mean angle in degrees between the vertex normals of two meshes (N, 3), weighted by area.
+    """Mean angle in degrees between the vertex normals of two aligned meshes (N, 3).
 
     triangles: (F, 3), of both    subset: vertices that count (None: all in a triangle)
-    Neither place nor size matters, turns do: align before. ValueError where a vertex has no normal.
     """
     subset = np.unique(triangles) if subset is None else subset
     one, two = (
@@ -81,9 +74,8 @@ def normal_error(vertices, true, triangles, subset=None):
 
 
 def unit_errors(errors, strengths, model, active=0.3, share=0.25):
-    """Mean of `errors` (B, N) mm over the region's vertices that a unit moves, (B, J).
+    """Mean of `errors` (B, N) mm over the region's vertices that a unit moves, (B, J), or nan.
 
-    nan where the unit is not active in the picture, and for units that move no such vertex
     strengths: (B, J), in the order of model.unit_names    active: least strength that counts
     share: a unit moves a vertex if by more than this share of its largest movement
     # Choice: active and share, so that a unit is judged on a visible movement of what it moves.

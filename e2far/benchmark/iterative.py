@@ -20,7 +20,7 @@ from e2far.weights import save_network
 CHANNELS = 6  # of a rendering: normal map and PNCC, as in CoarseNet (Richardson et al. 2017)
 
 
-class Surface(nn.Module):
+class RegionMesh(nn.Module):
     """A face model's region as a mesh of its own, stored with no network."""
 
     mean: torch.Tensor
@@ -78,8 +78,7 @@ class IterativeE2FAR(E2FAR):
     # Choice: in training it corrects its own estimates after 0 ... T-1 iterations, as at the test,
     # and not places drawn between the mean and the truth (Carreira et al. 2016). One correction a
     # picture and step has a gradient: with all T a toy learnt worse, at twice the time.
-    # Choice: weights for the rendering start at zero, those for the picture as E2FAR's; a phase
-    # with a frozen trunk would never see the rendering.
+    # Choice: weights for the rendering start at zero: a frozen trunk would never see it.
     """
 
     frontal: torch.Tensor
@@ -90,7 +89,7 @@ class IterativeE2FAR(E2FAR):
         sizes = dict(n_identity=model.n_identity, n_expression=model.n_expression)
         super().__init__(**arguments | sizes)
         self.config |= dict(iterations=iterations)
-        self.iterations, self.surface = iterations, Surface(model).float()
+        self.iterations, self.surface = iterations, RegionMesh(model).float()
         self.register_buffer("frontal", torch.tensor(FRONTAL), persistent=False)
         if start_from:
             weights.fill_trunk(self, start_from)

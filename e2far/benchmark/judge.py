@@ -1,10 +1,8 @@
 """Judges a reconstructor on a data set of the user's own: NoW, Feng, REALY, landmarks by yaw.
 
-    samples = open_dataset("now", folder)
-    judged = judge.judge("now", samples, Reconstructor.from_pretrained(), n_jobs=4, progress=True)
-    print(judge.table(judged))  # or of a part: judged[judged.challenge == "selfie"]
-
-Never run on the real data sets, only on tiny files in the same formats.
+samples = open_dataset("now", folder)
+judged = judge.judge("now", samples, Reconstructor.from_pretrained(), n_jobs=4, progress=True)
+print(judge.table(judged))  # or of a part: judged[judged.challenge == "selfie"]
 """
 
 import itertools
@@ -192,18 +190,18 @@ def pooled_intervals(summed, person, bootstrap, seed):
     np.add.at(by_person, index, summed)
     drawn = statistics(metrics.draw_people(len(people), bootstrap, seed) @ by_person)
     return {
-        name: (float(value), *np.quantile(drawn[name], metrics.ENDS).tolist())
+        name: (float(value), *metrics.interval(drawn[name]))
         for name, value in statistics(by_person.sum(0)).items()
     }
 
 
-def submit(samples, reconstructor, folder, progress=False):
+def submit(samples, reconstructor, folder):
     """Write the faces of "now-test", whose scans NoW's owner alone has, into `folder`.
 
     Each neutral face, skin only, mm, and its 7 landmarks. Returns picture -> why it is missing.
     """
     failed, seven = {}, reconstructor.model.landmarks.cpu().numpy()[SEVEN]
-    for item in tqdm(samples, unit="picture", disable=not progress):
+    for item in samples:
         try:
             face = reconstructor(item.image, item.box)
         except (ValueError, OSError) as error:

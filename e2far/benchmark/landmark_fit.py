@@ -31,7 +31,6 @@ class LandmarkFitter:
     # Choice: expressions as a PCA model. Blendshapes eos keeps >= 0 and does not regularise: with
     # ARKit's the fit ran away (strengths over 5) on a fifth of the faces, on 3/4 with 2 px noise.
     # Choice: 50 turns, where the error stops falling (eos' own default is 5); they take 11 ms.
-    # Choice: eos sees the landmarks' vertices alone; our model makes the whole mesh after.
     # Choice: points are scaled to a 180 px crop, so that a lambda fits any image size.
     """
 

@@ -13,13 +13,18 @@ from e2far.camera import rotation_about
 
 # iBUG: eye corners from right to left, nose base, mouth corners
 NOW_LANDMARKS = (36, 39, 42, 45, 33, 48, 54)
-ENDS = (0.025, 0.975)  # quantiles at which our intervals end
 
 
 def draw_people(people, samples, seed):
     """How often each of so many people is in each bootstrap draw, (samples, people) int."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(people, np.full(people, 1 / people), size=samples)
+
+
+def interval(drawn):
+    """Low and high end of the 95 % interval of draws (samples,); nan ones do not count."""
+    drawn = drawn[np.isfinite(drawn)]
+    return np.quantile(drawn, (0.025, 0.975)).tolist() if len(drawn) else [np.nan, np.nan]
 
 
 def vertex_error(pred, true):
@@ -85,8 +90,8 @@ def now_crop(scan_vertices, scan_landmarks7, factor=1.4):
 def now_error(prediction, scan, scan_landmarks7, metrical=False, iterations=20, factor=1.4):
     """Distances (M',) mm of the cropped scan's vertices to the aligned mesh: the NoW protocol.
 
-    Sanyal et al. 2019, and its evaluation code: Procrustes on 7 landmarks, then scale, rotation
-    and translation refined by least squares on the distances from scan to surface.
+    Sanyal et al. 2019, and its evaluation code: Procrustes on 7 landmarks, refined by least squares
+    on the distances from scan to surface.
 
     prediction: vertices (N, 3), triangles (F, 3), landmarks7 (7, 3)    scan: vertices (M, 3) mm
     both landmarks7: NOW_LANDMARKS, in that order    factor: see `now_crop`
@@ -178,7 +183,7 @@ def identity_consistency(shapes, person, samples=2000, seed=0):
         return (times @ within) / times.sum(-1) / apart
 
     drawn = draw_people(n, samples, seed)
-    low, high = np.quantile(ratio(drawn[(drawn > 0).sum(1) > 1]), ENDS)  # one person is no pair
+    low, high = interval(ratio(drawn[(drawn > 0).sum(1) > 1]))  # one person alone is no pair
     distances = dict(within_mm=within.mean(), between_mm=between.sum() / (n * (n - 1)))
     found = dict(ratio=ratio(np.ones(n)), low=low, high=high) | distances
     return {name: float(value) for name, value in found.items()}

@@ -38,7 +38,6 @@ def feng_error(prediction, scan, scan_landmarks7):
 def judge_neutral(model, pred, true, regional=False):
     """The protocols' errors of a neutral shape `pred` (N, 3) mm if `true` (N, 3) were the scan.
 
-    The predicted surface is the triangles of the model's region.
     returns dict of now, metrical, feng: distances (M',) mm of the scan's points in each crop;
     regional=True: also realy, name -> mm, of REALY's four regions (slow)
     """
@@ -64,9 +63,9 @@ def realy_error(prediction, scan, regions, region_keypoints=REALY_KEYPOINTS, sev
     """Mean distance in mm of a scan's regions from their match on the prediction: REALY.
 
     Chai et al. 2022, and its evaluation code. The prediction, placed by the seven, is moved rigidly
-    onto each region (`regional_icp`); then the region is bent onto it (`bend`), which says what
-    matches what. With iBUG keypoints it shows 65 to 85 % of the error under true correspondence
-    between faces of our model, and ranks them alike (correlation .99; NoW .93).
+    onto each region (`regional_icp`), which is then bent onto it (`bend`). Between faces of our
+    model it shows 65 to 85 % of the error under true correspondence, and ranks them alike
+    (correlation .99; NoW .93).
 
     prediction, scan: MarkedMesh with the same keypoints; of the prediction the outer skin only
     regions: name -> indices of scan vertices    region_keypoints: name -> rows of the keypoints
@@ -168,14 +167,9 @@ def nme_by_yaw(pred, true, yaw_deg, clusters=None, samples=2000, seed=0):
     with np.errstate(invalid="ignore"):  # an empty bin is 0 / 0
         drawn = (times @ total) / (times @ count)
         percent = total.sum(0) / count.sum(0)
-    table = {}
-    for name, value, values, pictures in zip(
-        (*YAW_BINS, "mean"),
-        (*percent, percent.mean()),
-        (*drawn.T, drawn.mean(1)),
-        (*inside.sum(0), len(yaw_deg)),
-    ):
-        values = values[np.isfinite(values)]
-        low, high = np.quantile(values, metrics.ENDS) if len(values) else (np.nan, np.nan)
-        table[name] = BinError(float(value), float(low), float(high), int(pictures))
-    return table
+    draws = (*drawn.T, drawn.mean(1))
+    values, pictures = (*percent, percent.mean()), (*inside.sum(0), len(yaw_deg))
+    return {
+        name: BinError(float(value), *metrics.interval(ends), int(n))
+        for name, value, ends, n in zip((*YAW_BINS, "mean"), values, draws, pictures)
+    }

@@ -50,7 +50,7 @@ def write_split(folder, model, n, seed):
     """Shards whose pictures are renderings of their faces: what an iterating network compares its own with."""
     columns = faces(model, n, seed)
     image = (
-        iterative.Surface(model)
+        iterative.RegionMesh(model)
         .render(columns, SIZE)[:, :3]
         .permute(0, 2, 3, 1)
         .mul(127)
@@ -66,7 +66,7 @@ def write_split(folder, model, n, seed):
 def test_a_rendering_shows_normals_and_places_under_the_estimates_camera(model):
     truth = faces(model, 2) | dict(identity=torch.zeros(2, 6), expression=torch.zeros(2, 4))
     rotation, scale, translation = camera.decode_pose(truth["pose"], SIZE)
-    normals, code = iterative.Surface(model).render(truth, SIZE).split(3, 1)
+    normals, code = iterative.RegionMesh(model).render(truth, SIZE).split(3, 1)
     covered = normals.norm(dim=1) > 0.5
     assert 0.2 < covered.float().mean() < 0.95 and not code.permute(0, 2, 3, 1)[~covered].any()
     assert (normals.norm(dim=1)[covered] < 1.001).all() and (
@@ -86,7 +86,7 @@ def test_a_rendering_shows_normals_and_places_under_the_estimates_camera(model):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_rendering_depends_on_all_of_the_estimate(model, name):
-    surface, estimate = iterative.Surface(model), faces(model, 2)
+    surface, estimate = iterative.RegionMesh(model), faces(model, 2)
     before = surface.render(estimate, SIZE)
     assert torch.equal(before, surface.render(estimate, SIZE))
     changed = surface.render(
@@ -96,7 +96,7 @@ def test_a_rendering_depends_on_all_of_the_estimate(model, name):
 
 
 def test_only_the_region_is_rendered(face_model):
-    surface = iterative.Surface(face_model)
+    surface = iterative.RegionMesh(face_model)
     at = torch.zeros(face_model.n_vertices, dtype=torch.bool).index_fill(0, face_model.region, True)
     assert len(surface.triangles) == at[face_model.triangles].all(
         1

@@ -24,11 +24,8 @@ WHAT = (
 )
 NAME = re.compile(r"((\d+)d)(\d+)\.abs(\.gz)?")
 HEADER = re.compile(r"(\d+)\s+rows\s+(\d+)\s+columns\s+pixels \(flag X Y Z\):\s*")
-# Characters of a line: ten times those of 480 x 640 numbers. A small packed file can hold more.
-LONGEST = 2**26
-# Choice: a triangle with a longer edge spans a jump of range, such as from nose to cheek, and is no
-# surface; the scanner's points are about 0.5-1 mm apart.
-JUMP_MM = 5.0
+LONGEST = 2**26  # characters of a line, ten times the usual; a packed file could hold far more
+JUMP_MM = 5.0  # Choice: a longer edge spans a jump of range; points are some 0.5-1 mm apart
 
 
 def read(folder):

@@ -24,8 +24,7 @@ WHAT = (
     "scans_lmks_onlypp, requested from the Max Planck Institute for Intelligent Systems "
     "(now.is.tue.mpg.de)"
 )
-# Choice: side of our square over the mean side of the owner's box, as in DECA's loader.
-BOX_SIDE = 1.6
+BOX_SIDE = 1.6  # Choice: our square's side over the owner's box's mean one, as in DECA's loader
 
 
 def read_validation(folder):

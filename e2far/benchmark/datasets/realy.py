@@ -55,9 +55,12 @@ def read(folder):
 
 def build(folder, key):
     part, person, picture = key
-    readers = dict(scan=read_scan, scan_regions=read_regions)
-    readers |= dict(scan_points=read_keypoints, scan_landmarks7=read_seven)
-    sources = {name: partial(function, folder, person) for name, function in readers.items()}
+    sources = {
+        "scan": partial(read_scan, folder, person),
+        "scan_regions": partial(read_regions, folder, person),
+        "scan_points": partial(read_keypoints, folder, person),
+        "scan_landmarks7": partial(read_keypoints, folder, person, list(NOW_LANDMARKS)),
+    }
     facts = dict(pictures=part.removeprefix("crop_image_"))
     image = folder / "REALY_image" / part / picture
     return records.Item(f"{part}/{image.stem}", str(person), image, facts, sources)
@@ -71,10 +74,7 @@ def mm(folder, person):
 
 
 def read_parts(folder, person):
-    """Vertices (N, 3) mm and triangles (F, 3) of each region, and where each part's vertices start.
-
-    The starts (5,) are those of the parts one after the other, and the end.
-    """
+    """Vertices mm and triangles of each region, and where its vertices start in all, and end."""
     place, scale = folder / "REALY_scan_region" / str(person), mm(folder, person)
     parts = [records.read_mesh(place / f"{region}.obj", WHAT) for region in REGIONS]
     starts = np.cumsum([0, *(len(vertices) for vertices, _ in parts)])
@@ -93,15 +93,11 @@ def read_regions(folder, person):
     return {region: np.arange(*ends) for region, *ends in zip(REGIONS, starts, starts[1:])}
 
 
-def read_keypoints(folder, person):
-    """The 85 points (85, 3) mm: "v" lines, which trimesh would drop where no face uses them."""
+def read_keypoints(folder, person, rows=slice(None)):
+    """The 85 points, mm: "v" lines, which trimesh would drop where no face uses them."""
     path = folder / "REALY_HIFI3D_keypoints" / f"{person}.obj"
     scale = mm(folder, person)
     with records.reading(path, WHAT):
         lines = path.read_text().splitlines()
         points = [line.split()[1:4] for line in lines if line.startswith("v ")]
-        return scale * records.as_points(points, (85, 3), "the points")
-
-
-def read_seven(folder, person):
-    return read_keypoints(folder, person)[list(NOW_LANDMARKS)]
+        return scale * records.as_points(points, (85, 3), "the points")[rows]

@@ -13,7 +13,7 @@ from torch import nn
 
 from e2far import camera, data, facemodels, raster, weights
 from e2far.benchmark.landmark_fit import frontal_mean
-from e2far.network import E2FAR, FRONTAL, check_images, damp
+from e2far.network import E2FAR, check_images, damp
 from e2far.training import fit
 from e2far.weights import save_network
 
@@ -81,8 +81,6 @@ class IterativeE2FAR(E2FAR):
     # Choice: weights for the rendering start at zero: a frozen trunk would never see it.
     """
 
-    frontal: torch.Tensor
-
     def __init__(self, model, iterations=4, start_from=None, **arguments):
         if arguments.get("trunk", "vgg16") != "vgg16":
             raise ValueError(f"an iterative network needs trunk vgg16, not {arguments['trunk']}")
@@ -90,7 +88,6 @@ class IterativeE2FAR(E2FAR):
         super().__init__(**arguments | sizes)
         self.config |= dict(iterations=iterations)
         self.iterations, self.surface = iterations, RegionMesh(model).float()
-        self.register_buffer("frontal", torch.tensor(FRONTAL), persistent=False)
         if start_from:
             weights.fill_trunk(self, start_from)
         damp(self.pose_head, torch.zeros(9))  # a correction, not a pose
@@ -101,7 +98,7 @@ class IterativeE2FAR(E2FAR):
         self.trunk.mean_colour = torch.cat((self.trunk.mean_colour, torch.zeros(CHANNELS, 1, 1)))
 
     def start(self, n):
-        return frontal_mean(n, self.n_identity, self.n_expression, self.frontal)
+        return frontal_mean(n, self.n_identity, self.n_expression, self.surface.mean)
 
     def features(self, image, estimate=None):
         """Dict of pool1 ... pool5 for images (B, 3, S, S) beside renderings of `estimate`."""

@@ -413,7 +413,7 @@ def test_seams_of_the_texture_do_not_double_a_scans_vertices(tmp_path):
     "vertices, triangles, reason",
     [
         (np.where(VERTICES == 3.5, np.nan, VERTICES), TRIANGLES, "not finite"),
-        (VERTICES, TRIANGLES[:0], "no triangles"),
+        (VERTICES, TRIANGLES[:0], "zero-size"),
         (VERTICES, TRIANGLES + 3, "name vertices"),
         (VERTICES[:, :2], TRIANGLES, r"\(None, 3\)"),
     ],

@@ -109,8 +109,6 @@ def as_points(values, shape, name):
 def as_mesh(vertices, triangles):
     """Vertices (N, 3) float64 and triangles (F, 3) int64, checked to be a mesh."""
     vertices, triangles = as_points(vertices, (None, 3), "the vertices"), np.asarray(triangles)
-    if len(triangles) == 0:
-        raise ValueError("it has no triangles")
     low, high = triangles.min(), triangles.max()
     if low < 0 or high >= len(vertices):
         raise ValueError(f"its triangles name vertices {low} to {high} of {len(vertices)}")

@@ -49,9 +49,8 @@ class RegionMesh(nn.Module):
 
     @torch.no_grad()
     def render(self, estimate, size):
-        """What the camera of `estimate` sees, (B, 6, size, size) float32 on the CPU.
+        """What the camera of `estimate` sees, (B, 6, size, size) float32 on the CPU: CHANNELS.
 
-        Normals in the camera's frame, and the place on the mean face; zero beside the face.
         # Choice: numba, a picture at a time, one sample a pixel: 1.1 ms a face at 80 px.
         """
         rotation, scale, translation = camera.decode_pose(estimate["pose"], size)

@@ -77,7 +77,7 @@ def judge_scan(items, reconstructor, neutral, folders=()):
 def measure(item, reconstructor, neutral, mean_face):
     """Method -> its errors in one picture; ValueError or OSError if it cannot be judged.
 
-    mean_face: a dict that keeps that method's errors for the next picture of the same scan
+    mean_face: keeps that method's errors for the next picture of the same scan
     """
     if item.image is None:
         raise ValueError("the owner gives no picture")
@@ -196,10 +196,7 @@ def pooled_intervals(summed, person, bootstrap, seed):
 
 
 def submit(samples, reconstructor, folder):
-    """Write the faces of "now-test", whose scans NoW's owner alone has, into `folder`.
-
-    Each neutral face, skin only, mm, and its 7 landmarks. Returns picture -> why it is missing.
-    """
+    """Write faces of "now-test" (neutral skin, mm) into `folder`; picture -> why it is missing."""
     failed, seven = {}, reconstructor.model.landmarks.cpu().numpy()[SEVEN]
     for item in samples:
         try:

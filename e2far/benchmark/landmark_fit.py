@@ -44,15 +44,13 @@ class LandmarkFitter:
         self.settings["lambda_expressions"] = lambda_expression
         parts = model.mean, model.identity_basis, model.expression_basis
         mean, identity, expression = (x[model.landmarks].detach().cpu().numpy() for x in parts)
-        # A bare number would be read as a vertex index.
-        self.names = [f"ibug {i}" for i in range(len(mean))]
+        self.names = [f"ibug {i}" for i in range(len(mean))]  # a bare number would be a vertex
         self.eos_model = eos.morphablemodel.MorphableModel(
             self._pca(mean, identity),
             self._pca(np.zeros_like(mean), expression),
             eos.morphablemodel.PcaModel(),
             {name: i for i, name in enumerate(self.names)},
         )
-        self.mapper = eos.core.LandmarkMapper()  # the identity
 
     def _pca(self, mean, basis):
         """eos' PcaModel: mean and modes, columns (3n,), a mode as unit vector and length²."""
@@ -77,7 +75,7 @@ class LandmarkFitter:
         side = int(face.max()) + 1
         landmarks = [self.eos.core.Landmark(name, point) for name, point in zip(self.names, face)]
         _, _, alpha, beta = self.eos.fitting.fit_shape_and_pose(
-            self.eos_model, landmarks, self.mapper, side, side, **self.settings
+            self.eos_model, landmarks, self.eos.core.LandmarkMapper(), side, side, **self.settings
         )
         return alpha, beta
 
@@ -89,10 +87,7 @@ def fit(model, landmarks, **settings):
 
 
 def fit_landmarks(model, landmarks, known, lambdas):
-    """`fit` to landmarks (B, 68, 2) px with the lambdas that suit such ones, and these lambdas.
-
-    known: arguments of `choose_regularisation`, of faces with landmarks of the same kind
-    """
+    """`fit`, and the lambdas it took: those that `choose_regularisation` finds on `known` faces."""
     best, _ = choose_regularisation(model, *known, lambdas=lambdas)
     return fit(model, landmarks, **best), best
 
@@ -142,10 +137,7 @@ class LandmarkEnergy:
         return offset.square().sum((1, 2)) / 68 + shift.sum(1)
 
     def derivatives(self, face):
-        """Gradient (B, P) and Gauss-Newton Hessian (B, P, P) of half the energy.
-
-        By coefficients, small yaw, pitch and roll, the scale's logarithm, and translation.
-        """
+        """Gradient (B, P), Gauss-Newton Hessian of half the energy by c, small angles, log s, t."""
         c, R, s, t = face
         turned, points = self.project(*face)
         x, y, z = turned.unbind(-1)

@@ -28,10 +28,7 @@ class MarkedMesh(NamedTuple):
 
 
 def feng_error(prediction, scan, scan_landmarks7):
-    """Distances (M',) mm from scan to mesh as Feng et al. 2018, whose table is their RMS.
-
-    As `metrics.now_error`, but 7 landmarks alone place the mesh, and the ball is smaller.
-    """
+    """`now_error` of Feng et al. 2018: no refinement, a smaller ball. Their table is its RMS."""
     return metrics.now_error(prediction, scan, scan_landmarks7, iterations=0, factor=1.2)
 
 
@@ -95,10 +92,9 @@ def regional_icp(surface, region, keypoints, region_keypoints, iterations=50):
     """Rotation (3, 3) and translation (3,) that lay a Surface and its keypoints on a region.
 
     Closest points and a rigid fit in turns. region: (n, 3)    keypoints, region_keypoints: (K, 3)
-    # Choice: each keypoint counts n / K times, so that all of them weigh as much as the region.
     """
     n, K = len(region), len(keypoints)
-    weights = np.r_[np.ones(n), np.full(K, n / K)]
+    weights = np.r_[np.ones(n), np.full(K, n / K)]  # Choice: keypoints weigh as much as the region
     rotation, t, fixed = np.eye(3), np.zeros(3), np.concatenate((region, region_keypoints))
     for _ in range(iterations):
         moving = np.concatenate((surface.closest((region - t) @ rotation)[0], keypoints))

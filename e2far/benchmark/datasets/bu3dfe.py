@@ -53,10 +53,7 @@ def build(folder, key):
 
 
 def read_wrl(path):
-    """Vertices (N, 3) and triangles (F, 3) of the first face set of a VRML 2.0 file.
-
-    Polygons become fans of triangles. trimesh reads no VRML.
-    """
+    """Vertices (N, 3) and triangles (F, 3) of a VRML file's first face set, polygons as fans."""
     with records.reading(path, WHAT):
         text = re.sub(r"#[^\n]*", "", path.read_text(errors="replace"))
         point = re.search(r"(?<!Texture)Coordinate\s*\{\s*point\s*\[([^\]]*)\]", text)

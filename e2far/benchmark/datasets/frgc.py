@@ -53,10 +53,7 @@ def build(root, key):
 
 
 def read_abs(path):
-    """Vertices (N, 3) and triangles (F, 3) of a range scan (.abs, .abs.gz).
-
-    Two triangles for each square of four valid pixels; none across a jump of range.
-    """
+    """Vertices (N, 3) and triangles (F, 3) of a range scan, two for each square of valid pixels."""
     opened = gzip.open if path.suffix == ".gz" else open
     with reading(path, WHAT), opened(path, "rt") as file:
         header = HEADER.fullmatch("".join(file.readline(LONGEST) for _ in range(3)))

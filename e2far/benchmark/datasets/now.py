@@ -99,10 +99,7 @@ def read_box(path):
 
 
 def write_submission(stem, vertices, triangles, landmarks7):
-    """Write what now_evaluation's compute_error.py reads: STEM.obj, and STEM.npy, its 7 landmarks.
-
-    The NEUTRAL face; any unit, but say it to the metrical evaluation (ours is mm).
-    """
+    """Write what now_evaluation reads: STEM.obj, the NEUTRAL face, and STEM.npy, 7 landmarks."""
     with replacing(f"{stem}.obj") as unfinished, open(unfinished, "w") as file:
         np.savetxt(file, vertices, "v %.6f %.6f %.6f")
         np.savetxt(file, triangles + 1, "f %d %d %d")

@@ -116,10 +116,7 @@ def as_mesh(vertices, triangles):
 
 
 def read_mesh(path, what="a triangle mesh (.obj, .ply)"):
-    """Vertices (N, 3) and triangles (F, 3) of an .obj or .ply, in its order.
-
-    Vertices at seams of the texture are kept single; those of no triangle are dropped.
-    """
+    """Vertices (N, 3), single at seams, and triangles (F, 3) of an .obj or .ply, in its order."""
     import trimesh
 
     how = dict(process=False, maintain_order=True, skip_materials=True, force="mesh")

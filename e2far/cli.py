@@ -6,7 +6,7 @@ import typer
 
 from e2far import __version__
 from e2far.photo.commands import reconstruct, reconstruct_video
-from e2far.pipeline.commands import build_face_model, train
+from e2far.pipeline.commands import build_face_model, race_trunks, train, train_long
 
 app = typer.Typer(
     help="3D face reconstruction from one photo, after UH-E2FAR (CVPR 2017).",
@@ -38,6 +38,8 @@ app.command()(reconstruct)
 app.command("video")(reconstruct_video)
 app.command()(train)
 app.command()(build_face_model)
+app.command("long", hidden=True)(train_long)
+app.command("trunks", hidden=True)(race_trunks)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ def train_small(root, out, devices):
 
 JOB = """
 import sys, torch
+from pathlib import Path
 torch.set_num_threads(1)
 from test_jobs import train_small
 train_small(*map(Path, sys.argv[1:3]), sys.argv[3])

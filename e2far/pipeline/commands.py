@@ -1,114 +1,112 @@
 """`e2far train` and `e2far build-face-model`, and for `make`: `e2far long` and `e2far trunks`."""
 
 import json
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 KINDS = ("neutral", "expression", "expressive")
+Folder, File = (partial(typer.Option, metavar=metavar) for metavar in ("DIR", "FILE"))
+Profile = Annotated[str, typer.Option(help="Profile of params.yaml.")]
 
 
-def train(
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `e2far train` is told; texts of its --help."""
+
     out: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for network, log and checkpoint; "
-            "run the same command again to go on after an interruption.",
-        ),
-    ] = Path("data/models/trained"),
+        Path, Folder(help="Of network, log and checkpoint; run again to go on when interrupted.")
+    ] = Path("data/models/trained")
     profile: Annotated[
-        str | None,
-        typer.Option(help="Profile of params.yaml.", show_default="the one chosen there"),
-    ] = None,
-    faces: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Folder of the splits that `dvc repro synthesis` makes."),
-    ] = Path("data/faces"),
-    face_model: Annotated[
-        Path, typer.Option(metavar="FILE", help="The face model that made them.")
-    ] = Path("data/facemodel/model.npz"),
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+        str | None, typer.Option(help="Of params.yaml.", show_default="the one chosen there")
+    ] = None
+    faces: Annotated[Path, Folder(help="Of the splits that `dvc repro synthesis` makes.")] = Path(
+        "data/faces"
+    )
+    face_model: Annotated[Path, File(help="The face model that made them.")] = Path(
+        "data/facemodel/model.npz"
+    )
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
     devices: Annotated[
         str,
         typer.Option(
-            help="How many GPUs (or processes on a CPU) share each batch; auto: all GPUs. "
+            help="GPUs, or processes on a CPU, that share each batch; auto: all GPUs. "
             "Under torchrun or SLURM theirs count."
         ),
-    ] = "auto",
+    ] = "auto"
     start: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Network to go on from.", show_default="from scratch"),
-    ] = None,
+        Path | None, File(help="Network to go on from.", show_default="from scratch")
+    ] = None
     trunk: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
+        File(
             help="Trunk to start from: of a recogniser of ours, or VGG-16 weights "
-            "(vgg_face.mat, vgg_face_dag.pth, torchvision's .pth).",
+            "(vgg_face.mat, vgg_face_dag.pth, torchvision's .pth)."
         ),
-    ] = None,
+    ] = None
     on_the_fly: Annotated[
         bool | None,
         typer.Option(
             help="Make new faces as training goes, instead of the split train.",
             show_default="as the profile says",
         ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="End after so many steps, for a trial.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights and order of pictures.")] = None,
-):
+    ] = None
+    steps: Annotated[int | None, typer.Option(help="End after so many steps, for a trial.")] = None
+    seed: Annotated[int | None, typer.Option(help="Of weights and order of pictures.")] = None
+
+
+def train(options: TrainOptions):
     """Train one network with a profile's settings, on a CPU, one GPU, or many."""
     from e2far import data, files
     from e2far.pipeline import params, trainings
 
-    p, synthesis = params.load("training", profile), params.load("synthesis", profile)
-    validation = data.Faces(faces / "validation")
+    p, synthesis = (params.load(name, options.profile) for name in ("training", "synthesis"))
+    validation = data.Faces(options.faces / "validation")
     if validation.image_size != synthesis.image_size:
         raise ValueError(
-            f"{faces} holds pictures of {validation.image_size} px, and profile {p.profile} is for "
-            f"{synthesis.image_size}: make them with `make resume PROFILE={p.profile} "
+            f"{options.faces} holds pictures of {validation.image_size} px, and profile {p.profile} "
+            f"is for {synthesis.image_size}: make them with `make resume PROFILE={p.profile} "
             "STAGES=synthesis`, or choose the profile that they were made with"
         )
     settings = params.settings(p, validation)
     phases = [p.frozen, p.tuned]
-    if start or not trunk:
+    if options.start or not options.trunk:
         phases = [p.tuned | dict(steps=p.frozen["steps"] + p.tuned["steps"])]
-    if steps is not None:
-        warmup = min(steps // 10, p.tuned.get("warmup", 0))
-        phases = [phases[-1] | dict(steps=steps, warmup=warmup)]
-    is_live = p.live if on_the_fly is None else on_the_fly
+    if options.steps is not None:
+        warmup = min(options.steps // 10, p.tuned.get("warmup", 0))
+        phases = [phases[-1] | dict(steps=options.steps, warmup=warmup)]
+    is_live = p.live if options.on_the_fly is None else options.on_the_fly
     result = trainings.train_job(
-        folder=out,
-        faces=faces,
-        model=face_model,
+        folder=options.out,
+        faces=options.faces,
+        model=options.face_model,
         network=settings.network,
         training=settings.training | dict(phases=phases),
-        seed=p.seed if seed is None else seed,
-        start=start,
-        trunk=trunk,
+        seed=p.seed if options.seed is None else options.seed,
+        start=options.start,
+        trunk=options.trunk,
         live=params.live_settings(p, synthesis) if is_live else None,
-        accelerator=accelerator,
-        devices=devices,
+        accelerator=options.accelerator,
+        devices=options.devices,
         progress=True,
     )
     if result:
-        with files.replacing(out / "result.json") as partial:
+        with files.replacing(options.out / "result.json") as partial:
             partial.write_text(json.dumps(result, indent=1) + "\n")
         ratios = ", ".join(f"{kind} {result[f'{kind}_ratio']:.3f}" for kind in KINDS)
-        typer.echo(
-            f"{out}/network.safetensors: {ratios} of the mean face's error on people never seen"
-        )
+        path = options.out / "network.safetensors"
+        typer.echo(f"{path}: {ratios} of the mean face's error on people never seen")
 
 
 def build_face_model(
     out: Annotated[Path, typer.Argument(metavar="OUT.npz", help="Where to write the face model.")],
     source: Annotated[
         str,
-        typer.Option(
+        File(
             "--from",
-            metavar="FILE",
             help="A published face model: Basel .mat or .h5, FLAME .pkl or .npz, Surrey .bin, "
             "ICT's folder FaceXModel.",
         ),
@@ -123,16 +121,11 @@ def build_face_model(
 def train_long(
     folder: Annotated[Path, typer.Argument(help="Where it lives.")] = Path("data/long"),
     recipe: Annotated[str, typer.Option(help="One of the block's `recipes`.")] = "ours",
-    cooldown: Annotated[
-        bool, typer.Option(help="End it: train on from what it has reached, at a falling rate.")
-    ] = False,
-    status: Annotated[
-        bool,
-        typer.Option(help="Only say how far it is, and write reports/metrics/long_training.csv."),
-    ] = False,
-    profile: Annotated[str, typer.Option(help="Profile of params.yaml.")] = "weights",
+    cooldown: Annotated[bool, typer.Option(help="End it, at a falling rate.")] = False,
+    status: Annotated[bool, typer.Option(help="Only say how far it is.")] = False,
+    profile: Profile = "weights",
 ):
-    """Begin the long training, or go on where it was stopped."""
+    """Begin the long training, or go on where it was stopped; write the table of its curves."""
     from e2far import files
     from e2far.pipeline import long_training, params, trainings
 
@@ -157,7 +150,7 @@ def train_long(
 
 def race_trunks(
     folder: Annotated[Path, typer.Argument(help="Of pictures and networks.")] = Path("data/trunks"),
-    profile: Annotated[str, typer.Option(help="Profile of params.yaml.")] = "weights",
+    profile: Profile = "weights",
 ):
     """Race the candidates of params.yaml's trunk_trial, one after the other."""
     import pandas as pd

@@ -9,6 +9,7 @@ import inspect
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -44,8 +45,8 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
     context.set_forkserver_preload([__name__])  # torch is imported once, not by every job
     line, held = context.Pipe(duplex=False)
     with ProcessPoolExecutor(n_jobs, context, _serve, (line,), max_tasks_per_child=1) as pool:
-        names = {pool.submit(_run, function, config): name for name, config in waiting.items()}
         try:
+            names = {pool.submit(_run, function, config): name for name, config in waiting.items()}
             left = set(names)
             while left:
                 left = wait(left, timeout=10, return_when=FIRST_EXCEPTION).not_done
@@ -61,10 +62,11 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
 
 
 def _serve(line):
-    """Begin a worker, which ends as soon as `line` does: when its parent says so, or is killed.
+    """Begin a worker, which ends with `line`: when its parent closes the other end, or is killed.
 
     One that outlived its parent would write beside that of the next run.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     torch.set_num_threads(1)
     threading.Thread(target=lambda: line.poll(None) and os._exit(1), daemon=True).start()
 

@@ -114,12 +114,12 @@ def open_fabric(accelerator, devices, precision):
     """
     if accelerator not in ("auto", "cpu", "cuda", "gpu"):
         raise ValueError(f"accelerator {accelerator!r}: choose auto, cpu or cuda")
-    found = torch.cuda.device_count()
-    if accelerator in ("cuda", "gpu") and not found:
+    gpus = torch.cuda.device_count()
+    if accelerator in ("cuda", "gpu") and not gpus:
         raise ValueError("torch finds no CUDA device here: choose accelerator cpu, or auto")
-    kind = "cuda" if found and accelerator != "cpu" else "cpu"
+    kind = "cuda" if gpus and accelerator != "cpu" else "cpu"
     if devices == "auto":
-        devices = found if kind == "cuda" else 1
+        devices = gpus if kind == "cuda" else 1
     count = int(os.environ.get("LOCAL_WORLD_SIZE") or devices)
     nodes = int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("SLURM_NNODES") or 1)
     # Choice: a frozen trunk takes no part in a step, which DDP has to be told.

@@ -67,7 +67,7 @@ def train(options: TrainOptions):
     validation = data.Faces(options.faces / "validation")
     if validation.image_size != synthesis.image_size:
         raise ValueError(
-            f"{options.faces} holds pictures of {validation.image_size} px, and profile {p.profile} "
+            f"{options.faces} holds pictures of {validation.image_size} px, profile {p.profile} "
             f"is for {synthesis.image_size}: make them with `make resume PROFILE={p.profile} "
             "STAGES=synthesis`, or choose the profile that they were made with"
         )

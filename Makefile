@@ -56,19 +56,19 @@ coverage: tools
 
 # Days: the network that is shipped. Begins the long training in data/long, or goes on where it was stopped. Run it in a clone of its own: edits to the code would change it.
 long: setup
-	python -m e2far.pipeline.long_training data/long $(if $(RECIPE),--recipe $(RECIPE))
+	python -m e2far long data/long $(if $(RECIPE),--recipe $(RECIPE))
 
 # How far it is, what is left, and its curve beside that of the recipe of version 0.7.0 (`make long RECIPE=before`).
 long-status: setup
-	python -m e2far.pipeline.long_training data/long --status
+	python -m e2far long data/long --status
 
 # End it: train on, at a falling rate, from what it has reached.
 cooldown: setup
-	python -m e2far.pipeline.long_training data/long --cooldown
+	python -m e2far long data/long --cooldown
 
 # Which trunk learns most in the same CPU time: reports/metrics/trunks.csv. Two hours of one core.
 trunks: setup
-	python -m e2far.pipeline.trunk_trial data/trunks
+	python -m e2far trunks data/trunks
 
 # After `make cooldown`: ship what it trained, the face model it was trained with, and the calibration of its confidence.
 release: setup

@@ -5,13 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 from interrupt import contents
 from test_training import model, root  # noqa: F401 (fixtures)
 
-from e2far.pipeline import jobs, record
+from e2far.pipeline import trainings
 from e2far.synthesis import shards
 
 
@@ -41,7 +40,7 @@ def train(root, folder):
             dict(steps=4, heads_rate=2e-3, trunk_rate=2e-3, warmup=2),
         ],
     )
-    return jobs.train_job(
+    return trainings.train_job(
         folder=folder,
         faces=root,
         model=root / "toy.npz",
@@ -101,30 +100,3 @@ def test_with_two_threads_a_training_is_the_same_but_for_rounding(made):
     assert apart[:3].max() < 1e-5 and apart.max() < 1e-2
     for kind in ("neutral_mm", "expression_mm", "expressive_mm"):
         assert two[kind].iloc[-1] == pytest.approx(one[kind].iloc[-1], rel=5e-3)
-
-
-def test_an_executed_notebook_keeps_no_random_names(tmp_path):
-    """A progress bar in Jupyter is a widget with another name in each run; what stands beside it stays."""
-
-    def execute(path, name):
-        bar = nbformat.v4.new_output(
-            "display_data",
-            {
-                "text/plain": "0%",
-                "application/vnd.jupyter.widget-view+json": dict(
-                    model_id=name, version_major=2, version_minor=0
-                ),
-            },
-        )
-        cells = [
-            nbformat.v4.new_code_cell(
-                "1", outputs=[bar, nbformat.v4.new_output("stream", text="found")], id="a"
-            ),
-            nbformat.v4.new_markdown_cell("end", id="b"),
-        ]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-        record.pack(path)
-        return path.read_bytes()
-
-    first = execute(tmp_path / "first.ipynb", "5f0c")
-    assert first == execute(tmp_path / "again.ipynb", "99ab") and b"found" in first

@@ -2,8 +2,13 @@
 
 from scipy.io import loadmat
 
-from e2far.facemodels.assembly import Published, as_modes, as_triangles, as_vertices
-from e2far.facemodels.assembly import check_landmarks
+from e2far.facemodels.assembly import (
+    Published,
+    as_modes,
+    as_triangles,
+    as_vertices,
+    check_landmarks,
+)
 
 WHAT = (
     "a Basel Face Model 2009, 01_MorphableModel.mat (shapeMU, shapePC, shapeEV, tl), requested "

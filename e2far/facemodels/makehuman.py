@@ -20,8 +20,18 @@ import torch
 from e2far.facemodels.arkit import draw_units
 from e2far.facemodels.attributes import attributes_of
 from e2far.facemodels.head import MIRROR, Head
-from e2far.facemodels.shapes import AGES, ETHNICITIES, LOCAL_SD, MUSCLE, SEXES, WEIGHT
-from e2far.facemodels.shapes import align, draw_identities, face_region, mirror_modes
+from e2far.facemodels.shapes import (
+    AGES,
+    ETHNICITIES,
+    LOCAL_SD,
+    MUSCLE,
+    SEXES,
+    WEIGHT,
+    align,
+    draw_identities,
+    face_region,
+    mirror_modes,
+)
 from e2far.morphable import MorphableModel
 
 # fmt: off

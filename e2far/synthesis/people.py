@@ -6,8 +6,17 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from e2far.synthesis.colour import HAIR_LAB, HAIR_SHARES, IRIS_LAB, IRIS_SHARES, SKIN_SPREAD
-from e2far.synthesis.colour import draw_lab, lab_to_linear, random_colour, skin_lab
+from e2far.synthesis.colour import (
+    HAIR_LAB,
+    HAIR_SHARES,
+    IRIS_LAB,
+    IRIS_SHARES,
+    SKIN_SPREAD,
+    draw_lab,
+    lab_to_linear,
+    random_colour,
+    skin_lab,
+)
 from e2far.synthesis.surface import FIELDS
 from e2far.synthesis.wardrobe import COLUMNS
 

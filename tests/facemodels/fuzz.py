@@ -1,6 +1,6 @@
 """Broken files by the thousand: python tests/fuzz.py [--cases 12000] [--seed 0] [--only KIND] [--case NUMBER]
 
-Every file that the package reads from others (weights, face models, pictures, parameters, shards, checkpoints) is damaged in its bytes (cut, bits flipped, sizes made huge, blocks moved) or in its contents
+Every file that the package reads from others (weights, face models, pictures, shards, checkpoints) is damaged in its bytes (cut, bits flipped, sizes made huge, blocks moved) or in its contents
 (not a number, another shape or type, entries missing, pickles with code, deep nesting) and read. Allowed is: it LOADS something sound (finite, of the right shapes), or it is REFUSED with a ValueError or
 OSError of one line that names the file. All else is a FAULT: another exception, a crash, a hang, code run (a canary appears), more than MEMORY_MB, more than SECONDS. Files are read in forked processes,
 so that a crash is one fault. The same seed gives the same files; --case writes one of them out and shows what became of it. tests/test_hostile.py runs a few of each kind.
@@ -30,7 +30,6 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 import torch
-import yaml
 from lightning_fabric import Fabric
 from PIL import Image
 from safetensors.torch import save
@@ -50,7 +49,6 @@ from e2far import data, facemodels, morphable, network, training, vggface, weigh
 from e2far.facemodels import assembly
 from e2far.photo import confidence
 from e2far.photo.pictures import load_image
-from e2far.pipeline import params
 
 SECONDS, HANGS, MEMORY_MB = (
     5.0,
@@ -734,27 +732,6 @@ def checkpoint_parts():
     return kept
 
 
-PARAMS = """profile: small
-seed: 7
-profiles:
-  small: &s
-    speed: {n: 1, rate: 1.0e-3, sizes: [1, 2, 3], text: pool4, nothing: null}
-    layers: &l {seeds: [0, 1], size: 48}
-  large:
-    <<: *s
-    speed: {n: 9, rate: 1.0e-3}
-    layers: {<<: *l, size: 80}
-"""
-
-
-def read_params(path):
-    kept, params.ROOT = params.ROOT, path.parent
-    try:
-        return params.load("speed"), params.load("layers")
-    finally:
-        params.ROOT = kept
-
-
 MADE = {}
 
 
@@ -929,14 +906,6 @@ def kinds():
                     and found.shape[2] == 3
                     and found.size > 0
                 ),
-            ),
-            "params.yaml": Kind(
-                "params.yaml",
-                [{"": PARAMS.encode()}],
-                read_params,
-                lambda found: all(finite(vars(one)) for one in found),
-                yaml.safe_load(PARAMS),
-                lambda parts: {"": yaml.safe_dump(parts).encode()},
             ),
             "shards": Kind(
                 "train", [shard_files(shards)], read_faces, sound_faces, shards, shard_files

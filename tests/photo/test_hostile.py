@@ -17,7 +17,6 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -109,10 +108,6 @@ def changed(draw, tree):
 
 
 STRUCTURED = {
-    "params.yaml": (
-        lambda: yaml.safe_load(fuzz.PARAMS),
-        lambda tree: {"": yaml.safe_dump(tree).encode()},
-    ),
     "calibration .json": (
         lambda: fuzz.kinds()["calibration .json"].parts,
         lambda tree: {"": json.dumps(tree).encode()},
@@ -161,7 +156,7 @@ def test_any_other_contents_of_a_header_give_something_sound_or_one_line(
     check()
 
 
-@pytest.mark.parametrize("tag", ["params.yaml", "calibration .json", "landmarks .txt"])
+@pytest.mark.parametrize("tag", ["calibration .json", "landmarks .txt"])
 def test_any_text_gives_something_sound_or_one_line(tag, tmp_path, monkeypatch):
     kind, path = fuzz.kinds()[tag], tmp_path / fuzz.kinds()[tag].name
     monkeypatch.chdir(tmp_path)
@@ -310,13 +305,6 @@ def pth_bomb(tensor, packed=False):
         return zipped({name: stored.read(name) for name in stored.namelist()}, 450)
 
 
-def many_merges():
-    lines = ["a0: &a0 {k: 1}"] + [
-        f"a{k}: &a{k}\n  <<: [{', '.join([f'*a{k - 1}'] * 20)}]" for k in range(1, 9)
-    ]
-    return "\n".join(lines).encode() + b"\n" + fuzz.PARAMS.encode()
-
-
 def nested_pickle():
     """A list of lists of lists ..., each the same one ten times: 10^12 zeros in 200 bytes."""
     content = b"\x80\x02K\x00q\x000"
@@ -454,12 +442,6 @@ BOMBS = {
         "picture",
         lambda: png(9, 9, (b"iCCP", b"icc\0\0" + zeros(450))),
     ),
-    "yaml of merges": ("params.yaml", lambda: {"": many_merges()}),
-    "yaml nested deep": ("params.yaml", lambda: {"": DEEP}),
-    "yaml that holds itself": (
-        "params.yaml",
-        lambda: {"": fuzz.PARAMS.replace("[1, 2, 3]", "&x [*x]").encode()},
-    ),
     "json nested deep": ("calibration .json", lambda: {"": DEEP}),
     "index nested deep": (
         "shards",
@@ -522,15 +504,6 @@ def poisoned():
         ("checkpoint", poisoned_pth(False)),
         ("checkpoint", poisoned_pth(True)),
         ("checkpoint", pickled),
-        ("params.yaml", {"": f"!!python/object/apply:os.system ['touch {fuzz.CANARY}']".encode()}),
-        (
-            "params.yaml",
-            {
-                "": fuzz.PARAMS.replace(
-                    "pool4", f"!!python/object/apply:os.system ['touch {fuzz.CANARY}']"
-                ).encode()
-            },
-        ),
         ("picture", {"": eps}),
         ("shards", fuzz.kinds()["shards"].files[0] | {"000/shard-000000.safetensors": pickled[""]}),
         ("network .safetensors", pickled),
@@ -854,16 +827,6 @@ FOUND = {  # each got past, or through, what read it before
         lambda: {"": npy_header((68,)).replace(b"}", b"(")},
     ),
     "a picture cut short": ("picture", lambda: {"": fuzz.pictures()[1][""][:700]}),
-    "yaml that is none": ("params.yaml", lambda: {"": b"a: b: c"}),
-    "yaml of one number": ("params.yaml", lambda: {"": b"3"}),
-    "yaml with infinity": (
-        "params.yaml",
-        lambda: {"": fuzz.PARAMS.replace("1.0e-3", ".inf").encode()},
-    ),
-    "a seed that is a text": (
-        "params.yaml",
-        lambda: {"": fuzz.PARAMS.replace("seed: 7", "seed: x").encode()},
-    ),
     "an index of true faces": (
         "shards",
         lambda: (

@@ -94,7 +94,7 @@ def vertex_colours(model, texture):
 
 
 def sample(picture, place):
-    """Colours (..., 3) of a picture (H, W, 3) at places (2, ...): row and column, linear between."""
+    """Colours (..., 3) of a picture (H, W, 3) at places (2, ...), row and column: bilinear."""
     colours = [
         ndimage.map_coordinates(picture[..., c], place, order=1, mode="nearest") for c in range(3)
     ]

@@ -1,0 +1,92 @@
+"""Videos as pictures, by FFmpeg's libraries: the package `av` (extra `video`)."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from e2far import files
+
+
+def import_av():
+    try:
+        import av  # here, since it is an extra
+    except ImportError:
+        raise ValueError(
+            "videos need the package av: pip install -e '.[video]' in e2far's folder"
+        ) from None
+    return av
+
+
+def frames(path, every=1, limit=None):
+    """Each `every`-th frame of a video, `limit` at most: pairs of time and upright picture.
+
+    time: s, from the first frame    picture: uint8 (H, W, 3)
+    Raises FileNotFoundError, or ValueError with one line where it cannot be read to its end.
+    """
+    av, path = import_av(), Path(path)
+    if every < 1 or limit is not None and limit < 1:
+        raise ValueError(f"every={every}, limit={limit}: both count frames and are 1 or more")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a video: name the file")
+    try:
+        container = av.open(f"file:{path}", metadata_errors="ignore")
+    except av.error.FFmpegError as error:
+        raise ValueError(
+            f"{path} is not a video that can be read ({error.strerror}): give a whole MP4, MOV, "
+            "MKV, WebM, AVI or GIF file"
+        ) from None
+    with container:
+        if not container.streams.video:
+            raise ValueError(f"{path} holds no pictures, only sound")
+        count = 0
+        try:
+            for number, (time, frame) in enumerate(timed(container)):
+                if number % every:
+                    continue
+                turns = round(frame.rotation / 90)  # a phone that was held upright says so
+                yield time, np.rot90(frame.to_ndarray(format="rgb24"), turns).copy()
+                count += 1
+                if count == limit:
+                    return
+        except av.error.FFmpegError as error:
+            stop = f", or stop there with limit={count}" if count else ""
+            raise ValueError(
+                f"{path} is damaged after {count} frames ({error.strerror}): convert it again{stop}"
+            ) from None
+        if not count:
+            raise ValueError(f"{path} holds no frame that can be read: convert it again")
+
+
+def timed(container):
+    """Times, s, and frames of an open video: some files leave times out, or repeat them."""
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    step, first, last = float(1 / (stream.average_rate or 25)), None, None
+    for frame in container.decode(stream):
+        if first is None:
+            first = last = frame.time or 0.0
+        else:
+            told = frame.time is not None and frame.time > last
+            last = frame.time if told else last + step
+        yield last - first, frame
+
+
+def write(path, pictures, rate):
+    """Write pictures (H, W, 3) uint8, an iterable, as MP4 (H.264) of `rate` frames a second.
+
+    An odd last row or column is left out, as the format asks.
+    """
+    av, rate = import_av(), Fraction(rate).limit_denominator(1000)
+    with files.replacing(path) as part, av.open(f"file:{part}", "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options=dict(crf="18"))
+        stream.pix_fmt = "yuv420p"
+        for i, picture in enumerate(pictures):
+            if i == 0:
+                height, width = (side // 2 * 2 for side in picture.shape[:2])
+                stream.height, stream.width = height, width
+            even = np.ascontiguousarray(picture[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        container.mux(stream.encode())

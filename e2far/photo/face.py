@@ -182,7 +182,7 @@ class Face:
         Under 1 MB. texture: as from `texture`, where it is at hand already
         """
         from e2far.photo import mesh_files, viewer
-        from e2far.photo.texture import unwrap
+        from e2far.photo.unwrapping import unwrap
 
         model, pixels = self._known_model(), load_image(image)
         uv, vertex, triangles = unwrap(model)

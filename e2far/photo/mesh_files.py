@@ -15,7 +15,8 @@ from PIL import Image
 from scipy import optimize
 
 from e2far import raster
-from e2far.photo.texture import as_array, unwrap, vertex_colours
+from e2far.photo.texture import vertex_colours
+from e2far.photo.unwrapping import as_array, unwrap
 
 SKIN = [0.74, 0.70, 0.68, 1.0]  # colour of a head without a texture
 

@@ -11,16 +11,9 @@ from PIL import Image
 from scipy import ndimage
 
 from e2far import raster
+from e2far.photo.unwrapping import CHARTS, as_array, attribute, centre_of, unwrap
 from e2far.raster import smoothstep
 
-RADIUS = 0.492  # of the disc on which the skin lies, in units of the picture's side
-CHARTS = dict(  # left, top, width, height
-    right_eye=(0, 0, 0.135, 0.135),
-    left_eye=(0.865, 0, 0.135, 0.135),
-    teeth=(0, 0.865, 0.135, 0.06),
-    tongue=(0, 0.93, 0.135, 0.07),
-    mouth=(0.865, 0.865, 0.135, 0.135),
-)
 PAINT = dict(  # colours of what no photo shows well, under the photo's light
     teeth=(1.0, 0.95, 0.87),
     tongue=(0.72, 0.37, 0.36),
@@ -29,63 +22,6 @@ PAINT = dict(  # colours of what no photo shows well, under the photo's light
 TEXELS_PER_MM = 4.0  # the texture's in the face: a photo that is finer is averaged
 BEHIND_MM = 2.0  # a point so far behind what the camera sees still counts as seen
 FADE = 5  # the photo's colours spread about 2^FADE texels of 1024 before plain ones take over
-
-
-def as_array(tensor):
-    return tensor.detach().cpu().numpy()
-
-
-def _attribute(model, name):
-    """One of the model's attributes (N,), zero where it knows none."""
-    known = name in model.attributes
-    return as_array(model.attributes[name]) if known else np.zeros(model.n_vertices)
-
-
-def _centre(model):
-    """The point (3,) mm from which the head is unwrapped: between the ears, as high as the eyes."""
-    points = as_array(model.mean)[as_array(model.landmarks)]
-    ears, eyes = points[[0, 16]], points[36:48]
-    return np.array([ears[:, 0].mean(), eyes[:, 1].mean(), ears[:, 2].mean()])
-
-
-# Unwrapping ---------------------------------------------------------------------------------------
-
-
-def unwrap(model):
-    """A place in the texture for every vertex of a MorphableModel.
-
-    returns: `uv` (M, 2) in [0, 1] from the upper left, `vertex` (M,), of which each is a copy, and
-        `triangles` (F, 3) of these
-
-    Choice: skin lies on a disc by Lambert's equal-area projection of the mean head from a point
-    inside it, seen from the front. The face gets half of the picture, the two sides of the face
-    mirror each other in it, and no seam is needed: only where the back of the head meets the rim,
-    triangles have corners of their own (the copies after the first N). Eyes, teeth, tongue and
-    mouth lie in the picture's corners. Where surfaces fall on each other, as behind the ears, the
-    one further out gives the colour.
-    """
-    mean, triangles = as_array(model.mean).astype(float), as_array(model.triangles).copy()
-    direction = mean - _centre(model)
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True).clip(1e-9)
-    uv = 0.5 + RADIUS * direction[:, :2] / np.sqrt(2 * (1 + direction[:, 2:])).clip(1e-6) * [1, -1]
-    skin = np.ones(len(mean), bool)
-    for name, (left, top, width, height) in CHARTS.items():
-        eye = name.endswith("eye")
-        here = _attribute(model, "eye" if eye else name) > 0.5
-        if eye:
-            here &= (mean[:, 0] > 0) == (name == "left_eye")
-        skin &= ~here
-        if here.any():
-            front = eye or name == "teeth"  # tongue and mouth are seen from above
-            flat = mean[here][:, [0, 1]] * [1, -1] if front else mean[here][:, [0, 2]]
-            share = (flat - flat.min(0)) / np.ptp(flat, axis=0).clip(1e-9)
-            uv[here] = (left, top) + np.array([width, height]) * (0.06 + 0.88 * share)
-    across = np.ptp(uv[triangles], axis=1).max(1) > 0.3  # they would lie across the disc
-    torn = np.flatnonzero(skin[triangles].all(1) & across)
-    vertex = np.concatenate((np.arange(len(mean)), triangles[torn].ravel()))
-    rim = np.repeat(uv[triangles[torn, 0]], 3, axis=0)  # all three corners at one place
-    triangles[torn] = len(mean) + np.arange(3 * len(torn)).reshape(-1, 3)
-    return np.concatenate((uv, rim)).astype(np.float32), vertex, triangles
 
 
 def vertex_colours(model, texture):
@@ -145,17 +81,17 @@ def look(face, model, image, size):
     """What the photo shows of a face, as `Texels`."""
     uv, vertex, triangles = unwrap(model)
     mean, landmarks = as_array(model.mean), as_array(model.landmarks)
-    ear, eye = _attribute(model, "ear") > 0.1, _attribute(model, "eye") > 0.5
+    ear, eye = attribute(model, "ear") > 0.1, attribute(model, "eye") > 0.5
     nape = mean[landmarks[[4, 12]], 1].mean()
-    scalp = (_attribute(model, "hairline") > 0) & ~ear & (mean[:, 1] > nape)
+    scalp = (attribute(model, "hairline") > 0) & ~ear & (mean[:, 1] > nape)
     wanted = (eye | scalp).astype(np.float32)
     wanted[face.region] = 1
     wanted[ear] = 0  # hair, earrings and the background are often there instead
 
     picture, points, turned, depth = cut_out(face, model, image)
     normals = raster.vertex_normals(turned, face.triangles)
-    outwards = np.linalg.norm(mean - _centre(model), axis=1).astype(np.float32)
-    inner = np.any([_attribute(model, name) > 0.5 for name in PAINT], axis=0)
+    outwards = np.linalg.norm(mean - centre_of(model), axis=1).astype(np.float32)
+    inner = np.any([attribute(model, name) > 0.5 for name in PAINT], axis=0)
     triangles = triangles[~inner[vertex[triangles]].any(1)].astype(np.int32)
     places = np.ascontiguousarray(uv * size)
     seen, shares = raster.zbuffer(places, outwards[vertex], triangles, size)

@@ -11,12 +11,10 @@ from tqdm import tqdm
 
 from e2far import SHIPPED, __version__
 from e2far.files import EXPECTED, complain
-from e2far.photo import results
+from e2far.photo import results, video_files
 
 FAILURES = ("without a face", "unreadable", "failed otherwise")
 UNLIKE = "unlike the faces of the training"
-VIDEO_KINDS = ("json", "overlay", "glb")
-
 
 # What both commands are told
 Out = Annotated[
@@ -106,7 +104,7 @@ class VideoOptions:
             help="Width of the Gaussian that smooths expression and camera over time; 0 for none.",
         ),
     ] = 0.05
-    only: Annotated[str, kinds_option(VIDEO_KINDS)] = ",".join(VIDEO_KINDS)
+    only: Annotated[str, kinds_option(video_files.ENDINGS)] = ",".join(video_files.ENDINGS)
     weights: Weights = None
     face_model: FaceModel = None
     device: Device = "cpu"
@@ -194,7 +192,7 @@ def reconstruct(options):
 
 
 def load_network(options):
-    from e2far.photo.reconstructor import Reconstructor
+    from e2far import Reconstructor  # here, since torch takes a while to import
 
     return Reconstructor.from_pretrained(options.weights, options.face_model, options.device)
 
@@ -237,9 +235,9 @@ def reconstruct_video(options):
     """
     from e2far.photo import video
 
-    box, kinds = parse_box(options.box), parse_kinds(options.only, VIDEO_KINDS)
+    box, kinds = parse_box(options.box), parse_kinds(options.only, video_files.ENDINGS)
     settings = (box, options.every, options.limit, options.smooth, sys.stderr.isatty())
     track = video.reconstruct(options.clip, load_network(options), *settings)
-    paths = ", ".join(map(str, video.save(track, options.out, kinds)))
+    paths = ", ".join(map(str, video_files.save(track, options.out, kinds)))
     lost = int((~track.found).sum())
     typer.echo(f"{options.clip.name}: {paths}: {len(track)} frames, {lost} of them without a face")

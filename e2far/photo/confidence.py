@@ -12,18 +12,12 @@ w: size of the face, the crop's side / 1.45
 what errors go with which disagreement. It has seen no real face either.
 
 Choice: the mirror image, out of signals that cost a few milliseconds at most, since it needs no
-learned numbers and serves any network. On 1,500 synthetic faces and 1,250 spoilt ones, rank
-correlation with the landmarks' true error, and area under the curve of faces against squares of
-photos without one:
-
-    mirror image                                       .83, .998
-    a crop 10 % smaller                                .81, .995
-    distance of pool5 from 200 directions of faces     .84, .999
-    ridge regression on pool5                          .86, .999
-    norm of the identity                              -.59, .93
-
-The vertices' error in mm is harder to tell: mirror image .54, and among whole faces .2 (.43 for
-landmarks), since most of it is who they are.
+learned numbers and serves any network. Rank correlation with the landmarks' true error, on 1,500
+synthetic faces and 1,250 spoilt ones, and area under the curve of faces against squares of photos
+without one: mirror image .83, .998; a crop 10 % smaller .81, .995; distance of pool5 from 200
+principal directions of faces .84, .999; ridge regression on pool5 .86, .999; norm of the identity
+-.59, .93. The vertices' error in mm is harder to tell: mirror image .54, and among whole faces .2
+(.43 for landmarks), since most of it is who they are.
 """
 
 import json
@@ -59,22 +53,15 @@ class Confidence:
     """How far to trust one face.
 
     Errors are typical ones (geometric means) of synthetic faces with the same disagreement.
-
-    score: probability that landmarks are off by less than GOOD, 5 % of the face's size, where half
-        of all pictures are whole faces and half are spoilt or empty
-    landmark_error_percent: mean distance of the 68 landmarks from their places, in per cent of the
-        face's size, sqrt(w h) of their box
-    vertex_error_mm: mean distance of the face's vertices from the true ones, in the head's frame;
-        most of it is who they are, which pictures tell little of
-    unlike_training: disagrees more than 99 in 100 synthetic faces
-    disagreement_percent: of picture and mirror image, in per cent of the face's size
     """
 
+    # Probability that landmarks are off by less than GOOD, where half of all pictures are whole
+    # faces and half are spoilt or empty
     score: float
-    landmark_error_percent: float
-    vertex_error_mm: float
-    unlike_training: bool
-    disagreement_percent: float
+    landmark_error_percent: float  # mean distance of the 68 from their places; size: sqrt(w h)
+    vertex_error_mm: float  # in the head's frame; most of it is who they are
+    unlike_training: bool  # disagrees more than 99 in 100 synthetic faces
+    disagreement_percent: float  # of picture and mirror image, in per cent of the face's size
 
     to_dict = asdict
 

@@ -32,8 +32,8 @@ class Pose:
     def project(self, points: np.ndarray) -> np.ndarray:
         """Points (N, 3) mm in the head frame to (N, 2) px in the photo."""
         tensors = (
-            torch.as_tensor(np.asarray(a), dtype=torch.float64)
-            for a in (points, self.rotation, self.scale, self.translation)
+            torch.as_tensor(np.asarray(part), dtype=torch.float64)
+            for part in (points, self.rotation, self.scale, self.translation)
         )
         return camera.weak_perspective(*tensors).numpy().astype(np.float32)
 
@@ -67,10 +67,7 @@ class Face:
         return self.triangles[np.isin(self.triangles, self.region).all(1)]
 
     def texture(self, image: Picture) -> np.ndarray:
-        """The texture (S, S, 3) uint8 of the head from its photo: half a second.
-
-        `save` and `to_html` take it, so that it need not be made for each.
-        """
+        """The texture (S, S, 3) uint8 of the head from its photo, for `save` and `to_html`."""
         from e2far.photo import texture
 
         return texture.texture(self, self._known_model(), load_image(image))
@@ -186,21 +183,15 @@ class Face:
 
         model, pixels = self._known_model(), load_image(image)
         uv, vertex, triangles = unwrap(model)
-        page = viewer.Page(
-            vertices_neutral=self.neutral_vertices[vertex],
-            expression_offset=(self.vertices - self.neutral_vertices)[vertex],
-            triangles=triangles,
-            units=model.units.cpu().numpy()[vertex],
-            unit_names=model.unit_names,
-            unit_strengths=mesh_files.unit_strengths(self, model)[0],
-            texture=self.texture(pixels) if texture is None else texture,
-            uv=uv,
-            recess=model.recess.cpu().numpy()[vertex],
-            photo=pixels,
-            camera=vars(self.pose),
-            facts=self._facts(),
-            title=title,
-        )
+        texture = self.texture(pixels) if texture is None else texture
+        offset = self.vertices - self.neutral_vertices
+        strengths, _ = mesh_files.unit_strengths(self, model)
+        units, recess = (part.cpu().numpy()[vertex] for part in (model.units, model.recess))
+        shape = dict(vertices_neutral=self.neutral_vertices[vertex], triangles=triangles)
+        moves = dict(expression_offset=offset[vertex], units=units, recess=recess)
+        names = dict(unit_names=model.unit_names, unit_strengths=strengths)
+        seen = dict(texture=texture, uv=uv, photo=pixels, camera=vars(self.pose))
+        page = viewer.Page(**shape, **moves, **names, **seen, facts=self._facts(), title=title)
         viewer.write_html(path, page)
 
     def _facts(self):
@@ -209,14 +200,13 @@ class Face:
         if self.score is not None:
             facts["Detector score"] = f"{self.score:.2f}"
         if (sure := self.confidence) is not None:
-            meaning = "Not like the faces that the network learned from: do not trust this one."
-            if not sure.unlike_training:
-                meaning = (
-                    "On synthetic faces with this score, landmarks are typically "
-                    f"{sure.landmark_error_percent:.1f} % of the face's size off, "
-                    f"vertices {sure.vertex_error_mm:.1f} mm."
-                )
-            facts["Confidence"] = f"{sure.score:.2f}", meaning
+            usual = (
+                "On synthetic faces with this score, landmarks are typically "
+                f"{sure.landmark_error_percent:.1f} % of the face's size off, "
+                f"vertices {sure.vertex_error_mm:.1f} mm."
+            )
+            unlike = "Not like the faces that the network learned from: do not trust this one."
+            facts["Confidence"] = f"{sure.score:.2f}", unlike if sure.unlike_training else usual
         return facts
 
 
@@ -232,17 +222,8 @@ def make_face(model, identity, expression, pose, **found) -> Face:
     triangles, region, landmarks = (
         getattr(model, key).cpu().numpy() for key in ("triangles", "region", "landmarks")
     )
-    landmarks = vertices[landmarks]
-    return Face(
-        vertices=vertices,
-        neutral_vertices=neutral,
-        triangles=triangles,
-        region=region,
-        landmarks=landmarks,
-        identity=identity,
-        expression=expression,
-        pose=pose,
-        face_model=model.name,
-        model=model,
-        **dict(image_landmarks=pose.project(landmarks)) | found,
-    )
+    points = vertices[landmarks]
+    shape = dict(vertices=vertices, neutral_vertices=neutral, triangles=triangles, region=region)
+    seen = dict(landmarks=points, image_landmarks=pose.project(points), pose=pose)
+    whose = dict(identity=identity, expression=expression, face_model=model.name, model=model)
+    return Face(**shape | seen | whose | found)

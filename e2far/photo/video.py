@@ -1,23 +1,20 @@
 """From a video to a moving head: one identity, expression and camera that change smoothly.
 
     video --frame by frame--> coefficients, camera --one person, over time--> Track
-    Track --save--> numbers (JSON), overlay (MP4), animated head (GLB)
 
 A video is taken for one shot of one person. The face is detected once; from then on every frame is
 cropped where the landmarks of the last one ask for it, and the detector is called again only where
 the face is lost.
 """
 
-import json
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from e2far import camera, files, morphable
+from e2far import camera, morphable
 from e2far.photo import detection, video_files
 from e2far.photo.face import Pose, make_face
 from e2far.photo.squares import FAR, next_square, square_of
@@ -28,7 +25,6 @@ from e2far.photo.squares import FAR, next_square, square_of
 # the expression .64, .63, .61, .67, .84 mm; its second differences .43, .31, .15, .10, .06 mm (the
 # true ones .13).
 SMOOTH_S = 0.05
-ENDINGS = dict(json=".json", overlay="_overlay.mp4", glb=".glb")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,20 +96,16 @@ def reconstruct(
 ):
     """The Track of one person through a video.
 
-    box: (x0, y0, x1, y1) px around the face in the first frame; default: detected
-    every, limit: as of `video_files.frames`    smooth: s, width of the Gaussian; 0 for none
-    Raises detection.NoFace if no frame shows a face, FileNotFoundError or ValueError with one line
-    if the video cannot be read.
+    box: px, around the face in the first frame; default: detected    smooth: s; 0 for none
+    every, limit: as of `video_files.frames`, and so are the errors; NoFace if no frame shows a face
     """
     if not smooth >= 0:
         raise ValueError(f"smooth={smooth}: give seconds, 0 or more")
     path, times, faces, last = Path(path), [], {}, None
     frames = video_files.frames(path, every, limit)
     for time, pixels in tqdm(frames, unit="frame", disable=not progress):
-        if not times and box is not None:
-            face = reconstructor(pixels, box)
-        else:
-            face = follow(reconstructor, pixels, last)
+        told = not times and box is not None
+        face = reconstructor(pixels, box) if told else follow(reconstructor, pixels, last)
         if face is not None:
             last = next_square(face)
             square = (*face.box, face.turn_deg)
@@ -179,24 +171,20 @@ def fit_track(path, every, model, times, faces, smooth):
     weight, *values = (np.interp(times, times[rows], column) for column in known.T)
     values = smoothed(times, np.stack(values, 1), weight, smooth)
     cameras = camera.decode_pose(torch.from_numpy(values[:, -9:]), side=1.0)
-    rotation, scale, translation = (part.numpy().astype(np.float32) for part in cameras)
+    cameras = [part.numpy().astype(np.float32) for part in cameras]
     seen = np.full((len(times), 5), np.nan)
     seen[rows] = squares
     sure = dict(zip(faces, confidence))
+    clip = dict(path=path, every=every, model=model, times=times)
+    squares = dict(boxes=seen[:, :4], turns_deg=seen[:, 4])
     return Track(
-        path=path,
-        every=every,
-        model=model,
-        times=times,
+        **clip,
+        **squares,
         found=np.isin(np.arange(len(times)), rows),
-        boxes=seen[:, :4],
-        turns_deg=seen[:, 4],
         confidence=tuple(sure.get(i) for i in range(len(times))),
         identity=identity.astype(np.float32),
         expression=values[:, :-9].astype(np.float32),
-        rotation=rotation,
-        scale=scale,
-        translation=translation,
+        **dict(zip(("rotation", "scale", "translation"), cameras)),
     )
 
 
@@ -227,62 +215,3 @@ def smoothed(times, values, weight, width):
         line = np.stack((np.ones_like(step), step), 1)
         result[i] = np.linalg.lstsq(share * line, share * values[near])[0][0]
     return result
-
-
-# Outputs ------------------------------------------------------------------------------------------
-
-
-def save(track, folder, only=tuple(ENDINGS)):
-    """Write VIDEO.json, VIDEO_overlay.mp4 and VIDEO.glb, or some of them; returns the paths.
-
-    Frames without the face are in the overlay as they are. ValueError for an unknown kind.
-    """
-    if unknown := [kind for kind in only if kind not in ENDINGS]:
-        raise ValueError(f"there is no output {unknown[0]!r}: choose from {', '.join(ENDINGS)}")
-    paths = [Path(folder) / (track.path.stem + ENDINGS[kind]) for kind in only]
-    for kind, path in zip(only, paths):
-        if kind == "overlay":
-            rate = (len(track) - 1) / (track.times[-1] - track.times[0]) if len(track) > 1 else 25
-            video_files.write(path, overlays(track), rate)
-            continue
-        numbers = lambda: json.dumps(track.to_dict()).encode() + b"\n"
-        content = animated_glb(track) if kind == "glb" else numbers()
-        with files.replacing(path) as partial:
-            partial.write_bytes(content)
-    return paths
-
-
-def overlays(track):
-    """The frames of a Track with the head laid over each."""
-    for i, (_, pixels) in enumerate(video_files.frames(track.path, track.every, len(track))):
-        yield track.face(i).overlay(pixels) if track.found[i] else pixels
-
-
-def animated_glb(track):
-    """A GLB file (bytes) as of `mesh_files.glb`, its morph targets and rotation animated.
-
-    Textured from the surest frame that shows the face from the front.
-    """
-    import pygltflib as gltf
-    from scipy.spatial.transform import Rotation
-
-    from e2far.photo import mesh_files
-
-    score = [1.0 if one is None else one.score for one in track.confidence]
-    best = int(np.argmax(track.found * score * track.rotation[:, 2, 2].clip(1e-3)))
-    picture = next(islice(video_files.frames(track.path, track.every), best, None))[1]
-    face = track.face(best)
-    made = mesh_files.glb(face, track.model, face.texture(picture))
-    times, strengths = track.times.astype(np.float32), track.unit_strengths()
-    limits = dict(min=[times.min().item()], max=[times.max().item()])
-    when = made.add(times[:, None], **limits)
-    turns = Rotation.from_matrix(track.rotation).as_quat().astype(np.float32)
-    moves = dict(rotation=made.add(turns))
-    if strengths.size:
-        moves["weights"] = made.add(strengths.astype(np.float32).reshape(-1, 1))
-    samplers = [gltf.AnimationSampler(input=when, output=move) for move in moves.values()]
-    targets = [gltf.AnimationChannelTarget(node=0, path=path) for path in moves]
-    channels = [gltf.AnimationChannel(sampler=i, target=to) for i, to in enumerate(targets)]
-    animation = gltf.Animation(name=track.path.stem, samplers=samplers, channels=channels)
-    made.document.animations = [animation]
-    return made.to_bytes()

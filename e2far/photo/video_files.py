@@ -1,11 +1,18 @@
-"""Videos as pictures, by FFmpeg's libraries: the package `av` (extra `video`)."""
+"""Videos as pictures, and a `video.Track` as numbers (JSON), overlay (MP4) and animated head (GLB).
 
+FFmpeg's libraries come with the package `av` (extra `video`).
+"""
+
+import json
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from e2far import files
+
+ENDINGS = dict(json=".json", overlay="_overlay.mp4", glb=".glb")
 
 
 def import_av():
@@ -90,3 +97,64 @@ def write(path, pictures, rate):
             even = np.ascontiguousarray(picture[:height, :width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         container.mux(stream.encode())
+
+
+# A track as files -------------------------------------------------------------------------------
+
+
+def save(track, folder, only=tuple(ENDINGS)):
+    """Write VIDEO.json, VIDEO_overlay.mp4 and VIDEO.glb, or some of them; returns the paths.
+
+    Frames without the face are in the overlay as they are.
+    """
+    paths = [Path(folder) / (track.path.stem + ENDINGS[kind]) for kind in only]
+    for kind, path in zip(only, paths):
+        if kind == "overlay":
+            rate = (len(track) - 1) / (track.times[-1] - track.times[0]) if len(track) > 1 else 25
+            write(path, overlays(track), rate)
+        else:
+            content = animated_glb if kind == "glb" else numbers
+            with files.replacing(path) as partial:
+                partial.write_bytes(content(track))
+    return paths
+
+
+def numbers(track):
+    """The JSON file (bytes) of a Track."""
+    return json.dumps(track.to_dict()).encode() + b"\n"
+
+
+def overlays(track):
+    """The frames of a Track with the head laid over each."""
+    for i, (_, pixels) in enumerate(frames(track.path, track.every, len(track))):
+        yield track.face(i).overlay(pixels) if track.found[i] else pixels
+
+
+def animated_glb(track):
+    """A GLB file (bytes) as of `mesh_files.glb`, its morph targets and rotation animated.
+
+    Textured from the surest frame that shows the face from the front.
+    """
+    import pygltflib as gltf
+    from scipy.spatial.transform import Rotation
+
+    from e2far.photo import mesh_files
+
+    score = [1.0 if one is None else one.score for one in track.confidence]
+    best = int(np.argmax(track.found * score * track.rotation[:, 2, 2].clip(1e-3)))
+    picture = next(islice(frames(track.path, track.every), best, None))[1]
+    face = track.face(best)
+    made = mesh_files.glb(face, track.model, face.texture(picture))
+    times, strengths = track.times.astype(np.float32), track.unit_strengths()
+    limits = dict(min=[times.min().item()], max=[times.max().item()])
+    when = made.add(times[:, None], **limits)
+    turns = Rotation.from_matrix(track.rotation).as_quat().astype(np.float32)
+    moves = dict(rotation=made.add(turns))
+    if strengths.size:
+        moves["weights"] = made.add(strengths.astype(np.float32).reshape(-1, 1))
+    samplers = [gltf.AnimationSampler(input=when, output=move) for move in moves.values()]
+    targets = [gltf.AnimationChannelTarget(node=0, path=path) for path in moves]
+    channels = [gltf.AnimationChannel(sampler=i, target=to) for i, to in enumerate(targets)]
+    animation = gltf.Animation(name=track.path.stem, samplers=samplers, channels=channels)
+    made.document.animations = [animation]
+    return made.to_bytes()

@@ -319,7 +319,7 @@ def test_a_lost_face_is_bridged_and_found_again(clip, shipped, raw, tmp_path):
         and [row["found"] for row in rows["frames"]] == list(bridged.found)
         and rows["frames"][GAP.start]["box_px"] is None
     )
-    video.save(bridged, tmp_path, ["overlay"])
+    video_files.save(bridged, tmp_path, ["overlay"])
     overlay = [picture for _, picture in video_files.frames(tmp_path / "lost_overlay.mp4")]
     assert (
         abs(overlay[GAP.start].astype(int) - 90).max() < 10
@@ -366,7 +366,7 @@ def values(document, index):
 
 
 def test_what_is_saved_says_what_was_found(track, tmp_path, validate):
-    paths = video.save(track, tmp_path / "new")
+    paths = video_files.save(track, tmp_path / "new")
     assert [path.name for path in paths] == [
         "clip.json",
         "clip_overlay.mp4",
@@ -406,8 +406,6 @@ def test_what_is_saved_says_what_was_found(track, tmp_path, validate):
             ].mean()
             < 0.05
         )
-    with pytest.raises(ValueError, match="no output 'obj'"):
-        video.save(track, tmp_path, ["obj"])
 
 
 def test_the_strengths_of_units_are_those_of_single_faces(track):
@@ -448,7 +446,7 @@ def test_any_face_model_is_animated(units, clip, validate, tmp_path):
         np.full(3, 0.4, np.float32),
         np.full((3, 2), 60, np.float32),
     )
-    (path,) = video.save(made, tmp_path, ["glb"])
+    (path,) = video_files.save(made, tmp_path, ["glb"])
     assert validate(path)["issues"]["messages"] == []
     document = pygltflib.GLTF2.load(path)
     assert [channel.target.path for channel in document.animations[0].channels] == [

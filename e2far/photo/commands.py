@@ -16,30 +16,21 @@ from e2far.photo import results, video_files
 FAILURES = ("without a face", "unreadable", "failed otherwise")
 UNLIKE = "unlike the faces of the training"
 
+
+def option(metavar, *help, **more):
+    return typer.Option(metavar=metavar, help=" ".join(help), **more)
+
+
+def kinds_option(kinds, *help):
+    return option("KIND,...", f"Which files to write: some of {', '.join(kinds)}.", *help)
+
+
 # What both commands are told
-Out = Annotated[
-    Path, typer.Option(metavar="DIR", help="Folder for the results; made if it does not exist.")
-]
-Weights = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Trained network; default: the shipped one.")
-]
-FaceModel = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Face model the network was trained with; default: the shipped one."
-    ),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
-
-
-def box_option(help):
-    return typer.Option(metavar="X0,Y0,X1,Y1", help=f"Square around the face {help}")
-
-
-def kinds_option(kinds, more=""):
-    return typer.Option(
-        metavar="KIND,...", help=f"Which files to write: some of {', '.join(kinds)}.{more}"
-    )
+Out = Annotated[Path, option("DIR", "Folder for the results; made if it does not exist.")]
+Weights = Annotated[Path | None, option("FILE", "Trained network; default: the shipped one.")]
+MODEL_HELP = "Face model the network was trained with; default: the shipped one."
+FaceModel = Annotated[Path | None, option("FILE", MODEL_HELP)]
+Device = Annotated[str, option(None, "cpu, cuda, cuda:1, ...")]
 
 
 @dataclass(frozen=True)
@@ -57,14 +48,18 @@ class PhotoOptions:
     out: Out
     box: Annotated[
         str | None,
-        box_option("in pixels, brows to chin in its middle two thirds; skips detection."),
+        option(
+            "X0,Y0,X1,Y1",
+            "Square around the face in pixels, brows to chin in its middle two thirds;",
+            "skips detection.",
+        ),
     ] = None
     all_faces: Annotated[
         bool, typer.Option("--all-faces", help="Every face that is found, not only the largest.")
     ] = False
     only: Annotated[
         str,
-        kinds_option(results.ENDINGS, " The JSON is always written: it says what is finished."),
+        kinds_option(results.ENDINGS, "The JSON is always written: it says what is finished."),
     ] = "obj,glb,json,overlay,html"
     force: Annotated[
         bool,
@@ -89,19 +84,23 @@ class VideoOptions:
         ),
     ]
     out: Out
-    box: Annotated[str | None, box_option("in the first frame, in pixels; default: detected.")] = (
+    box: Annotated[
+        str | None,
+        option(
+            "X0,Y0,X1,Y1",
+            "Square around the face in the first frame, in pixels; default: detected.",
+        ),
+    ] = None
+    every: Annotated[int, option(None, "Take every n-th frame.", min=1)] = 1
+    limit: Annotated[int | None, option(None, "At most so many frames; default: all.", min=1)] = (
         None
     )
-    every: Annotated[int, typer.Option(min=1, help="Take every n-th frame.")] = 1
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many frames; default: all.")
-    ] = None
     smooth: Annotated[
         float,
-        typer.Option(
+        option(
+            "SECONDS",
+            "Width of the Gaussian that smooths expression and camera over time; 0 for none.",
             min=0.0,
-            metavar="SECONDS",
-            help="Width of the Gaussian that smooths expression and camera over time; 0 for none.",
         ),
     ] = 0.05
     only: Annotated[str, kinds_option(video_files.ENDINGS)] = ",".join(video_files.ENDINGS)
@@ -117,10 +116,7 @@ def parse_box(text):
     except ValueError:
         box = ()
     if box is not None and len(box) != 4:
-        raise ValueError(
-            f"--box {text!r} is not four numbers: give --box x0,y0,x1,y1 in pixels, the corners "
-            "of a square around the face"
-        )
+        raise ValueError(f"--box {text!r} is not four numbers: give --box x0,y0,x1,y1 in pixels")
     return box
 
 
@@ -128,9 +124,7 @@ def parse_kinds(text, known):
     """ "json,obj" as a list; ValueError where one is not among the `known`."""
     kinds = [kind for kind in text.replace(" ", "").lower().split(",") if kind]
     if unknown := [kind for kind in kinds if kind not in known]:
-        raise ValueError(
-            f"--only {text!r}: there is no {unknown[0]!r}; choose from {', '.join(known)}"
-        )
+        raise ValueError(f"--only: there is no {unknown[0]!r}; choose from {', '.join(known)}")
     return kinds
 
 

@@ -122,10 +122,8 @@ def load(path: str | Path) -> Calibration | None:
             raise ValueError("its curves are not over a rising disagreement")
         return found
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is no calibration of confidence ({error}): delete it, or make it again with "
-            "`make calibration`"
-        ) from None
+        remedy = "delete it, or make it again by `make calibration`"
+        raise ValueError(f"{path} is no calibration of confidence ({error}): {remedy}") from None
 
 
 def disagreement_percent(landmarks, mirrored):

@@ -26,7 +26,11 @@ SECOND_FACE_SCORE = 0.3
 
 
 class NoFace(ValueError):
-    """No face was found in a photo."""
+    """No face was found in the photo or video called `name`."""
+
+    def __init__(self, name):
+        where = "box=(x0, y0, x1, y1), or --box x0,y0,x1,y1 on the command line"
+        super().__init__(f"no face found in {name}: say where it is with {where}")
 
 
 @cache
@@ -72,10 +76,7 @@ def check_box(box, width, height):
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.shape != (4,) or not np.isfinite(values).all():
-        raise ValueError(
-            f"box {box!r} is not four numbers: give x0, y0, x1, y1 in pixels, the corners of a "
-            "square around the face"
-        )
+        raise ValueError(f"box {box!r} is not four numbers: give x0, y0, x1, y1 in pixels")
     x0, y0, x1, y1 = values.tolist()
     text = f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
     if x1 <= x0 or y1 <= y0:
@@ -101,10 +102,7 @@ def locate(image, boxes=None, largest_only=False, name="the picture"):
     else:
         found = detect(image)[: 1 if largest_only else None]
         if not found:
-            raise NoFace(
-                f"no face found in {name}: say where it is with box=(x0, y0, x1, y1), or "
-                "--box x0,y0,x1,y1 on the command line"
-            )
+            raise NoFace(name)
         boxes, scores = zip(*found)
     squares = [check_box(box, image.shape[1], image.shape[0]) for box in boxes]
     return np.array(squares).reshape(-1, 4), list(scores)

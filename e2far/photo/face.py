@@ -74,19 +74,10 @@ class Face:
 
     def _known_model(self):
         if self.model is None:
-            raise ValueError(
-                "this Face does not know its face model, which meshes and pages are made with: "
-                "give Face(..., model=...), or use a Reconstructor's"
-            )
+            raise ValueError("this Face does not know its face model: give Face(..., model=...)")
         return self.model
 
-    def save(
-        self,
-        path: str | Path,
-        image: Picture | None = None,
-        neutral: bool = False,
-        texture: np.ndarray | None = None,
-    ) -> None:
+    def save(self, path: str | Path, image: Picture | None = None, neutral=False, texture=None):
         """Write a mesh to .obj (with .mtl and .png), .ply or .glb, or all numbers to .json.
 
         OBJ and PLY are in millimetres; a GLB is in metres and at rest, with the expression units
@@ -168,11 +159,7 @@ class Face:
         return Image.fromarray((layer * 255).astype(np.uint8))
 
     def to_html(
-        self,
-        path: str | Path,
-        image: Picture,
-        title: str = "Reconstructed face",
-        texture: np.ndarray | None = None,
+        self, path: str | Path, image: Picture, title="Reconstructed face", texture=None
     ) -> None:
         """Write one page that needs no network: the head to turn, animate and lay over its photo.
 

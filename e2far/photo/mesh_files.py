@@ -108,9 +108,6 @@ def textured(vertices, triangles, model, texture, name):
     )
 
 
-# GLB ----------------------------------------------------------------------------------------------
-
-
 class Glb:
     """A glTF document of one mesh in one node, to which arrays are added one after the other."""
 

@@ -39,10 +39,7 @@ def _load_file(path):
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
-        raise ValueError(
-            f"{path} is a folder, not a picture: name photos, or on the command line a folder that "
-            "holds some"
-        )
+        raise ValueError(f"{path} is a folder, not a picture: name photos, or a folder with some")
     if not path.is_file():
         raise ValueError(f"{path} is a pipe or a device, not a picture: save it as a file first")
     with warnings.catch_warnings():
@@ -50,10 +47,8 @@ def _load_file(path):
         try:
             image = Image.open(path, formats=FORMATS)
         except Image.UnidentifiedImageError:
-            raise ValueError(
-                f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP, GIF "
-                "or PPM file"
-            ) from None
+            known = ", ".join(FORMATS)
+            raise ValueError(f"{path} is not a picture that can be read: give {known}") from None
         except Exception as error:  # Pillow's readers fail in too many ways to list
             raise _failure(path, error) from None
         with image:

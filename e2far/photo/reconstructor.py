@@ -9,16 +9,17 @@ Image coordinates are pixels of the upright photo (its EXIF rotation applied), x
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from e2far import SHIPPED, camera, facemodels, morphable, network
+from e2far import SHIPPED, camera, facemodels
+from e2far.morphable import MorphableModel, landmarks_mm
+from e2far.network import E2FAR
 from e2far.photo import confidence
-from e2far.photo.confidence import Calibration
 from e2far.photo.detection import locate
 from e2far.photo.face import Face, Pose, make_face
 from e2far.photo.pictures import Box, Picture, load_image
@@ -26,6 +27,7 @@ from e2far.photo.squares import CLOSE, FAR, LARGER, LOOKS, UPRIGHT_DEG, Squares,
 from e2far.weights import load_network
 
 WEIGHTS = SHIPPED / "default.safetensors"
+File = str | Path | None
 
 
 class Reconstructor:
@@ -34,54 +36,39 @@ class Reconstructor:
     A face is looked at together with its mirror image, and again where it is not upright or not in
     the middle of its square, if that makes picture and mirror image agree better.
 
-    calibration: None, or a confidence.Calibration: then every face tells how far to trust it
+    calibration: a confidence.Calibration, by which every face tells how far to trust it, or None
     plain: one look, without mirror image and confidence: the network's own answer
     """
 
     def __init__(
-        self,
-        net: network.E2FAR,
-        model: morphable.MorphableModel,
-        device: str | torch.device = "cpu",
-        calibration: Calibration | None = None,
-        plain: bool = False,
+        self, net: E2FAR, model: MorphableModel, device="cpu", calibration=None, plain=False
     ):
         wanted, given = (model.n_identity, model.n_expression), (net.n_identity, net.n_expression)
         if given != wanted:
             raise ValueError(
                 f"the weights predict {given[0]} identity and {given[1]} expression coefficients "
-                f"but the face model {model.name!r} has {wanted[0]} and {wanted[1]}: "
-                "name the face model they were trained with (--face-model)"
+                f"but the face model {model.name!r} has {wanted[0]} and {wanted[1]}: name theirs"
             )
         self.network, self.model, self.device = net.to(device).eval(), model.to(device), device
         self.calibration, self.plain = calibration, plain
 
     @classmethod
     def from_pretrained(
-        cls,
-        weights: str | Path | None = None,
-        face_model: str | Path | None = None,
-        device: str | torch.device = "cpu",
-        plain: bool = False,
+        cls, weights: File = None, face_model: File = None, device="cpu", plain=False
     ) -> "Reconstructor":
-        """Read trained weights (.safetensors) and a face model (name or file); None: the shipped.
+        """Read weights (.safetensors), the calibration beside them if it is theirs, a face model.
 
-        The calibration beside the weights is read too, if it is theirs.
-        Raises FileNotFoundError or ValueError with one line.
+        None: the shipped ones. Raises FileNotFoundError or ValueError with one line.
         """
         weights = Path(weights or WEIGHTS)
         if not weights.exists():
-            raise FileNotFoundError(
-                f"no trained weights at {weights}: restore the shipped ones with "
-                "`git checkout -- data/weights`, or make them by `make reproduce PROFILE=weights`"
-            )
+            remedy = "`git checkout -- data/weights`, or `make reproduce PROFILE=weights`"
+            raise FileNotFoundError(f"no trained weights at {weights}: get them by {remedy}")
         try:
             torch.empty(1, device=device).cpu()  # "meta" makes tensors without numbers
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"device {str(device)!r} is not to be had here ({reason}): choose cpu"
-            ) from None
+            raise ValueError(f"no device {str(device)!r} here ({reason}): choose cpu") from None
         model = facemodels.load_face_model(face_model or "makehuman")
         found = cls(load_network(weights), model, device, plain=plain)
         calibration = confidence.load(confidence.beside(weights))
@@ -91,17 +78,13 @@ class Reconstructor:
 
     @cached_property
     def version(self) -> str:
-        """Sixteen hexadecimal digits of what a calibration is for.
-
-        They change when a number in the network or in the face model's vectors and bases does, or
-        a rule for looking again.
-        """
+        """Sixteen digits that change with network, face model or the rules for looking again."""
         digest = hashlib.sha256(repr((LOOKS, CLOSE, FAR, LARGER, UPRIGHT_DEG)).encode())
         for tensor in (*self.network.state_dict().values(), *self.model.state_dict().values()):
             digest.update(tensor.cpu().contiguous().numpy())
         return digest.hexdigest()[:16]
 
-    def __call__(self, image: Picture, box: Box | None = None, refine: bool = True) -> Face:
+    def __call__(self, image: Picture, box: Box | None = None, refine=True) -> Face:
         """The largest and surest face of a photo, or the face in `box` (x0, y0, x1, y1) px.
 
         image: path, PIL image or uint8 (H, W, 3)    refine: look again where that may help
@@ -111,11 +94,7 @@ class Reconstructor:
         return self.reconstruct(image, boxes, refine, largest_only=True)[0]
 
     def reconstruct(
-        self,
-        image: Picture,
-        boxes: Iterable[Box] | None = None,
-        refine: bool = True,
-        largest_only: bool = False,
+        self, image: Picture, boxes: Iterable[Box] | None = None, refine=True, largest_only=False
     ) -> list[Face]:
         """All faces of a photo (those in `boxes`, or all that are detected), in one batch."""
         name = Path(image).name if isinstance(image, (str, Path)) else "the picture"
@@ -123,18 +102,10 @@ class Reconstructor:
         boxes, scores = locate(pixels, boxes, largest_only, name)
         return self.batch([pixels] * len(boxes), boxes, scores, refine)
 
-    def batch(
-        self,
-        pictures: Sequence[np.ndarray],
-        boxes: np.ndarray | Sequence[Box],
-        scores: Sequence[float | None] | None = None,
-        refine: bool = True,
-        turns_deg: Sequence[float] | None = None,
-    ) -> list[Face]:
+    def batch(self, pictures, boxes, scores=None, refine=True, turns_deg=None) -> list[Face]:
         """One Face for each of the squares `boxes` (B, 4) px of B `pictures` (H, W, 3) uint8.
 
-        They may be of one photo or of many: the network sees all at once.
-        scores: the detector's, where it found them
+        The network sees all at once. scores: the detector's B
         turns_deg: (B,) by which the squares are turned clockwise at first; default: not
         """
         boxes = np.array(boxes, dtype=float).reshape(-1, 4)
@@ -171,9 +142,8 @@ class Reconstructor:
 
         identity, expression    rotation, scale, translation: camera, in shares of the crop's side
         landmarks: (B, 68, 2), in the same    disagreement_percent: (B,), see `confidence`
-
-        The mean of what the network says to the crops and, mirrored back, to their mirror images,
-        in one batch. A plain reconstructor takes the network's word and knows no disagreement.
+        It is the mean of what the network says to the crops and, mirrored back, to their mirror
+        images. A plain reconstructor takes the network's word and knows no disagreement.
         """
         if self.plain:
             return self._with_landmarks(self.network(crops))
@@ -194,7 +164,7 @@ class Reconstructor:
         """Coefficients, camera and landmarks of what the network says, as in `look`."""
         rotation, scale, translation = camera.decode_pose(out["pose"].double(), 1.0)
         seen = {key: out[key] for key in ("identity", "expression")}
-        points = morphable.landmarks_mm(self.model, **seen).double()
+        points = landmarks_mm(self.model, **seen).double()
         landmarks = camera.weak_perspective(points, rotation, scale, translation)
         return seen | dict(
             rotation=rotation, scale=scale, translation=translation, landmarks=landmarks

@@ -41,10 +41,7 @@ def photos_in(folder, out):
     A folder without pictures is given itself, and will be told as unreadable.
     """
     if folder.resolve() == out.resolve():
-        raise ValueError(
-            f"--out {out} is the folder of the photos: name another one, or the next run will "
-            "take overlays for photos"
-        )
+        raise ValueError(f"--out {out} is the folder of the photos: name another one")
     photos = []
     for where, subfolders, names in os.walk(folder):
         visible = [Path(where, name) for name in sorted(subfolders) if not name.startswith(".")]

@@ -90,9 +90,6 @@ def _turned_crop(image, box, size, turn):
     return np.asarray(turned.reduce(2))
 
 
-# Another look -------------------------------------------------------------------------------------
-
-
 def ask_again(squares, seen):
     """The `Squares` that an estimate asks for, and which (B,) are worth another look."""
     upright, tilted = turned_upright(squares, seen["rotation"])

@@ -37,9 +37,6 @@ def sample(picture, place):
     return np.stack(colours, axis=-1)
 
 
-# The texture --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Texels:
     """What is known of each of the (S, S) texels before its colour."""

@@ -113,10 +113,7 @@ def reconstruct(
             faces[len(times)] = (*read, square, face.confidence)  # without the mesh: it is large
         times.append(time)
     if not faces:
-        raise detection.NoFace(
-            f"no face found in {path.name}: say where it is in the first frame with "
-            "box=(x0, y0, x1, y1), or --box x0,y0,x1,y1 on the command line"
-        )
+        raise detection.NoFace(path.name)
     return fit_track(path, every, reconstructor.model, np.array(times), faces, smooth)
 
 
@@ -139,9 +136,6 @@ def follow(reconstructor, pixels, last):
         middles = 2 * last.centre[0]
         found.sort(key=lambda one: np.linalg.norm(np.add(one[0][:2], one[0][2:]) - middles))
     return reconstructor.batch([pixels], [found[0][0]], [found[0][1]])[0] if found else None
-
-
-# One person, over time ----------------------------------------------------------------------------
 
 
 def fit_track(path, every, model, times, faces, smooth):

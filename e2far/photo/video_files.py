@@ -19,9 +19,8 @@ def import_av():
     try:
         import av  # here, since it is an extra
     except ImportError:
-        raise ValueError(
-            "videos need the package av: pip install -e '.[video]' in e2far's folder"
-        ) from None
+        remedy = "pip install -e '.[video]' in e2far's folder"
+        raise ValueError(f"videos need the package av: {remedy}") from None
     return av
 
 
@@ -41,10 +40,8 @@ def frames(path, every=1, limit=None):
     try:
         container = av.open(f"file:{path}", metadata_errors="ignore")
     except av.error.FFmpegError as error:
-        raise ValueError(
-            f"{path} is not a video that can be read ({error.strerror}): give a whole MP4, MOV, "
-            "MKV, WebM, AVI or GIF file"
-        ) from None
+        reason = error.strerror
+        raise ValueError(f"{path} is not a video that can be read: {reason}") from None
     with container:
         if not container.streams.video:
             raise ValueError(f"{path} holds no pictures, only sound")
@@ -59,10 +56,9 @@ def frames(path, every=1, limit=None):
                 if count == limit:
                     return
         except av.error.FFmpegError as error:
-            stop = f", or stop there with limit={count}" if count else ""
-            raise ValueError(
-                f"{path} is damaged after {count} frames ({error.strerror}): convert it again{stop}"
-            ) from None
+            damage = f"{path} is damaged after {count} frames ({error.strerror})"
+            stop = f", or stop there by limit={count}" * (count > 0)
+            raise ValueError(f"{damage}: convert it again{stop}") from None
         if not count:
             raise ValueError(f"{path} holds no frame that can be read: convert it again")
 
@@ -97,9 +93,6 @@ def write(path, pictures, rate):
             even = np.ascontiguousarray(picture[:height, :width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         container.mux(stream.encode())
-
-
-# A track as files -------------------------------------------------------------------------------
 
 
 def save(track, folder, only=tuple(ENDINGS)):

@@ -8,7 +8,7 @@ import typer
 
 from e2far import __version__
 from e2far.files import EXPECTED, complain
-from e2far.photo.commands import reconstruct, reconstruct_video
+from e2far.photo.commands import PhotoOptions, VideoOptions, reconstruct, reconstruct_video
 from e2far.pipeline.commands import (
     TrainOptions,
     build_face_model,
@@ -54,20 +54,18 @@ def show_version(wanted: bool):
         raise typer.Exit()
 
 
+Version = typer.Option(
+    "--version", callback=show_version, is_eager=True, help="Show the version and exit."
+)
+
+
 @app.callback()
-def options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=show_version, is_eager=True, help="Show the version and exit."
-        ),
-    ] = False,
-):
+def show_options(version: Annotated[bool, Version] = False):
     pass
 
 
-app.command()(reconstruct)
-app.command("video")(reconstruct_video)
+app.command()(command(reconstruct, PhotoOptions))
+app.command("video")(command(reconstruct_video, VideoOptions))
 app.command()(command(train, TrainOptions))
 app.command()(command(build_face_model))
 app.command("long", hidden=True)(command(train_long))

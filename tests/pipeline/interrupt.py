@@ -109,7 +109,7 @@ def reconstruction(folder):
             Image.fromarray(pictures.astronaut()).resize((side, side)).save(photos / "new", "PNG")
             (photos / "new").rename(photos / f"{side}.png")
     cli.app(
-        ["reconstruct", str(photos), "--out", str(folder / "faces"), "--batch-size", "1"],
+        ["reconstruct", str(photos), "--out", str(folder / "faces")],
         standalone_mode=False,
     )
 

@@ -126,6 +126,8 @@ def mesh_view(shapes, triangles):
 
     figure = go.Figure()
     look = dict(color="#d9c9bf", hovertemplate="%{x:.0f}, %{y:.0f}, %{z:.0f} mm<extra></extra>")
+    look["lighting"] = dict(ambient=0.35, diffuse=0.75, specular=0.15, roughness=0.6, fresnel=0.1)
+    look["lightposition"] = dict(x=-2e4, y=6e4, z=1e5)
     corners = dict(zip("ijk", np.asarray(triangles, np.uint32).T))
     for shape in shapes.values():
         x, y, z = np.asarray(shape, np.float32).round(2).T
@@ -133,12 +135,14 @@ def mesh_view(shapes, triangles):
     # Not orthographic: plotly then lights the back.
     view = dict(up=dict(x=0, y=1, z=0), eye=dict(x=0.5, y=0.15, z=2.2))
     axes = {f"{name}axis_visible": False for name in "xyz"}
-    scene, margin = dict(aspectmode="data", camera=view, **axes), dict(l=0, r=0, t=0, b=0)
-    figure.update_layout(height=520, margin=margin, scene=scene)
-    if len(shapes) > 1:
-        place = dict(x=0.5, xanchor="center", y=1.02, yanchor="bottom")
-        menu = dict(type="buttons", direction="right", buttons=trace_menu(list(shapes)), **place)
-        figure.update_layout(margin_t=40, updatemenus=[menu])
+    place = dict(x=0.5, xanchor="center", y=1.02, yanchor="bottom")
+    menu = dict(type="buttons", direction="right", buttons=trace_menu(list(shapes)), **place)
+    figure.update_layout(
+        height=520,
+        margin=dict(l=0, r=0, t=40, b=0),
+        scene=dict(aspectmode="data", camera=view, **axes),
+        updatemenus=[menu],
+    )
     return figure
 
 

@@ -70,7 +70,7 @@ def trace_menu(owners):
 
 
 def image_grid(images, columns=8, titles=None, title=None, inch=1.25):
-    """Pictures (B, H, W, 3) uint8 or (B, 3, H, W) tensors in a grid, with an optional title each."""
+    """Pictures (H, W, 3) uint8 or (3, H, W) tensors in a grid, with an optional title each."""
     height = inch + (0.2 if titles is not None else 0)
     figure, axes = panels(len(images), columns, inch, height, top=0.3 if title else 0)
     for i, (axis, image) in enumerate(zip(axes, images)):
@@ -152,7 +152,7 @@ LANDMARK_LINES += [[*range(a, b), a] for a, b in ((36, 42), (42, 48), (48, 60), 
 
 
 def landmark_views(image, face):
-    """The 68 landmarks of a `face.Face`: in the photo (px), in the head frame from two sides (mm)."""
+    """The 68 landmarks of a `face.Face`, in the photo (px) and from two sides (mm)."""
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.5), layout="constrained")
     low, high = face.image_landmarks.min(0), face.image_landmarks.max(0)
     (x0, y0), (x1, y1) = low - 0.2 * (high - low), high + 0.2 * (high - low)

@@ -5,7 +5,6 @@ what that feature is about.
 """
 
 from copy import deepcopy
-from functools import partial
 
 import joblib
 import numpy as np
@@ -70,7 +69,7 @@ def photograph(studio, factors):
     return studio.expose(recipe | factors["light"] | dict(background=factors["background"]))
 
 
-def counterfactuals(studio, number, seed, split="test"):
+def counterfactuals(studio, seed, number, split="test"):
     """Pair `number`: name -> the picture and its labels, as of `studio.expose`.
 
     "original" and "another" are the first pictures of persons 2 `number` and 2 `number` + 1, who
@@ -94,7 +93,8 @@ def draw_pairs(model, n, size, seed, n_jobs=1, **studio):
     model: MorphableModel    size: px    seed: one that no training has used
     studio: other settings of `studio.Studio`
     """
-    pairs = _draw(partial(counterfactuals, seed=seed), n, n_jobs, model, size, studio)
+    draw = lambda studio, number: counterfactuals(studio, seed, number)
+    pairs = _draw(draw, n, n_jobs, model, size, studio)
     return {name: _stack([pair[name] for pair in pairs]) for name in pairs[0]}
 
 
@@ -110,12 +110,13 @@ def draw_sample(model, people, size, seed, n_jobs=1, shifts=(), **studio):
 
     shifts: names out of SHIFTS    others: as for `draw_pairs`
     """
-    draw = partial(_photograph_twice, seed=seed, shifts=tuple(shifts))
+    shifts = tuple(shifts)
+    draw = lambda studio, person: _photograph_twice(studio, seed, person, shifts)
     rows = _draw(draw, people, n_jobs, model, size, studio)
     return _stack([row for photos in rows for row in photos])
 
 
-def _photograph_twice(studio, person, seed, shifts):
+def _photograph_twice(studio, seed, person, shifts):
     rows = []
     for picture in (0, 1):
         place = [seed, SPLITS.index("test"), person, picture]

@@ -29,9 +29,9 @@ def cka(x, y):
     r"""Linear CKA of features (n, d1) and (n, d2) of the same n > 3 pictures.
 
     1 if they agree up to rotation and scale, about 0 if they have nothing in common:
-    $\mathrm{HSIC}(x, y) / \sqrt{\mathrm{HSIC}(x, x)\, \mathrm{HSIC}(y, y)}$ (Kornblith et al. 2019).
-    Choice: with the unbiased HSIC of Song et al. (2012), as Nguyen et al. (2021) do: the plain one
-    calls noise alike when n is not much larger than d. It can fall a little below 0.
+    $\mathrm{HSIC}(x, y) / \sqrt{\mathrm{HSIC}(x, x)\, \mathrm{HSIC}(y, y)}$ (Kornblith et al.,
+    2019). Choice: with the unbiased HSIC of Song et al. (2012), as Nguyen et al. (2021) do: the
+    plain one calls noise alike when n is not much larger than d. It can fall a little below 0.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     x, y = x - x.mean(0), y - y.mean(0)

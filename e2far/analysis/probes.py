@@ -59,19 +59,25 @@ def fit_probe(features, targets, person=None, dimension=128, folds=5, blocks=Non
     blocks = np.zeros(targets.shape[1], int) if blocks is None else blocks
     projection = make_pipeline(StandardScaler(), _pca(dimension, *features.shape)).fit(features)
     x = projection.transform(features)
-    error = np.zeros((len(ALPHAS), blocks.max() + 1))
-    split = GroupKFold(min(folds, len(np.unique(person)))).split(x, groups=person)
-    for train, test in split:
-        weight, bias = ridge_path(x[train], targets[train])
-        squared = np.square(x[test] @ weight + bias[:, None] - targets[test]).sum(1)  # (A, T)
-        error += squared @ np.eye(error.shape[1])[blocks]
-    best, each = error.argmin(0)[blocks], np.arange(len(blocks))
+    best, each = _best_alphas(x, targets, person, folds, blocks), np.arange(len(blocks))
     weight, bias = ridge_path(x, targets)
     weight, bias = weight[best, :, each].T, bias[best, each]
+    # From components back to features as they are.
     scaler, pca = projection
     rotation = pca.components_.T / scaler.scale_[:, None]
     origin = projection.transform(np.zeros((1, features.shape[1])))[0]
     return Probe(rotation @ weight, bias + origin @ weight, ALPHAS[best])
+
+
+def _best_alphas(x, targets, person, folds, blocks):
+    """Number of the alpha (T,) whose squared error over each target's block is least."""
+    error = np.zeros((len(ALPHAS), blocks.max() + 1))
+    folds = min(folds, len(np.unique(person)))
+    for train, test in GroupKFold(folds).split(x, groups=person):
+        weight, bias = ridge_path(x[train], targets[train])
+        squared = np.square(x[test] @ weight + bias[:, None] - targets[test]).sum(1)  # (A, T)
+        error += squared @ np.eye(error.shape[1])[blocks]
+    return error.argmin(0)[blocks]
 
 
 def nested_predictions(features, targets, person, dimension=256):

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from e2far import camera
 from e2far.raster import jit
 
 
@@ -63,22 +62,6 @@ def augment(image, strength, seed):
             )
         )
     return changed
-
-
-def mirror_half(model, batch, seed):
-    """`batch` (of `data.Faces.gather`) with about half of its pictures mirrored.
-
-    So are their identity, expression and pose; landmarks are left out.
-    """
-    turned = torch.from_numpy(np.random.default_rng(seed).random(len(batch["person"])) < 0.5)
-    identity, expression = model.mirrored(batch["identity"], batch["expression"])
-    pose = camera.mirrored_pose(batch["pose"])
-    other = dict(image=batch["image"].flip(-1), identity=identity, expression=expression, pose=pose)
-    mixed = dict(person=batch["person"])
-    for name, values in other.items():
-        here = turned.view(-1, *[1] * (values.ndim - 1))
-        mixed[name] = torch.where(here, values, batch[name])
-    return mixed
 
 
 @jit

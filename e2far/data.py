@@ -53,18 +53,6 @@ def to_float(image):
     return image.float().div_(255)
 
 
-def batch_indices(n, batch_size, step, seed):
-    """Which of `n` faces form the batch of `step`: each epoch is another permutation of all."""
-    batch_size = min(batch_size, n)
-    epoch, place = divmod(step, n // batch_size)
-    return _permutation(n, seed, epoch)[place * batch_size : (place + 1) * batch_size]
-
-
-@functools.lru_cache(maxsize=2)
-def _permutation(n, seed, epoch):
-    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n))
-
-
 class Faces(Dataset):
     """The faces of one split folder, memory-mapped: a batch opens the shards it needs, and no other.
 

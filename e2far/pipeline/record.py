@@ -31,7 +31,7 @@ def environment(path):
     """
     import torch
 
-    from e2far import recipes
+    from e2far import training
 
     p = params.load("training")
     device = "cuda" if p.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
@@ -45,7 +45,7 @@ def environment(path):
         processor=processor(),
         cores=os.cpu_count(),
         threads=os.environ.get("OMP_NUM_THREADS"),
-        precision=recipes.auto_precision(p.precision, device),
+        precision=training.auto_precision(p.precision, device),
         python=platform.python_version(),
         versions=versions(),
     )

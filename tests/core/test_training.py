@@ -1,12 +1,14 @@
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from e2far import augmentation, camera, data, evaluation, network, recipes, runs, training
+from e2far import camera, data, evaluation, network, training
 from e2far.morphable import toy_model
-from e2far.recipes import Phase
+from e2far.training import Phase
 
 QUICK = dict(
     batch_size=8, expression_weight=1.0, pose_weight=0.1, weight_decay=0.0, seed=0, progress=False
@@ -86,15 +88,15 @@ def same(a, b):
 
 def test_every_epoch_is_a_permutation_decided_by_seed_and_step():
     epochs = [
-        torch.cat([data.batch_indices(20, 4, step, seed=5) for step in range(first, first + 5)])
+        torch.cat([training.batch_indices(20, 4, step, seed=5) for step in range(first, first + 5)])
         for first in (0, 5)
     ]
     assert all(
         epoch.sort().values.tolist() == list(range(20)) for epoch in epochs
     ) and not torch.equal(*epochs)
-    assert torch.equal(data.batch_indices(20, 4, 7, 5), data.batch_indices(20, 4, 7, 5))
-    assert not torch.equal(data.batch_indices(20, 4, 7, 5), data.batch_indices(20, 4, 7, 6))
-    assert len(data.batch_indices(3, 8, 11, 0)) == 3
+    assert torch.equal(training.batch_indices(20, 4, 7, 5), training.batch_indices(20, 4, 7, 5))
+    assert not torch.equal(training.batch_indices(20, 4, 7, 5), training.batch_indices(20, 4, 7, 6))
+    assert len(training.batch_indices(3, 8, 11, 0)) == 3
 
 
 def test_schedules():
@@ -105,7 +107,7 @@ def test_schedules():
     assert cosine.rates(109)[0] < 1e-3
     steps = Phase(30, 1.0, 0.0, schedule="step", milestones=(10, 20))
     assert [steps.rates(s)[0] for s in (0, 9, 10, 20)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
-    assert recipes.rates_at([steps, cosine], 39) == (1, cosine.rates(9))
+    assert training.rates_at([steps, cosine], 39) == (1, cosine.rates(9))
     with pytest.raises(ValueError, match="choose cosine, step or constant"):
         Phase(1, 1.0, schedule="linear")
 
@@ -163,7 +165,7 @@ def test_resumed_training_equals_uninterrupted_training(model, splits, ema, tmp_
     whole = build()
     log = training.fit(whole, model, *splits, **settings)
     for interrupted_at in (3, 6):  # in the frozen phase, and between two rows of the log
-        checkpoint, record = tmp_path / f"{interrupted_at}.pt", runs.Run.record
+        checkpoint, record = tmp_path / f"{interrupted_at}.pt", training.Run.record
 
         def interrupt(run, *args):
             record(run, *args)
@@ -171,7 +173,7 @@ def test_resumed_training_equals_uninterrupted_training(model, splits, ema, tmp_
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(runs.Run, "record", interrupt)
+            patch.setattr(training.Run, "record", interrupt)
             training.fit(
                 build(),
                 model,
@@ -387,7 +389,7 @@ def test_heads_learn_from_stored_features_what_they_learn_from_pictures(model, s
 
 def test_precision_is_chosen_by_what_the_device_computes_in(monkeypatch):
     for known in ("32-true", "bf16-mixed", "16-mixed"):
-        assert recipes.auto_precision(known) == known
+        assert training.auto_precision(known) == known
     for amx, avx, expected in (
         (False, False, "32-true"),
         (True, False, "bf16-mixed"),
@@ -395,7 +397,7 @@ def test_precision_is_chosen_by_what_the_device_computes_in(monkeypatch):
     ):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
-        assert recipes.auto_precision("auto") == expected
+        assert training.auto_precision("auto") == expected
 
 
 def test_batches_made_ahead_are_the_same_ones():
@@ -407,7 +409,7 @@ def test_batches_made_ahead_are_the_same_ones():
             raise ValueError("no such batch")
         return step * step
 
-    batch = training.prepared_ahead(batch_at, 9)
+    batch = training.ahead(batch_at, SimpleNamespace(total=9))
     assert [batch(step) for step in (3, 4, 5, 6)] == [9, 16, 25, 36]
     with pytest.raises(ValueError, match="no such batch"):
         batch(7)
@@ -421,7 +423,7 @@ def test_a_checkpoint_of_other_versions_is_used_with_a_warning(
         phases=[Phase(2, 1e-3)], checkpoint=tmp_path / "c.pt", checkpoint_every=1
     )
     training.fit(build(), model, *splits, **settings)
-    monkeypatch.setitem(runs.VERSIONS, "torch", "1.0")
+    monkeypatch.setitem(training.VERSIONS, "torch", "1.0")
     training.fit(build(), model, *splits, **settings)
     assert "which may round differently" in caplog.text
 
@@ -503,7 +505,7 @@ def test_mirrored_pictures_show_the_mirrored_face(model):
         identity=torch.randn(40, model.n_identity, generator=generator),
         expression=torch.randn(40, model.n_expression, generator=generator),
     )
-    found = augmentation.mirror_half(model, batch, 0)
+    found = training.mirror_half(model, batch, 0)
     same = (found["image"] == batch["image"]).flatten(1).all(1)
     assert 10 < same.sum() < 30
     assert torch.equal(found["image"][~same], batch["image"][~same].flip(-1))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from e2far import network, recipes, trunks, weights
+from e2far import network, training, trunks, weights
 from e2far.analysis.features import matched_grids
 from e2far.network import E2FAR, Recognizer
 
@@ -187,5 +187,5 @@ def test_a_real_network_of_timm_takes_a_step():
 
 
 def test_a_constant_rate_stays_after_its_warmup():
-    phase = recipes.Phase(100, 1e-3, 5e-4, schedule="constant", warmup=9)
+    phase = training.Phase(100, 1e-3, 5e-4, schedule="constant", warmup=9)
     assert phase.rates(0) == (1e-4, 5e-5) and phase.rates(9) == phase.rates(99) == (1e-3, 5e-4)

@@ -6,7 +6,6 @@ import numpy as np
 from scipy.io import loadmat
 from scipy.spatial import cKDTree
 
-from e2far import files
 from e2far.facemodels.registration import as_modes, as_vertices, assemble, check_landmarks
 from e2far.files import reading
 
@@ -39,7 +38,6 @@ def read_mat(path, n_identity=None, n_expression=None, landmarks=None):
     2009 itself has no expressions: then our own are carried over (see registration.assemble).
     """
     with reading(path, MAT):
-        files.check_mat(path)
         stored = loadmat(
             path,
             variable_names=[
@@ -109,9 +107,7 @@ def deviations(variances):
 
 
 def values(file, name):
-    """The dataset `name` of an HDF5 file, if it is not larger than any face model's."""
-    if file[name].nbytes > files.LARGEST:
-        raise ValueError(f"{name} claims {file[name].nbytes:,} bytes")
+    """The dataset `name` of an HDF5 file."""
     return np.asarray(file[name][()])
 
 

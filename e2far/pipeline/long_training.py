@@ -15,11 +15,12 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import torch
 import typer
 
 from e2far import facemodels
 from e2far.facemodels import load_face_model
-from e2far.files import EXPECTED, complain, read_pickled
+from e2far.files import EXPECTED, complain
 from e2far.network import E2FAR
 from e2far.pipeline import jobs, params
 from e2far.synthesis import shards
@@ -151,7 +152,8 @@ def reach(folder, recipe, network):
         folder / recipe / name for name in ("checkpoint.pt", "network.safetensors")
     )
     if checkpoint.exists():
-        state, model = read_pickled(checkpoint), load_face_model(folder / "facemodel.npz")
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        model = load_face_model(folder / "facemodel.npz")
         net, images = E2FAR(model.n_identity, model.n_expression, **network), state["images"]
         net.load_state_dict(state["module"])
     elif ended.exists():

@@ -2,13 +2,11 @@
 
 import ast
 import functools
-import io
 import json
 import os
 import pickle
 import re
 import struct
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from safetensors.torch import save
 from skimage.data import astronaut
 from typer.testing import CliRunner
 
-from e2far import files, morphable, network, weights
+from e2far import morphable, network, weights
 from e2far.cli import app
 from e2far.facemodels import surrey
 from e2far.photo import pictures
@@ -204,112 +202,6 @@ def zeros(megabytes):
     )
 
 
-def zipped(members, megabytes=0):
-    """A zip file of name -> bytes; each is followed by `megabytes` of zeros, packed."""
-    content, listed = b"", b""
-    for name, start in members.items():
-        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-        packed = (
-            packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH) + zeros(megabytes)[2:-4]
-            if megabytes
-            else packer.compress(start) + packer.flush()
-        )
-        crc = (
-            zlib.crc32(start + bytes(megabytes * 2**20)) if not megabytes else 0
-        )  # of bombs nobody lives to see it
-        entry = struct.pack(
-            "<HHHHHIIIHH",
-            20,
-            0,
-            8,
-            0,
-            33,
-            crc,
-            len(packed),
-            len(start) + megabytes * 2**20,
-            len(name),
-            0,
-        )
-        listed += (
-            b"PK\x01\x02\x14\x00"
-            + entry
-            + struct.pack("<HHHII", 0, 0, 0, 0, len(content))
-            + name.encode()
-        )
-        content += b"PK\x03\x04" + entry + name.encode() + packed
-    return (
-        content
-        + listed
-        + b"PK\x05\x06"
-        + struct.pack("<HHHHIIH", 0, 0, len(members), len(members), len(listed), len(content), 0)
-    )
-
-
-def mat_bomb(variable):
-    """MATLAB's level 5: one variable, packed, of 450 MB of zeros."""
-    packer = zlib.compressobj(9)
-    n = 450 * 2**20
-    flags = struct.pack("<IIII", 6, 8, 7, 0)  # single precision
-    shape, name = (
-        struct.pack("<IIii", 5, 8, n // 4, 1),
-        struct.pack("<II8s", 1, len(variable), variable),
-    )
-    start = (
-        struct.pack("<II", 14, len(flags + shape + name) + 8 + n)
-        + flags
-        + shape
-        + name
-        + struct.pack("<II", 7, n)
-    )
-    first = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
-    block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    packed = first + block * 450 + b"\x03\x00" + bytes(4)
-    return (
-        b"MATLAB 5.0 MAT-file".ljust(124)
-        + b"\x00\x01IM"
-        + struct.pack("<II", 15, len(packed))
-        + packed
-    )
-
-
-def mat_claim(variable, count=500_000_000):
-    """MATLAB's level 5: one variable, not packed, that claims two gigabytes and has none."""
-    content = (
-        struct.pack("<IIII", 6, 8, 7, 0)
-        + struct.pack("<IIii", 5, 8, count, 1)
-        + struct.pack("<II8s", 1, len(variable), variable)
-        + struct.pack("<II", 7, 4 * count)
-    )
-    return (
-        b"MATLAB 5.0 MAT-file".ljust(124)
-        + b"\x00\x01IM"
-        + struct.pack("<II", 14, len(content) + 4 * count)
-        + content
-    )
-
-
-def h5_bomb():
-    import h5py
-
-    file = io.BytesIO()
-    with h5py.File(file, "w") as stored:
-        stored.create_dataset(
-            "shape/model/mean", (150_000_000,), "f4"
-        )  # never written: no bytes of it are in the file
-    return file.getvalue()
-
-
-def pth_bomb(tensor, packed=False):
-    """A state dict whose layers are `tensor`; or the same with its numbers packed."""
-    content = fuzz.in_memory(
-        lambda file: torch.save({"conv1_1.weight": tensor, "conv1_1.bias": tensor}, file)
-    )
-    if not packed:
-        return content
-    with zipfile.ZipFile(io.BytesIO(content)) as stored:
-        return zipped({name: stored.read(name) for name in stored.namelist()}, 450)
-
-
 def many_merges():
     lines = ["a0: &a0 {k: 1}"] + [
         f"a{k}: &a{k}\n  <<: [{', '.join([f'*a{k - 1}'] * 20)}]" for k in range(1, 9)
@@ -360,29 +252,13 @@ def surrey_bomb():
 
 
 BOMBS = {
-    "npz that claims terabytes": (
-        "face model .npz",
-        lambda: {"": zipped({"mean.npy": npy_header((MANY, 3))})},
-    ),
-    "npz of packed zeros": (
-        "face model .npz",
-        lambda: {"": zipped({"mean.npy": npy_header((450 * 2**18,))}, 450)},
-    ),
     "npz with a deep header": (
         "face model .npz",
         lambda: fuzz.stored_npz(
             fuzz.kinds()["face model .npz"].parts | dict(header=np.array(DEEP.decode()))
         ),
     ),
-    "FLAME npz of packed zeros": (
-        "face model, FLAME .npz",
-        lambda: {"": zipped({"v_template.npy": npy_header((450 * 2**18,))}, 450)},
-    ),
     "npy that claims terabytes": ("landmarks .npy", lambda: {"": npy_header((MANY,))}),
-    "pickle that claims a gigabyte": (
-        "face model, FLAME .pkl",
-        lambda: {"": b"\x80\x05\x96" + struct.pack("<Q", 2**30) + b"."},
-    ),
     "pickle that claims terabytes": (
         "face model, FLAME .pkl",
         lambda: {"": b"\x80\x05\x8e" + struct.pack("<Q", 2**42) + b"."},
@@ -397,23 +273,6 @@ BOMBS = {
         lambda: {
             "": b"\x80\x02}X\x0a\x00\x00\x00v_templatecchumpy.ch\nCh\n)\x81q\x00}X\x01\x00\x00\x00xh\x00sbs."
         },
-    ),
-    "mat of packed zeros": ("face model, Basel 2009 .mat", lambda: {"": mat_bomb(b"shapeMU")}),
-    "mat of packed zeros for VGG": ("VGG .mat", lambda: {"": mat_bomb(b"layers")}),
-    "mat that claims gigabytes": (
-        "face model, Basel 2009 .mat",
-        lambda: {"": mat_claim(b"shapeMU")},
-    ),
-    "mat that claims gigabytes for VGG": ("VGG .mat", lambda: {"": mat_claim(b"layers")}),
-    "h5 of nothing": ("face model, Basel 2017 .h5", lambda: {"": h5_bomb()}),
-    "one number as a huge tensor": (
-        "VGG .pth",
-        lambda: {"": pth_bomb(torch.ones(1).expand(40000, 3, 60, 60))},
-    ),
-    "pth of packed zeros": ("VGG .pth", lambda: {"": pth_bomb(torch.zeros(1), packed=True)}),
-    "checkpoint of packed zeros": (
-        "checkpoint",
-        lambda: {"": pth_bomb(torch.zeros(1), packed=True)},
     ),
     "safetensors that claims terabytes": (
         "network .safetensors",
@@ -481,8 +340,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("kind", sorted({tag for tag, _ in BOMBS.values()}))
-def test_a_bomb_is_refused_within_bounds(kind, monkeypatch):
-    monkeypatch.setattr(files, "LARGEST", 64 * 2**20)
+def test_a_bomb_is_refused_within_bounds(kind):
     outcomes = become(kind, {name: files() for name, (tag, files) in BOMBS.items() if tag == kind})
     assert outcomes == dict.fromkeys(outcomes, "refused")
 
@@ -587,10 +445,7 @@ DANGEROUS = {
     ),
 }
 ALLOWED = {
-    (
-        "e2far/files.py",
-        "pickle._Unpickler",
-    ),  # the inert one: it builds stand-ins alone and refuses every other name
+    ("e2far/files.py", "pickle.Unpickler"),  # the inert one: it refuses all but a few names
     ("e2far/synthesis/live.py", "pickle.loads"),
 }  # what a process has from the one that started it, in memory: no file
 
@@ -771,13 +626,6 @@ def test_a_surrey_model_is_read_as_eos_reads_it(tmp_path):
     assert name == "ß" and np.array_equal(offsets.ravel(), smile.deformation)
 
 
-def unkind():
-    """The kind of a filter's numbers, single precision, becomes 0, over which scipy crashes."""
-    [content] = fuzz.kinds()["VGG .mat"].files[1].values()
-    at = content.index(struct.pack("<II", 7, 2 * 3 * 9 * 4))
-    return {"": content[:at] + bytes(4) + content[at + 4 :]}
-
-
 TENSORS = lambda: fuzz.kinds()["network .safetensors"].parts["tensors"]
 HEADER = lambda: fuzz.kinds()["network .safetensors"].parts["header"]
 FOUND = {  # each got past, or through, what read it before
@@ -818,7 +666,6 @@ FOUND = {  # each got past, or through, what read it before
             )
         },
     ),
-    "an element of no kind": ("VGG .mat", unkind),
     "text for numbers": (
         "face model .npz",
         lambda: fuzz.stored_npz(

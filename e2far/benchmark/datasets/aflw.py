@@ -17,7 +17,6 @@ from scipy.io import loadmat
 from e2far import camera
 from e2far.benchmark.datasets.records import Item, Samples, locate, names, reading, require
 from e2far.benchmark.metrics import as_points
-from e2far.files import check_mat
 
 WHERE = "from Xiangyu Zhu's page of 3DDFA (cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm)"
 AFLW2000 = f"AFLW2000-3D, a folder of image*.jpg and image*.mat, {WHERE}"
@@ -104,7 +103,6 @@ def annotated(name, person, image, pose, marks, key, what):
 
 def stored(path, name):
     """The array `name` of a .mat."""
-    check_mat(path)
     return loadmat(path, variable_names=[name])[name]
 
 

@@ -25,7 +25,7 @@ from e2far.benchmark.datasets.records import (
     require,
 )
 from e2far.benchmark.metrics import as_points
-from e2far.files import Dtype, Inert, Unpickler, replacing
+from e2far.files import Unpickler, replacing
 
 WHAT = "the NoW dataset, with final_release_version, imagepathsvalidation.txt, scans and scans_lmks_onlypp, requested from the Max Planck Institute for Intelligent Systems (now.is.tue.mpg.de)"
 BOX_SIDE = (
@@ -96,37 +96,6 @@ def build(photos, scans, key):
     return Item(name, person, photos / key, dict(challenge=challenge), sources, scan_name=person)
 
 
-class AnyDtype(Dtype):
-    """numpy.dtype of plain numbers or of objects."""
-
-    def __init__(self, code, *flags):
-        if code in ("O", "O8", "O4"):
-            self.dtype = np.dtype("O")
-        else:
-            super().__init__(code, *flags)
-
-
-class ObjectArray(Inert):
-    """numpy.ndarray of objects: the list of them."""
-
-    def __setstate__(self, state):
-        self.objects = state[4]
-
-
-def scalar(kind, raw):
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    return np.frombuffer(raw, kind.dtype)[0]  # ValueError where the type is one of objects
-
-
-class BoxUnpickler(Unpickler):
-    """FLAME's, which refuses whatever is no array of numbers, but for one array of objects and for numbers of numpy's types."""
-
-    def find_class(self, module, name):
-        if module.split(".")[0] == "numpy" and name in ("dtype", "ndarray", "scalar"):
-            return {"dtype": AnyDtype, "ndarray": ObjectArray, "scalar": scalar}[name]
-        return super().find_class(module, name)
-
-
 def read_box(path):
     """A square (x0, y0, x1, y1) px about the owner's box, BOX_SIDE times its mean side. The file is an .npy with one dict in it; no code of it runs."""
     with reading(path, WHAT):
@@ -138,7 +107,7 @@ def read_box(path):
             }[version](file)
             if kind != np.dtype(object):
                 raise ValueError(f"it holds {kind}, not a dict of left, top, right, bottom")
-            box = BoxUnpickler(file, encoding="latin1").load().objects[0]
+            box = Unpickler(file, encoding="latin1").load().item()
         if not isinstance(box, dict) or not {"left", "top", "right", "bottom"} <= set(box):
             raise ValueError("it holds no dict of left, top, right, bottom")
         left, top, right, bottom = as_points(

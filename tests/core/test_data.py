@@ -154,14 +154,14 @@ def test_shards_that_do_not_fit_are_named(folder):
     for bad, message in (
         (columns(2, identity=7), "identity is"),
         (columns(2, size=24), "image is"),
-        (columns(2) | dict(pose=torch.zeros(3, 9)), "different"),
-        (columns(3), "holds 3 faces, not 2"),
-        ({k: v for k, v in columns(2).items() if k != "pose"}, "lacks pose"),
-        (columns(0), "no length"),
+        (columns(2) | dict(pose=torch.zeros(3, 9)), "pose is"),
+        (columns(3), r"image is \(3, 16, 16, 3\) uint8, not \(2, 16, 16, 3\)"),
+        ({k: v for k, v in columns(2).items() if k != "pose"}, "pose"),
+        (columns(0), "image is"),
         (columns(2) | dict(image=torch.zeros(2, 16, 16, 3)), "uint8"),
     ):
         data.write_shard(path, bad)
-        with pytest.raises(ValueError, match=f"shard-000002.*{message}"):
+        with pytest.raises((ValueError, OSError), match=f"shard-000002.*{message}"):
             data.Faces(folder)[11]
 
 

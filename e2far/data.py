@@ -98,7 +98,7 @@ class Faces(Dataset):
         self.image_size = image_size or stored
         self.scale = self.image_size / stored
         if self.scale > 1:
-            raise ValueError(f"{folder} holds {stored} px, less than {image_size} px: {AGAIN}")
+            raise ValueError(f"{folder} holds pictures of {stored} px, not {image_size}: {AGAIN}")
 
     def __reduce__(self):
         return Faces, (self.folder, self.reduced_to)  # workers open the files anew

@@ -196,5 +196,5 @@ def test_pictures_can_be_reduced(folder):
     assert pickle.loads(pickle.dumps(small)).image_size == 8
     inside = whole[3]["image"].mean()
     assert small[3]["image"].mean() == pytest.approx(float(inside), abs=0.03)
-    with pytest.raises(ValueError, match="16 px, which cannot be reduced to 32 px"):
+    with pytest.raises(ValueError, match="pictures of 16 px, not 32"):
         data.Faces(folder, 32)

@@ -1,6 +1,6 @@
 """Broken files by the thousand: python tests/fuzz.py [--cases 12000] [--seed 0] [--only KIND] [--case NUMBER]
 
-Every file that the package reads from others (weights, face models, pictures, parameters, shards, checkpoints) is damaged in its bytes (cut, bits flipped, sizes made huge, blocks moved) or in its contents
+Every file that the package reads from others (weights, face models, pictures, parameters) is damaged in its bytes (cut, bits flipped, sizes made huge, blocks moved) or in its contents
 (not a number, another shape or type, entries missing, pickles with code, deep nesting) and read. Allowed is: it LOADS something sound (finite, of the right shapes), or it is REFUSED with a ValueError or
 OSError of one line that names the file. All else is a FAULT: another exception, a crash, a hang, code run (a canary appears), more than MEMORY_MB, more than SECONDS. Files are read in forked processes,
 so that a crash is one fault. The same seed gives the same files; --case writes one of them out and shows what became of it. tests/test_hostile.py runs a few of each kind.
@@ -31,7 +31,6 @@ import numpy as np
 import scipy.io
 import torch
 import yaml
-from lightning_fabric import Fabric
 from PIL import Image
 from safetensors.torch import save
 from test_readers import (
@@ -46,7 +45,7 @@ from test_readers import (
 )
 from test_vggface import save_mat
 
-from e2far import data, facemodels, morphable, network, training, vggface, weights
+from e2far import facemodels, morphable, network, vggface, weights
 from e2far.facemodels import registration
 from e2far.photo import confidence
 from e2far.photo.pictures import load_image
@@ -625,115 +624,6 @@ def safetensors_of(parts):
     return {"": save(parts["tensors"], metadata={"e2far": json.dumps(parts["header"])})}
 
 
-def shard_columns(n):
-    generator = torch.Generator().manual_seed(n)
-    return dict(
-        image=torch.randint(0, 256, (n, 8, 8, 3), generator=generator, dtype=torch.uint8),
-        identity=torch.randn(n, 6, generator=generator),
-        expression=torch.randn(n, 4, generator=generator),
-        pose=torch.randn(n, 9, generator=generator),
-        landmarks=torch.rand(n, 68, 2, generator=generator),
-        person=torch.arange(n),
-    )
-
-
-def read_faces(path):
-    faces = data.Faces(path)
-    return dict(
-        batch=faces.gather([0, -1]),
-        item=faces[len(faces) - 1],
-        **{name: getattr(faces, name) for name in data.LABELS},
-    )
-
-
-def sound_faces(found):
-    shapes = {name: tuple(value.shape[1:]) for name, value in found["batch"].items()}
-    side = shapes["image"][1]
-    return (
-        finite(found)
-        and shapes["image"] == (3, side, side)
-        and side > 0
-        and shapes["pose"] == (9,)
-        and shapes["landmarks"] == (68, 2)
-        and shapes["person"] == ()
-        and len(shapes["identity"]) == 1
-        and len({len(found[name]) for name in data.LABELS}) == 1
-    )
-
-
-def a_run():
-    """A training.Run of something tiny, that can be resumed."""
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(
-        torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2)
-    )
-    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
-    made = training.Run(
-        module,
-        optimizer,
-        Fabric(accelerator="cpu", devices=1),
-        20,
-        torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2)),
-        dict(seed=0, phases=[dict(steps=20, rate=1e-3)], network=dict(width=0.5)),
-        None,
-        None,
-        5,
-        None,
-        None,
-        None,
-        False,
-    )
-    made.network(torch.randn(5, 4)).square().sum().backward()
-    made.optimizer.step()
-    made.step, made.images, made.seconds, made.rows, made.sums = (
-        5,
-        25,
-        1.5,
-        [dict(step=5, loss=0.3)],
-        dict(loss=torch.tensor(0.4), steps=2),
-    )
-    return made
-
-
-def resume(path):
-    made = a_run()
-    made.checkpoint = path
-    made.resume()
-    return made
-
-
-def sound_run(made):
-    return (
-        finite(dict(made.module.state_dict()))
-        and finite(dict(made.average.state_dict()))
-        and finite(made.optimizer.state_dict()["state"])
-        and finite(made.optimizer.state_dict()["param_groups"])
-        and isinstance(made.step, int)
-        and 0 <= made.step <= made.total
-        and isinstance(made.images, int)
-        and isinstance(made.rows, list)
-        and isinstance(made.sums, dict)
-        and callable(made.save)
-        and made.optimizer.param_groups[0]["lr"] >= 0
-    )
-
-
-def checkpoint_parts():
-    kept = {}
-    (
-        made,
-        save_,
-    ) = a_run(), torch.save
-    made.checkpoint = Path(tempfile.gettempdir()) / "unused.pt"
-    try:
-        torch.save = lambda state, file: kept.update(state)
-        made.save()
-    finally:
-        torch.save = save_
-        made.checkpoint.unlink(missing_ok=True)
-    return kept
-
-
 PARAMS = """profile: small
 seed: 7
 profiles:
@@ -809,15 +699,6 @@ def kinds():
         vertex_error_mm=disagreement,
         unlike_above_percent=4.5,
     )
-    shards = dict(
-        first=shard_columns(4), second=shard_columns(2), index=dict(faces=6, shard_size=4)
-    )
-    shard_files = lambda parts: {
-        "000/shard-000000.safetensors": save(parts["first"]),
-        "000/shard-000001.safetensors": save(parts["second"]),
-        "shards.json": json.dumps(parts["index"]).encode(),
-    }
-    state = checkpoint_parts()
     sound_module = lambda module: finite(dict(module.state_dict()))
 
     def fill_trunk(path):
@@ -937,17 +818,6 @@ def kinds():
                 lambda found: all(finite(vars(one)) for one in found),
                 yaml.safe_load(PARAMS),
                 lambda parts: {"": yaml.safe_dump(parts).encode()},
-            ),
-            "shards": Kind(
-                "train", [shard_files(shards)], read_faces, sound_faces, shards, shard_files
-            ),
-            "checkpoint": Kind(
-                "checkpoint.pt",
-                [pth(state), pth(state, legacy=True)],
-                resume,
-                sound_run,
-                state,
-                lambda parts: pth(parts, len(str(parts)) % 2 == 0),
             ),
             "calibration .json": Kind(
                 "net.confidence.json",

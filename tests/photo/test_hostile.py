@@ -115,10 +115,6 @@ STRUCTURED = {
         lambda: fuzz.kinds()["calibration .json"].parts,
         lambda tree: {"": json.dumps(tree).encode()},
     ),
-    "shards": (
-        lambda: dict(faces=6, shard_size=4),
-        lambda tree: fuzz.kinds()["shards"].files[0] | {"shards.json": json.dumps(tree).encode()},
-    ),
     "network .safetensors": (
         lambda: fuzz.kinds()["network .safetensors"].parts["header"],
         lambda tree: {
@@ -321,17 +317,6 @@ BOMBS = {
         lambda: {"": fuzz.PARAMS.replace("[1, 2, 3]", "&x [*x]").encode()},
     ),
     "json nested deep": ("calibration .json", lambda: {"": DEEP}),
-    "index nested deep": (
-        "shards",
-        lambda: fuzz.kinds()["shards"].files[0] | {"shards.json": DEEP},
-    ),
-    "index of faces without number": (
-        "shards",
-        lambda: (
-            fuzz.kinds()["shards"].files[0]
-            | {"shards.json": json.dumps(dict(faces=MANY**2, shard_size=4)).encode()}
-        ),
-    ),
     "ICT with a deep list": (
         "face model, ICT folder",
         lambda: fuzz.kinds()["face model, ICT folder"].files[0] | {"vertex_indices.json": DEEP},
@@ -378,9 +363,6 @@ def poisoned():
         ("VGG .pth", poisoned_pth(False)),
         ("VGG .pth", poisoned_pth(True)),
         ("VGG .pth", pickled),
-        ("checkpoint", poisoned_pth(False)),
-        ("checkpoint", poisoned_pth(True)),
-        ("checkpoint", pickled),
         ("params.yaml", {"": f"!!python/object/apply:os.system ['touch {fuzz.CANARY}']".encode()}),
         (
             "params.yaml",
@@ -391,7 +373,6 @@ def poisoned():
             },
         ),
         ("picture", {"": eps}),
-        ("shards", fuzz.kinds()["shards"].files[0] | {"000/shard-000000.safetensors": pickled[""]}),
         ("network .safetensors", pickled),
     ]
 
@@ -712,46 +693,6 @@ FOUND = {  # each got past, or through, what read it before
         "params.yaml",
         lambda: {"": fuzz.PARAMS.replace("seed: 7", "seed: x").encode()},
     ),
-    "an index of true faces": (
-        "shards",
-        lambda: (
-            fuzz.kinds()["shards"].files[0] | {"shards.json": b'{"faces": true, "shard_size": 4}'}
-        ),
-    ),
-    "an index of no faces a shard": (
-        "shards",
-        lambda: fuzz.kinds()["shards"].files[0] | {"shards.json": b'{"faces": 6, "shard_size": 0}'},
-    ),
-    "labels that are not numbers": (
-        "shards",
-        lambda: first_shard(identity=torch.full((4, 6), torch.nan)),
-    ),
-    "labels of a type that numpy has not": (
-        "shards",
-        lambda: first_shard(identity=torch.ones(4, 6, dtype=torch.bfloat16)),
-    ),
-    "pictures of no pixels": (
-        "shards",
-        lambda: first_shard(image=torch.zeros(4, 0, 0, 3, dtype=torch.uint8)),
-    ),
-    "labels of no faces": ("shards", lambda: first_shard(person=torch.tensor(1))),
-    "a checkpoint that is a list": (
-        "checkpoint",
-        lambda: {"": fuzz.in_memory(lambda file: torch.save([1], file))},
-    ),
-    "a checkpoint with an attribute": ("checkpoint", lambda: checkpoint(step="x")),
-    "a checkpoint beyond the end": ("checkpoint", lambda: checkpoint(step=10**6)),
-    "a checkpoint that is not a number": (
-        "checkpoint",
-        lambda: checkpoint(
-            module=fuzz.kinds()["checkpoint"].parts["module"]
-            | {"0.weight": torch.full((3, 4), torch.nan)}
-        ),
-    ),
-    "a checkpoint of another module": (
-        "checkpoint",
-        lambda: checkpoint(module={"x": torch.ones(3)}),
-    ),
     "curves that are text": ("calibration .json", lambda: calibration(score=["1"] * 12)),
     "curves that are not numbers": (
         "calibration .json",
@@ -767,19 +708,6 @@ FOUND = {  # each got past, or through, what read it before
         lambda: calibration(disagreement_percent=[12.0 - k for k in range(12)]),
     ),
 }
-
-
-def first_shard(**columns):
-    shards = fuzz.kinds()["shards"]
-    return shards.files[0] | {"000/shard-000000.safetensors": save(shards.parts["first"] | columns)}
-
-
-def checkpoint(**entries):
-    return {
-        "": fuzz.in_memory(
-            lambda file: torch.save(fuzz.kinds()["checkpoint"].parts | entries, file)
-        )
-    }
 
 
 def calibration(**entries):

@@ -186,8 +186,7 @@ def _settings(options):
 def _check_images(module, faces):
     if faces.image_size != module.image_size:
         raise ValueError(
-            f"{faces.folder} holds images of {faces.image_size} px, but the network takes "
-            f"{module.image_size} px: make one of them anew"
+            f"{faces.folder} has {faces.image_size} px, but the network takes {module.image_size}"
         )
 
 

@@ -607,7 +607,7 @@ def test_code_in_a_box_does_not_run(inside, tmp_path):
         (lambda p: box_file(p, dict(left=0, top=0, right=9, bottom=np.nan)), "not finite"),
         (lambda p: box_file(p, dict(left=9, top=0, right=0, bottom=9)), "is empty"),
         (lambda p: np.save(p, np.arange(4)), "not a dict"),
-        (lambda p: box_file(p, [1, 2, 3]), "no dict of"),
+        (lambda p: box_file(p, [1, 2, 3]), "size 1"),
     ],
 )
 def test_a_bad_box_is_refused(write, reason, tmp_path):

@@ -166,7 +166,7 @@ def test_shards_that_do_not_fit_are_named(folder):
 
 
 def test_writers_of_the_same_shard_do_not_meet(tmp_path):
-    """Several workers may make one shard, when one of them was taken for dead: the file is whole at every moment."""
+    """Several workers may make one shard, when one was taken for dead: it is whole at all times."""
     path, content = tmp_path / "shard", columns(40)
     with ThreadPoolExecutor(4) as pool:
         writes = [pool.submit(data.write_shard, path, content) for _ in range(40)]

@@ -490,7 +490,7 @@ def test_stored_features_cannot_be_mirrored(model, root):
 
 
 def test_mirrored_pictures_show_the_mirrored_face(model):
-    """A picture of a face's landmarks, mirrored: the mirrored labels put each landmark where its opposite was."""
+    """The labels of a mirrored picture put each landmark where its opposite was."""
     generator = torch.Generator().manual_seed(0)
     rotation = camera.euler_to_matrix(torch.tensor([[0.4, -0.2, 0.3]]).repeat(40, 1))
     pose = camera.encode_pose(

@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce resume test long long-status cooldown trunks tools lint coverage release calibration clean
+.PHONY: setup reproduce resume test test-slow long long-status cooldown trunks tools lint coverage release calibration clean
 
 setup: .venv/installed
 
@@ -41,6 +41,10 @@ test: setup
 	rm -rf .scratch
 	python -m pytest -q
 	E2FAR_PROFILE=smoke E2FAR_OUT=$(CURDIR)/.scratch python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+# What takes minutes: damaged files by the hundred, kills at random moments, pages in a real browser.
+test-slow: setup
+	python -m pytest -q -m slow
 
 # The checks of CONTRIBUTING.md and CI; `make test` needs none of these tools.
 tools: setup

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from scipy.io import loadmat
 
-from e2far.files import check_mat, read_pickled
 from e2far.trunks import BLOCKS, MEAN_COLOUR
 
 WHAT = (
@@ -80,7 +79,6 @@ def load(module, path):
 
 def _read_mat(path):
     """Tensors as in vgg_face_dag.pth, and the mean and std of the input, of a MatConvNet file."""
-    check_mat(path)
     stored = loadmat(path, variable_names=["net", "layers", "normalization", "meta"])
     for name in ("net", "meta"):
         if name in stored:
@@ -114,7 +112,7 @@ def _read_mat(path):
 
 
 def _read_torch(path):
-    return _of_known_input(read_pickled(path))
+    return _of_known_input(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _read_safetensors(path):

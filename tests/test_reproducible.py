@@ -1,4 +1,4 @@
-"""The same bytes again: from another process, with another hash seed and other numbers of threads."""
+"""The same bytes again, from a process with another hash seed and other numbers of threads."""
 
 import os
 import subprocess
@@ -64,7 +64,8 @@ train(root, folder / "threaded")
 
 @pytest.fixture(scope="module")
 def made(root, tmp_path_factory):
-    """The same made twice: here, and in a process with another hash seed, and with two threads for all that is not torch's; there the training once more, with two threads of torch's."""
+    """The same made here, and in a process with another hash seed and two threads for all that is
+    not torch's; there the training once more, with two threads of torch's."""
     folder = tmp_path_factory.mktemp("made")
     two = dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "2"
@@ -94,7 +95,10 @@ def test_data_and_training_are_the_same_bytes_twice(made):
 
 
 def test_with_two_threads_a_training_is_the_same_but_for_rounding(made):
-    """Threads add up in another order, and Adam, which divides by the size of a gradient, carries that on: once the trunk is trained too, losses differ by up to 1 % here, what is measured in the end by less."""
+    """Threads add up in another order; Adam, which divides by a gradient's size, carries that on.
+
+    Once the trunk is trained too, losses differ by up to 1 %, what is measured in the end by less.
+    """
     one, two = (pd.read_csv(made / name / "log.csv") for name in ("first/trained", "threaded"))
     apart = (two.loss / one.loss - 1).abs()
     assert apart[:3].max() < 1e-5 and apart.max() < 1e-2

@@ -13,9 +13,9 @@ its `recipes` say where others depart from it:
 
 import numpy as np
 import pandas as pd
+import torch
 
 from e2far.facemodels import load_face_model
-from e2far.files import read_pickled
 from e2far.network import E2FAR
 from e2far.pipeline import params
 from e2far.weights import load_network, save_network
@@ -61,7 +61,8 @@ def reach(folder, recipe, network):
     """
     checkpoint, ended = folder / recipe / "checkpoint.pt", folder / recipe / "network.safetensors"
     if checkpoint.exists():
-        state, model = read_pickled(checkpoint), load_face_model(folder / "facemodel.npz")
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        model = load_face_model(folder / "facemodel.npz")
         net, images = E2FAR(model.n_identity, model.n_expression, **network), state["images"]
         net.load_state_dict(state["module"])
     elif ended.exists():

@@ -16,10 +16,9 @@ from safetensors.torch import load_file
 
 from e2far import data, evaluation, facemodels, files, morphable
 from e2far.network import E2FAR, Recognizer
-from e2far.training import auto_precision
 from e2far.synthesis import shards
 from e2far.synthesis.live import LiveFaces
-from e2far.training import fit, pretrain
+from e2far.training import auto_precision, fit, pretrain
 from e2far.weights import begin, fill_trunk, save_network, save_trunk
 
 

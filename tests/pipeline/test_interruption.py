@@ -28,8 +28,8 @@ from test_training import build, model, root  # noqa: F401 (fixtures)
 from e2far import data, weights
 from e2far.morphable import toy_model
 from e2far.pipeline import jobs, trainings
-from e2far.training import Run
 from e2far.synthesis import shards, studio
+from e2far.training import Run
 
 SIZES = dict(image_size=48, width=1 / 16, batch_norm=True)
 RECIPE = dict(

@@ -136,10 +136,8 @@ class Run:
 
     def _over_processes(self):
         """The sums since the last row, over all processes."""
-        if self.fabric.world_size == 1:
-            return self.sums
-        sums = {name: self.fabric.all_reduce(x) for name, x in self.sums.items() if name != "steps"}
-        return sums | dict(steps=self.sums["steps"])
+        mean = self.fabric.all_reduce if self.fabric.world_size > 1 else lambda x: x
+        return {name: x if name == "steps" else mean(x) for name, x in self.sums.items()}
 
     def _add_row(self, row, validating):
         sums = self._over_processes()
@@ -154,7 +152,7 @@ class Run:
         self.sums, self.mark = {}, (time.perf_counter(), self.images)
         a_step = (self.mark[0] - self.began) / (self.step - self.first)
         self.rows.append(row | dict(remaining_s=a_step * (self.total - self.step)))
-        shown = {f"{name[:-1]}": f"{x**0.5:.2f}" for name, x in means.items() if "_mm2" in name}
+        shown = {name[:-1]: f"{x**0.5:.2f}" for name, x in means.items() if name.endswith("_mm2")}
         self.bar.set_postfix(shown | dict(images_per_s=f"{rate:.0f}"))
         if self.keeping.log and self.fabric.is_global_zero:
             with files.replacing(self.keeping.log) as partial:

@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce resume test long long-status cooldown trunks tools lint coverage release calibration clean
+.PHONY: setup reproduce resume test test-slow long long-status cooldown trunks tools lint coverage release calibration clean
 
 setup: .venv/installed
 
@@ -42,6 +42,10 @@ test: setup
 	python -m pytest -q
 	E2FAR_PROFILE=smoke E2FAR_OUT=$(CURDIR)/.scratch python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
+# What takes minutes: damaged files by the hundred, kills at random moments, pages in a real browser.
+test-slow: setup
+	python -m pytest -q -m slow
+
 # The checks of CONTRIBUTING.md and CI; `make test` needs none of these tools.
 tools: setup
 	$(UV) --constraint constraints.txt --requirement pyproject.toml --extra dev
@@ -56,19 +60,19 @@ coverage: tools
 
 # Days: the network that is shipped. Begins the long training in data/long, or goes on where it was stopped. Run it in a clone of its own: edits to the code would change it.
 long: setup
-	python -m e2far.pipeline.long_training data/long $(if $(RECIPE),--recipe $(RECIPE))
+	python -m e2far long data/long $(if $(RECIPE),--recipe $(RECIPE))
 
 # How far it is, what is left, and its curve beside that of the recipe of version 0.7.0 (`make long RECIPE=before`).
 long-status: setup
-	python -m e2far.pipeline.long_training data/long --status
+	python -m e2far long data/long --status
 
 # End it: train on, at a falling rate, from what it has reached.
 cooldown: setup
-	python -m e2far.pipeline.long_training data/long --cooldown
+	python -m e2far long data/long --cooldown
 
 # Which trunk learns most in the same CPU time: reports/metrics/trunks.csv. Two hours of one core.
 trunks: setup
-	python -m e2far.pipeline.trunk_trial data/trunks
+	python -m e2far trunks data/trunks
 
 # After `make cooldown`: ship what it trained, the face model it was trained with, and the calibration of its confidence.
 release: setup

@@ -6,6 +6,7 @@ face.save("face.obj")
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names below
@@ -14,21 +15,22 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names below
     from e2far.photo.reconstructor import Reconstructor
 
 __version__ = "0.8.0"
+SHIPPED = Path(__file__).resolve().parent.parent / "data" / "weights"  # network and face model
 
-_HOME = {
-    "MorphableModel": "morphable",
-    "load_face_model": "facemodels",
-    "Reconstructor": "photo.reconstructor",
+HOMES = {
+    "MorphableModel": "e2far.morphable",
+    "load_face_model": "e2far.facemodels",
+    "Reconstructor": "e2far.photo.reconstructor",
 }
 __all__ = ["MorphableModel", "Reconstructor", "__version__", "load_face_model"]
 
 
 def __getattr__(name: str):
-    """Import a public name when it is first used, so that `import e2far` and `e2far --version` do not wait for torch."""
-    if name not in _HOME:
+    """Import a public name when it is first used: `import e2far` does not wait for torch."""
+    if name not in HOMES:
         raise AttributeError(f"module 'e2far' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_module(HOMES[name]), name)
 
 
 def __dir__():
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *HOMES])

@@ -1,5 +1,5 @@
 """`python -m e2far` is the command line."""
 
-from e2far.cli import app
+import runpy
 
-app()
+runpy.run_module("e2far.cli", run_name="__main__")

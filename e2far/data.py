@@ -1,14 +1,18 @@
 """Shards of faces on disk, read without holding them in memory.
 
-A split is a folder of `000/shard-000000.safetensors` ... `000/shard-000999.safetensors`, `001/shard-001000.safetensors` ..., no folder with more than a thousand of them,
-and of `shards.json`, written last: {"faces": how many in all, "shard_size": how many a shard (the last may hold fewer)}. Each shard holds the same columns for its n faces:
+A split is a folder of `000/shard-000000.safetensors` ... `000/shard-000999.safetensors`,
+`001/shard-001000.safetensors` ..., no folder with more than a thousand of them, and of
+`shards.json`, written last: {"faces": how many in all, "shard_size": how many a shard (the last may
+hold fewer)}. Each shard holds the same columns for its n faces:
 
-    image (n, S, S, 3) uint8      identity (n, K)     expression (n, L)     pose (n, 9)     landmarks (n, 68, 2) px in the crop     person (n,) int64
+    image (n, S, S, 3) uint8    identity (n, K)    expression (n, L)    pose (n, 9)
+    landmarks (n, 68, 2) px in the crop    person (n,) int64
 """
 
 import functools
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -33,8 +37,12 @@ def shard_path(folder, number):
 
 
 def write_shard(path, columns, metadata=None):
-    """Write the tensors `columns` (image and all of LABELS, equal lengths) as one shard, with str -> str `metadata` in its header. Raises OSError, e.g. when the disk is full."""
-    # Choice: bytes first, then a plain write, not save_file: the error keeps its errno, the file gets the user's permissions, and it is on the disk before it has its name.
+    """Write the tensors `columns` (image and all of LABELS, equal lengths) as one shard.
+
+    metadata: str -> str, for the header    Raises OSError, e.g. when the disk is full.
+    """
+    # Choice: bytes first, then a plain write, not save_file: the error keeps its errno, the file
+    # gets the user's permissions, and it is on the disk before it has its name.
     content = save({name: column.contiguous() for name, column in columns.items()}, metadata)
     with replacing(path, f".{uuid4().hex}") as partial, open(partial, "wb") as file:
         file.write(content)
@@ -43,7 +51,7 @@ def write_shard(path, columns, metadata=None):
 
 
 def write_index(folder, faces, shard_size):
-    """Declare the split `folder` finished: `faces` in all, `shard_size` in every shard but perhaps the last."""
+    """Declare the split `folder` finished: `faces` in all, in shards of `shard_size`."""
     with replacing(Path(folder) / INDEX) as partial:
         partial.write_text(json.dumps(dict(faces=faces, shard_size=shard_size)))
 
@@ -54,14 +62,16 @@ def to_float(image):
 
 
 class Faces(Dataset):
-    """The faces of one split folder, memory-mapped: a batch opens the shards it needs, and no other.
+    """The faces of one split, memory-mapped: a batch opens the shards it needs, and no other.
 
-    `faces[i]` is a dict of one face, image (3, S, S) float in [0, 1]; `faces[[3, 1, 4]]` is a batch of them. In a DataLoader pass `collate_fn=lambda batch: batch`.
-    `faces.identity` (n, K), `.expression` (n, L), `.pose` (n, 9), `.landmarks` (n, 68, 2) and `.person` (n,) are columns of the whole split, read when first asked for.
+    `faces[i]` is a dict of one face, image (3, S, S) float in [0, 1]; `faces[[3, 1, 4]]` is a batch
+    of them. In a DataLoader pass `collate_fn=lambda batch: batch`.
+    `faces.identity` (n, K) ... `.person` (n,) are columns of the whole split, read when asked for.
 
-    image_size: None, or px to which the pictures are reduced as they are read (bilinear, antialiased); landmarks follow
-
-    Raises FileNotFoundError, OSError (truncated or unreadable shard) or ValueError (columns that do not fit together), naming the file, when it is first opened.
+    image_size: px to which pictures are reduced as they are read (bilinear, antialiased), landmarks
+        too; None: as stored
+    Raises FileNotFoundError, OSError (damage) or ValueError (columns that do not fit), naming the
+    file, when it is first opened.
     """
 
     identity: torch.Tensor
@@ -76,29 +86,19 @@ class Faces(Dataset):
         try:
             counts = json.loads(index.read_text())
             self.count, self.shard_size = counts["faces"], counts["shard_size"]
-            if not all(
-                type(number) is int and 0 < number < 2**40
-                for number in (self.count, self.shard_size)
-            ):
-                raise ValueError
         except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"no finished data set in {self.folder}, which lacks {INDEX}: {AGAIN}"
-            ) from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise FileNotFoundError(f"no finished data set in {folder}: {AGAIN}") from error
+        except (ValueError, KeyError, TypeError) as error:
             raise OSError(f"{index} is truncated or no index at all: {AGAIN}") from error
-        self.shard = functools.lru_cache(OPEN_SHARDS)(self._shard)
-        self.shapes = {
-            name: column.shape[1:] for name, column in _read(shard_path(self.folder, 0)).items()
-        }  # of a face, in every shard
-
+        self.shard = functools.lru_cache(OPEN_SHARDS)(self._open)
+        first = _read(shard_path(self.folder, 0))
+        self.shapes = {name: column.shape[1:] for name, column in first.items()}  # of a face
+        self.kinds = {name: column.dtype for name, column in first.items()}
         stored = self.shapes["image"][0]
         self.image_size = image_size or stored
         self.scale = self.image_size / stored
         if self.scale > 1:
-            raise ValueError(
-                f"{self.folder} holds pictures of {stored} px, which cannot be reduced to {image_size} px: {AGAIN} at that size"
-            )
+            raise ValueError(f"{folder} holds pictures of {stored} px, not {image_size}: {AGAIN}")
 
     def __reduce__(self):
         return Faces, (self.folder, self.reduced_to)  # workers open the files anew
@@ -109,16 +109,13 @@ class Faces(Dataset):
     def __getattr__(self, name):
         if name not in LABELS:
             raise AttributeError(f"Faces has no {name}")
-        column = torch.from_numpy(
-            np.concatenate(
-                [self.shard(number)[name] for number in range(-(-self.count // self.shard_size))]
-            )
-        )
-        setattr(self, name, self.resized(**{name: column})[name])
+        shards = range(-(-self.count // self.shard_size))
+        column = torch.from_numpy(np.concatenate([self.shard(number)[name] for number in shards]))
+        setattr(self, name, self._resized({name: column})[name])
         return getattr(self, name)
 
-    def resized(self, **columns):
-        """`columns` of a batch as of pictures of `image_size` px."""
+    def _resized(self, columns):
+        """`columns` as of pictures of `image_size` px."""
         if self.scale < 1 and "landmarks" in columns:
             columns["landmarks"] = columns["landmarks"] * self.scale
         if self.scale < 1 and "image" in columns:
@@ -127,96 +124,89 @@ class Faces(Dataset):
             ).contiguous(memory_format=torch.channels_last)
         return columns
 
-    def _shard(self, number):
-        """Columns of shard `number` as views of the mapped file, checked."""
+    def _open(self, number):
+        """Columns of shard `number` as views of the mapped file, checked against the first one."""
         path = shard_path(self.folder, number)
-        shard = _read(path)
-        expected = min(self.shard_size, self.count - number * self.shard_size)
-        if len(shard["image"]) != expected:
-            raise ValueError(f"{path} holds {len(shard['image'])} faces, not {expected}; {AGAIN}")
-        for name, shape in self.shapes.items():
-            if shard[name].shape[1:] != shape:
-                raise ValueError(
-                    f"{path}: {name} is {shard[name].shape[1:]} a face, but {shape} in the first shard; {AGAIN}"
-                )
+        shard, count = _read(path), min(self.shard_size, self.count - number * self.shard_size)
+        for name, column in shard.items():
+            shape, kind = (count, *self.shapes[name]), self.kinds[name]
+            if column.shape != shape or column.dtype != kind:
+                found = f"{column.shape} {column.dtype}"
+                raise ValueError(f"{path}: {name} is {found}, not {shape} {kind}; {AGAIN}")
         return shard
 
     def gather(self, indices) -> dict[str, torch.Tensor]:
-        """Batch of the faces `indices` with images still uint8, (B, 3, S, S) in channels-last memory: what a training loop moves to its device."""
+        """Batch of the faces `indices`; images are bytes, (B, 3, S, S) in channels-last memory."""
         indices = np.asarray(indices)
         if indices.ndim != 1 or not len(indices) or indices.dtype.kind not in "iu":
-            raise IndexError(
-                f"{self.folder}: give one or more whole numbers, not {indices.dtype} {indices.shape}"
-            )
-        if ((indices < -self.count) | (indices >= self.count)).any():
-            raise IndexError(
-                f"{self.folder} holds {self.count} faces, and was asked for {indices.min()} to {indices.max()}"
-            )
+            raise IndexError(f"give one or more whole numbers, not {indices.dtype} {indices.shape}")
+        if indices.min() < -self.count or indices.max() >= self.count:
+            raise IndexError(f"{indices.min()} to {indices.max()}, of {self.count} faces")
         numbers, rows = np.divmod(indices % self.count, self.shard_size)
         places = [(self.shard(number), row) for number, row in zip(numbers.tolist(), rows.tolist())]
         batch = {
             name: torch.from_numpy(np.array([shard[name][row] for shard, row in places]))
-            for name in ("image", *LABELS)
+            for name in self.shapes
         }
-        return self.resized(**batch | {"image": batch["image"].permute(0, 3, 1, 2)})
+        return self._resized(batch | {"image": batch["image"].permute(0, 3, 1, 2)})
 
     def __getitems__(self, indices):
         batch = self.gather(indices)
         return batch | {"image": to_float(batch["image"])}
 
     def __getitem__(self, index):
+        if isinstance(index, slice):
+            index = range(len(self))[index]
         if isinstance(index, (int, np.integer)):
-            return {
-                name: column[0]
-                for name, column in self.__getitems__([range(len(self))[index]]).items()
-            }
-        return self.__getitems__(range(len(self))[index] if isinstance(index, slice) else index)
+            return {name: column[0] for name, column in self.__getitems__([index]).items()}
+        return self.__getitems__(index)
 
 
 def _read(path):
     """Columns of one shard, as numpy views of the mapped file."""
     try:
         with safe_open(path, framework="pt") as file:
-            missing = {"image", *LABELS} - set(file.keys())
-            if missing:
-                raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; {AGAIN}")
-            shard = {name: file.get_tensor(name).numpy() for name in ("image", *LABELS)}
+            return {name: file.get_tensor(name).numpy() for name in ("image", *LABELS)}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing; {AGAIN}") from error
-    except (
-        SafetensorError,
-        OSError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        RuntimeError,
-    ) as error:  # the latter of types that numpy has not
+    except (SafetensorError, OSError) as error:
         raise OSError(f"{path} is truncated or no shard at all ({error}); {AGAIN}") from error
-    lengths = {name: len(column) if column.ndim else 0 for name, column in shard.items()}
-    if len(set(lengths.values())) > 1 or not lengths["image"]:
-        raise ValueError(f"{path} holds columns of different or no length {lengths}; {AGAIN}")
-    image = shard["image"]
-    if (
-        image.dtype != np.uint8
-        or image.ndim != 4
-        or image.shape[1] != image.shape[2]
-        or image.shape[3] != 3
-        or not image.size
-    ):
-        raise ValueError(
-            f"{path}: image is {image.shape} {image.dtype}, not (n, S, S, 3) uint8; {AGAIN}"
-        )
-    for name, shape in dict(
-        identity=(None,), expression=(None,), pose=(9,), landmarks=(68, 2), person=()
-    ).items():
-        column = shard[name]
-        if (
-            column.dtype.kind != ("i" if name == "person" else "f")
-            or column.shape[1:] != shape
-            and (shape != (None,) or column.ndim != 2)
-            or not np.isfinite(column).all()
-        ):
-            raise ValueError(
-                f"{path}: {name} is {column.shape} {column.dtype}, or not finite; {AGAIN}"
-            )
-    return shard
+
+
+def stored_batches(faces, rows, batch_size, seed, features=None):
+    """step -> batch of the `rows` of `faces`: pictures, or stored `features` in their place."""
+
+    def draw(step):
+        at = rows[batch_indices(len(rows), batch_size, step, seed)]
+        if not features:
+            return faces.gather(at)
+        labels = {name: getattr(faces, name)[at] for name in LABELS}
+        return labels | {layer: values[at].float() for layer, values in features.items()}
+
+    return draw
+
+
+def batch_indices(n, batch_size, step, seed):
+    """Which of `n` faces form the batch of `step`, decided by it and `seed` alone: each epoch is a
+    new permutation of all."""
+    batch_size = min(batch_size, n)
+    epoch, place = divmod(step, n // batch_size)
+    return _permutation(n, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(n, seed, epoch):
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n))
+
+
+def ahead(batch_at, total):
+    """`batch_at` that prepares the next batch in a thread while a device is busy with this one."""
+    pool, waiting = ThreadPoolExecutor(1), {}
+
+    def batch(step):
+        found = waiting.pop(step, None) or pool.submit(batch_at, step)
+        if step + 1 < total:
+            waiting[step + 1] = pool.submit(batch_at, step + 1)
+        return found.result()
+
+    return batch

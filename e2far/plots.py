@@ -1,4 +1,7 @@
-"""Every figure. Matplotlib functions return a Figure; one colour per method, the same camera for faces being compared, errors on a common scale."""
+"""Figures that several notebooks draw; what one notebook draws is in its wing's `figures.py`.
+
+One colour per method, the same camera for faces being compared, errors on a common scale.
+"""
 
 import io
 from pathlib import Path
@@ -12,97 +15,69 @@ from PIL import Image
 from e2far import camera, raster
 
 # The Okabe-Ito palette, told apart by the colour-blind; one colour per method throughout.
-COLOURS = {
-    "mean face": "#999999",
-    "shared head": "#E69F00",
-    "two heads": "#56B4E9",
-    "control": "#CC79A7",
-    "fusion": "#0072B2",
-    "shipped": "#009E73",
-    "oracle": "#000000",
-    "eos, true landmarks": "#D55E00",
-    "eos, 2 px noise": "#F0A060",
-    "identity": "#0072B2",
-    "expression": "#D55E00",
-    "pose": "#009E73",
-    "pool3": "#999999",
-    "pool4": "#009E73",
-    "pool5": "#56B4E9",
-    "three layers": "#D55E00",
-    "fusion on pool5's grid": "#E69F00",
-    "looks fixed": "#E69F00",
-    "looks new": "#CC79A7",
-    "end to end": "#0072B2",
-    "random": "#999999",
-    "VGG-Face": "#009E73",
-    "from the recogniser": "#0072B2",
-    "from scratch": "#D55E00",
+_METHODS = {
+    "#000000": ("oracle",),
+    "#999999": ("mean face", "pool3", "random"),
+    "#E69F00": ("shared head", "fusion on pool5's grid", "looks fixed"),
+    "#F0A060": ("eos, 2 px noise",),
+    "#56B4E9": ("two heads", "pool5"),
+    "#CC79A7": ("control", "looks new"),
+    "#0072B2": ("fusion", "identity", "end to end", "from the recogniser"),
+    "#009E73": ("shipped", "pose", "pool4", "VGG-Face"),
+    "#D55E00": ("eos, true landmarks", "expression", "three layers", "from scratch"),
 }
-
-STYLES = (
-    ("-", "o"),
-    ("--", "s"),
-    ("-.", "^"),
-    (":", "D"),
-    ((0, (5, 1)), "v"),
-)  # lines and markers, for readers without colour
+COLOURS = {method: colour for colour, methods in _METHODS.items() for method in methods}
+# Lines and markers, for readers without colour.
+STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1)), "v"))
 
 
 def save(figure, path):
-    """Write `figure` as PNG, small, without a date or software stamp, so that a rerun writes the same bytes."""
+    """Write `figure` as PNG without a date or software stamp: a rerun writes the same bytes."""
     path, drawn = Path(path), io.BytesIO()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(drawn, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-    Image.open(drawn).convert("RGB").save(
-        path, "PNG", optimize=True
-    )  # opaque and packed well: a seventh less for git to carry
+    # Opaque and packed well: a seventh less for git to carry.
+    Image.open(drawn).convert("RGB").save(path, "PNG", optimize=True)
     return figure
 
 
-def face_images(vertices, model, size=220, yaw_deg=0.0, pitch_deg=0.0, albedo=None, side_mm=255.0):
-    """Shaded uint8 pictures (B, size, size, 3) of `vertices` (B, N, 3) mm, all by one orthographic camera that shows `side_mm`.
+def png(picture):
+    """A uint8 picture (H, W, 3) as the bytes of a PNG file, for widgets."""
+    return Image.fromarray(picture)._repr_png_()
 
-    albedo: None, or colours (B, N, 3) in [0, 1]
+
+def panels(n, columns, width, height, right=0.0, top=0.0, **options):
+    """A figure and its `n` axes (n,), in rows of `columns`, each width x height inches.
+
+    right, top: inches for a colour bar, a title    options: of plt.subplots
     """
-    rotation = camera.euler_to_matrix(torch.deg2rad(torch.tensor([yaw_deg, pitch_deg, 0.0])))
-    triangles, recess = model.triangles.numpy(), model.recess.numpy()
-    pictures = [
-        raster.plain_view(
-            (shape @ rotation.T).numpy(),
-            triangles,
-            size,
-            (0.74, 0.70, 0.68) if albedo is None else albedo[i],
-            recess,
-            side_mm,
-        )
-        for i, shape in enumerate(torch.as_tensor(vertices).float())
-    ]
-    return np.stack(pictures)
+    rows = max(1, -(-n // columns))
+    options |= dict(squeeze=False, layout="constrained")
+    size = (width * columns + right, height * rows + top)
+    figure, axes = plt.subplots(rows, columns, figsize=size, **options)
+    for axis in axes.flat[n:]:
+        axis.axis("off")
+    return figure, axes.flat[:n]
+
+
+def trace_menu(owners):
+    """Entries of a plotly menu: each name in `owners` (one for every trace) shows its traces."""
+    shows = {name: dict(visible=[owner == name for owner in owners]) for name in owners}
+    return [dict(label=name, method="update", args=[shown]) for name, shown in shows.items()]
+
+
+# ---- pictures and faces --------------------------------------------------------------------------
 
 
 def image_grid(images, columns=8, titles=None, title=None, inch=1.25):
-    """Pictures (B, H, W, 3) uint8 or (B, 3, H, W) float in a grid, with an optional title each."""
-    images = [
-        i.permute(1, 2, 0).numpy()
-        if isinstance(i, torch.Tensor) and i.shape[0] == 3
-        else np.asarray(i)
-        for i in images
-    ]
-    rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(
-            columns * inch,
-            rows * (inch + (0.2 if titles is not None else 0)) + (0.3 if title else 0),
-        ),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis in axes.flat:
+    """Pictures (H, W, 3) uint8 or (3, H, W) tensors in a grid, with an optional title each."""
+    height = inch + (0.2 if titles is not None else 0)
+    figure, axes = panels(len(images), columns, inch, height, top=0.3 if title else 0)
+    for i, (axis, image) in enumerate(zip(axes, images)):
+        if isinstance(image, torch.Tensor) and image.shape[0] == 3:
+            image = image.permute(1, 2, 0)
+        axis.imshow(np.asarray(image))
         axis.axis("off")
-    for i, (axis, image) in enumerate(zip(axes.flat, images)):
-        axis.imshow(image)
         if titles is not None:
             axis.set_title(titles[i], fontsize=7)
     if title:
@@ -110,221 +85,74 @@ def image_grid(images, columns=8, titles=None, title=None, inch=1.25):
     return figure
 
 
-def mesh_view(shapes, triangles, height=520):
-    """An interactive plotly figure of one or more `shapes` {name: (N, 3) mm}, a button each, seen from the front."""
-    import plotly.graph_objects as go
+def face_images(vertices, model, size=220, yaw_deg=0.0, albedo=None, side_mm=255.0):
+    """Shaded uint8 pictures (B, size, size, 3) of `vertices` (B, N, 3) mm.
 
-    (a, b, c), names = np.asarray(triangles, np.uint32).T, list(shapes)
-
-    def mesh(vertices, visible):
-        x, y, z = np.asarray(vertices, np.float32).round(2).T
-        return go.Mesh3d(
-            x=x,
-            y=y,
-            z=z,
-            i=a,
-            j=b,
-            k=c,
-            color="#d9c9bf",
-            visible=visible,
-            hovertemplate="%{x:.0f}, %{y:.0f}, %{z:.0f} mm<extra></extra>",
-            lighting=dict(ambient=0.35, diffuse=0.75, specular=0.15, roughness=0.6, fresnel=0.1),
-            lightposition=dict(x=-2e4, y=6e4, z=1e5),
-        )
-
-    figure = go.Figure([mesh(shape, k == 0) for k, shape in enumerate(shapes.values())])
-    hidden = dict(visible=False)
-    figure.update_layout(
-        height=height,
-        margin=dict(l=0, r=0, t=40 if len(names) > 1 else 0, b=0),
-        scene=dict(
-            xaxis=hidden,
-            yaxis=hidden,
-            zaxis=hidden,
-            aspectmode="data",
-            camera=dict(up=dict(x=0, y=1, z=0), eye=dict(x=0.5, y=0.15, z=2.2)),
-        ),
-    )  # not orthographic: plotly then lights the back
-    if len(names) > 1:
-        buttons = [
-            dict(
-                label=name, method="update", args=[dict(visible=[other == name for other in names])]
-            )
-            for name in names
-        ]
-        figure.update_layout(
-            updatemenus=[
-                dict(
-                    type="buttons",
-                    direction="right",
-                    x=0.5,
-                    xanchor="center",
-                    y=1.02,
-                    yanchor="bottom",
-                    buttons=buttons,
-                )
-            ]
-        )
-    return figure
-
-
-def training_curves(logs):
-    """Losses, and errors on the validation split, against images seen: one line for each of `logs`, name -> DataFrame of `training.fit` or `training.pretrain`.
-
-    Dashed: the mean face. A name takes the colour of the method that it starts with.
+    One orthographic camera shows `side_mm` of all.    albedo: None, or colours (B, N, 3) in [0, 1]
     """
-    panels = {
-        "loss": "loss",
-        "identity_mm2": "identity loss (mm²)",
-        "expression_mm2": "expression loss (mm²)",
-        "pose_percent2": "pose loss ((% of side)²)",
-        "top1": "accuracy, unseen pictures",
-        "neutral_mm": "neutral shape (mm)",
-        "expression_mm": "expression offset (mm)",
-        "expressive_mm": "expressive shape (mm)",
-        "landmark_percent": "landmarks (% of side)",
-    }
-    panels = {
-        column: label
-        for column, label in panels.items()
-        if any(column in log for log in logs.values())
-    }
-    columns = min(4, max(1, len(panels)))
-    figure, axes = plt.subplots(
-        max(1, -(-len(panels) // columns)),
-        columns,
-        figsize=(3.2 * columns, 2.6 * -(-len(panels) // columns) + 0.3),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, (column, label) in zip(axes.flat, panels.items()):
-        for i, (name, log) in enumerate(logs.items()):
-            if column in log:
-                colour = next(
-                    (
-                        COLOURS[method]
-                        for method in sorted(COLOURS, key=len, reverse=True)
-                        if name.startswith(method)
-                    ),
-                    f"C{i}",
-                )
-                points = log.dropna(subset=[column])
-                axis.plot(
-                    points.images / 1000,
-                    points[column],
-                    color=colour,
-                    label=name,
-                    marker="." if len(points) < 20 else None,
-                )
-                baseline = column.replace("_mm", "_mean_face_mm")
-                if baseline != column and baseline in log and len(points):
-                    axis.axhline(
-                        points[baseline].iloc[-1],
-                        color=COLOURS["mean face"],
-                        linestyle="--",
-                        linewidth=1,
-                    )
-        axis.set(
-            xlabel="images seen (thousands)",
-            ylabel=label,
-            title="validation" if column.endswith(("_mm", "top1", "_percent")) else "training",
-        )
-        if column in ("loss", "identity_mm2", "expression_mm2", "pose_percent2"):
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter("{x:g}")
-            low, high = axis.get_ylim()
-            axis.yaxis.set_minor_formatter(
-                "{x:g}" if high < 6 * low else NullFormatter()
-            )  # a long axis has labels enough
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
-    if logs:
-        axes.flat[0].legend(fontsize=7)
-    return figure
+    rotation = camera.euler_to_matrix(torch.deg2rad(torch.tensor([yaw_deg, 0.0, 0.0])))
+    triangles, recess = model.triangles.numpy(), model.recess.numpy()
+    pictures = []
+    for i, shape in enumerate(torch.as_tensor(vertices).float()):
+        turned = (shape @ rotation.T).numpy()
+        colours = (0.74, 0.70, 0.68) if albedo is None else albedo[i]
+        pictures.append(raster.plain_view(turned, triangles, size, colours, recess, side_mm))
+    return np.stack(pictures)
 
 
-def live(handle, logs, column):
-    """Redraw, in a notebook, the running trainings `logs` (name -> DataFrame): the loss, the validation `column`, and the time left in the title."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
-    for name, log in logs.items():
-        colour = COLOURS.get(name)
-        axes[0].semilogy(log.images / 1000, log.loss, label=name, color=colour)
-        if column in log:
-            axes[1].plot(
-                *(log[["images", column]].dropna().to_numpy() / [1000, 1]).T, ".-", color=colour
-            )
-    left = max((log.remaining_s.iloc[-1] for log in logs.values() if len(log)), default=0)
-    axes[0].set(
-        xlabel="images seen (thousands)", ylabel="loss", title=f"{left / 60:.1f} minutes left"
-    )
-    axes[1].set(xlabel="images seen (thousands)", ylabel=column.replace("_", " ") + ", validation")
-    if logs:
-        axes[0].legend(fontsize=8)
-    handle.update(figure)
-    plt.close(figure)
+def value_maps(vertices, values, model, titles, label="mm", limit=None, columns=None, inch=2.6):
+    """Faces coloured by a number at every vertex, on one scale with a colour bar.
 
-
-def png(picture):
-    """A uint8 picture (H, W, 3) as the bytes of a PNG file, for widgets."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
-
-
-def value_maps(
-    vertices,
-    values,
-    model,
-    titles,
-    label="mm",
-    limit=None,
-    size=260,
-    yaw_deg=0.0,
-    columns=None,
-    inch=2.6,
-):
-    """Faces coloured by a number at every vertex, on one scale with a colour bar. vertices: (B, N, 3) mm    values: (B, N), nan: grey    columns: a row; None: all"""
+    vertices: (B, N, 3) mm    values: (B, N), nan: grey    columns: of a row; None: all in one
+    """
     limit = float(np.nanmax(values)) if limit is None else limit
-    colours = plt.get_cmap("viridis").with_extremes(bad=".8")(
-        np.asarray(values) / max(limit, 1e-9)
-    )[..., :3]
-    pictures = face_images(vertices, model, size, yaw_deg, albedo=colours)
+    paint = plt.get_cmap("viridis").with_extremes(bad=".8")
+    colours = paint(np.asarray(values) / max(limit, 1e-9))[..., :3]
+    pictures = face_images(vertices, model, round(100 * inch), albedo=colours)
     columns = columns or len(pictures)
-    rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(inch * columns + 0.6, (inch + 0.2) * rows),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis in axes.flat:
+    figure, axes = panels(len(pictures), columns, inch, inch + 0.2, right=0.6)
+    for axis, picture, title in zip(axes, pictures, titles):
         axis.axis("off")
-    for axis, picture, title in zip(axes.flat, pictures, titles):
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)
-    figure.colorbar(
-        plt.cm.ScalarMappable(plt.Normalize(0, limit), "viridis"), ax=axes, label=label, shrink=0.85
+    scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), "viridis")
+    figure.colorbar(scale, ax=figure.axes, label=label, shrink=0.85)
+    return figure
+
+
+def mesh_view(shapes, triangles):
+    """An interactive plotly figure of `shapes` {name: (N, 3) mm}, a button each, from the front."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    look = dict(color="#d9c9bf", hovertemplate="%{x:.0f}, %{y:.0f}, %{z:.0f} mm<extra></extra>")
+    look["lighting"] = dict(ambient=0.35, diffuse=0.75, specular=0.15, roughness=0.6, fresnel=0.1)
+    look["lightposition"] = dict(x=-2e4, y=6e4, z=1e5)
+    corners = dict(zip("ijk", np.asarray(triangles, np.uint32).T))
+    for shape in shapes.values():
+        x, y, z = np.asarray(shape, np.float32).round(2).T
+        figure.add_mesh3d(x=x, y=y, z=z, **corners, **look, visible=not figure.data)
+    # Not orthographic: plotly then lights the back.
+    view = dict(up=dict(x=0, y=1, z=0), eye=dict(x=0.5, y=0.15, z=2.2))
+    axes = {f"{name}axis_visible": False for name in "xyz"}
+    place = dict(x=0.5, xanchor="center", y=1.02, yanchor="bottom")
+    menu = dict(type="buttons", direction="right", buttons=trace_menu(list(shapes)), **place)
+    figure.update_layout(
+        height=520,
+        margin=dict(l=0, r=0, t=40, b=0),
+        scene=dict(aspectmode="data", camera=view, **axes),
+        updatemenus=[menu],
     )
     return figure
 
 
-LANDMARK_LINES = {
-    "jaw": [*range(17)],
-    "brow, right": [*range(17, 22)],
-    "brow, left": [*range(22, 27)],
-    "nose bridge": [*range(27, 31)],
-    "nose base": [*range(31, 36)],
-    "eye, right": [*range(36, 42), 36],
-    "eye, left": [*range(42, 48), 42],
-    "lips, outside": [*range(48, 60), 48],
-    "lips, inside": [*range(60, 68), 60],
-}
+# iBUG's jaw, brows, nose bridge and nose base; eyes and lips, which are closed.
+LANDMARK_LINES = [range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36)]
+LANDMARK_LINES += [[*range(a, b), a] for a, b in ((36, 42), (42, 48), (48, 60), (60, 68))]
 
 
 def landmark_views(image, face):
-    """The 68 landmarks of a `face.Face` in the photo (px), and in the head frame from the front and from the side (mm)."""
+    """The 68 landmarks of a `face.Face`, in the photo (px) and from two sides (mm)."""
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.5), layout="constrained")
     low, high = face.image_landmarks.min(0), face.image_landmarks.max(0)
     (x0, y0), (x1, y1) = low - 0.2 * (high - low), high + 0.2 * (high - low)
@@ -333,10 +161,74 @@ def landmark_views(image, face):
     axes[0].set(xlim=(x0, x1), ylim=(y1, y0), xlabel="x, px", ylabel="y, px", title="in the photo")
     axes[1].set(xlabel="x to the subject's left, mm", ylabel="y up, mm", title="head frame, front")
     axes[2].set(xlabel="z out of the face, mm", ylabel="y up, mm", title="head frame, side")
-    for axis, points in zip(axes, (face.image_landmarks.T, (x, y), (z, y))):
-        for line in LANDMARK_LINES.values():
-            axis.plot(
-                points[0][line], points[1][line], marker="o", ms=2.5, lw=1, color=COLOURS["shipped"]
-            )
+    look = dict(marker="o", ms=2.5, lw=1, color=COLOURS["shipped"])
+    for axis, (across, up) in zip(axes, (face.image_landmarks.T, (x, y), (z, y))):
+        for line in map(list, LANDMARK_LINES):
+            axis.plot(across[line], up[line], **look)
         axis.set_aspect("equal")
     return figure
+
+
+# ---- training ------------------------------------------------------------------------------------
+
+CURVES = {
+    "loss": "loss",
+    "identity_mm2": "identity loss (mm²)",
+    "expression_mm2": "expression loss (mm²)",
+    "pose_percent2": "pose loss ((% of side)²)",
+    "top1": "accuracy, unseen pictures",
+    "neutral_mm": "neutral shape (mm)",
+    "expression_mm": "expression offset (mm)",
+    "expressive_mm": "expressive shape (mm)",
+    "landmark_percent": "landmarks (% of side)",
+}
+LOSSES = ("loss", "identity_mm2", "expression_mm2", "pose_percent2")
+
+
+def training_curves(logs, labels=CURVES):
+    """Losses, and errors on the validation split, against images seen.
+
+    logs: name -> DataFrame of `training.fit` or `training.pretrain`; a line each, in the colour of
+    the method that its name starts with. Dashed: the mean face.    labels: column -> label
+    """
+    shown = [column for column in labels if any(column in log for log in logs.values())]
+    columns = min(4, max(1, len(shown)))
+    figure, axes = panels(len(shown), columns, 3.2, 2.6, top=0.3)
+    for axis, column in zip(axes, shown):
+        for i, (name, log) in enumerate(logs.items()):
+            if column in log:
+                methods = [method for method in COLOURS if name.startswith(method)]
+                colour = COLOURS[max(methods, key=len)] if methods else f"C{i}"
+                _draw_curve(axis, log.dropna(subset=[column]), column, label=name, color=colour)
+        title = "training" if column in LOSSES else "validation"
+        axis.set(xlabel="images seen (thousands)", ylabel=labels[column], title=title)
+        if column in LOSSES:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+            low, high = axis.get_ylim()  # a long axis has labels enough
+            axis.yaxis.set_minor_formatter("{x:g}" if high < 6 * low else NullFormatter())
+        axis.grid(alpha=0.3)
+    if shown:
+        axes[0].legend(fontsize=7)
+    return figure
+
+
+def _draw_curve(axis, points, column, **look):
+    marker = "." if len(points) < 20 else None
+    axis.plot(points.images / 1000, points[column], marker=marker, **look)
+    baseline = column.replace("_mm", "_mean_face_mm")
+    if baseline != column and baseline in points and len(points):
+        value = points[baseline].iloc[-1]
+        axis.axhline(value, color=COLOURS["mean face"], linestyle="--", linewidth=1)
+
+
+def live(handle, logs, column):
+    """Redraw, in a notebook, running trainings: the loss, the validation `column`, the time left.
+
+    logs: name -> DataFrame
+    """
+    figure = training_curves(logs, {"loss": "loss", column: column.replace("_", " ")})
+    left = max((log.remaining_s.iloc[-1] for log in logs.values() if len(log)), default=0)
+    figure.suptitle(f"{left / 60:.1f} minutes left", fontsize=10)
+    handle.update(figure)
+    plt.close(figure)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from e2far.files import read_pickled, reading
+from e2far.files import reading
 from e2far.trunks import BLOCKS, MEAN_COLOUR
 
 WHAT = (
@@ -49,7 +49,7 @@ def read(path):
         if ending not in (".pth", ".pt"):
             raise ValueError("the ending is not .mat, .pth, .pt or .safetensors")
         try:
-            stored = read_pickled(path)
+            stored = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             reason = "it is cut short, or a pickle of more than tensors, whose code is not run"
             raise ValueError(reason) from None

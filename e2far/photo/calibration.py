@@ -10,80 +10,80 @@ SPOILT = ("covered", "misplaced", "turned", "blurred", "noisy")
 EMPTY = ("clouds", "shuffled", "flat")
 
 
-# Calibration --------------------------------------------------------------------------------------------------------------------------------
-
-
 def spoil(image, landmarks, kind, rng):
-    """Pictures (B, 3, S, S) float in [0, 1], spoilt as `kind` of SPOILT says, and where their landmarks (B, 68, 2) px are then. What lies outside a stored crop is its edge, repeated."""
-    count, _, side, _ = image.shape
-    number = lambda low, high, *shape: torch.from_numpy(
-        rng.uniform(low, high, (count, *shape))
-    ).float()
+    """Pictures (B, 3, S, S) in [0, 1], spoilt, and where their landmarks (B, 68, 2) px are then.
+
+    kind: of SPOILT. What lies outside a stored crop is its edge, repeated.
+    """
+    side = image.shape[3]
     if kind == "covered":  # 30 to 80 % of it, by a piece of clouds
-        share, narrow = number(0.3, 0.8), number(0.8, 1.25)
-        size = torch.stack((share.sqrt() * narrow, share.sqrt() / narrow), 1).clamp(max=1.0)
-        low = (number(0, 1, 2) * (1 - size) * side)[:, None, None]
-        place = torch.stack(
-            torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), -1
-        )
-        inside = ((place >= low) & (place < low + (size * side)[:, None, None])).all(-1)
+        inside = draw_rectangles(image, rng)
         return torch.where(inside[:, None], empty(image, "clouds", rng), image), landmarks
     if kind == "blurred":  # to 6 to 16 px across
         small = F.interpolate(image, size=int(rng.integers(6, 17)), mode="area")
         return F.interpolate(small, size=side, mode="bicubic").clamp(0, 1), landmarks
     if kind == "noisy":
-        return (
-            image
-            + torch.from_numpy(rng.standard_normal(image.shape)).float()
-            * number(0.1, 0.35, 1, 1, 1)
-        ).clamp(0, 1), landmarks
-    turned = (
-        kind == "turned"
-    )  # by 30 to 180 degrees; misplaced: a box up to 30 % of its side off and .64 to 1.35 times as large
-    angle = number(0.5, np.pi) * number(-1, 1).sign() if turned else number(0, 0)
-    zoom, shift = (
-        (number(0, 0), number(0, 0, 2))
-        if turned
-        else (number(-0.45, 0.3), number(-0.3, 0.3, 2) * side)
-    )
+        noise = torch.from_numpy(rng.standard_normal(image.shape)).float()
+        return (image + noise * uniform(rng, 0.1, 0.35, len(image), 1, 1, 1)).clamp(0, 1), landmarks
+    return move(image, landmarks, kind, rng)
+
+
+def uniform(rng, low, high, *shape):
+    return torch.from_numpy(rng.uniform(low, high, shape)).float()
+
+
+def draw_rectangles(image, rng):
+    """Where (B, S, S) one rectangle lies in each picture; 30 to 80 % of it."""
+    count, side = len(image), image.shape[3]
+    share, narrow = uniform(rng, 0.3, 0.8, count), uniform(rng, 0.8, 1.25, count)
+    size = torch.stack((share.sqrt() * narrow, share.sqrt() / narrow), 1).clamp(max=1.0)
+    low = (uniform(rng, 0, 1, count, 2) * (1 - size) * side)[:, None, None]
+    high = low + (size * side)[:, None, None]
+    x, y = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy")
+    place = torch.stack((x, y), -1)
+    return ((place >= low) & (place < high)).all(-1)
+
+
+def move(image, landmarks, kind, rng):
+    """Pictures turned by 30 to 180 degrees, or misplaced, and their landmarks.
+
+    misplaced: seen in a box up to 30 % of its side off, and .64 to 1.35 times as large
+    """
+    count, side = len(image), image.shape[3]
+    if kind == "turned":
+        angle = uniform(rng, 0.5, np.pi, count) * uniform(rng, -1, 1, count).sign()
+        zoom, shift = uniform(rng, 0, 0, count), uniform(rng, 0, 0, count, 2)
+    else:
+        angle, zoom = uniform(rng, 0, 0, count), uniform(rng, -0.45, 0.3, count)
+        shift = uniform(rng, -0.3, 0.3, count, 2) * side
     cos, sin = angle.cos() * zoom.exp(), angle.sin() * zoom.exp()
-    matrix = torch.stack(
-        (torch.stack((cos, -sin), 1), torch.stack((sin, cos), 1)), 1
-    )  # from the new picture's points to the old one's, about the middle
-    grid = F.affine_grid(
-        torch.cat((matrix, (shift / (side / 2))[..., None]), 2),
-        list(image.shape),
-        align_corners=False,
-    )
+    rows = torch.stack((cos, -sin), 1), torch.stack((sin, cos), 1)
+    matrix = torch.stack(rows, 1)  # from the new picture to the old one, about the middle
+    affine = torch.cat((matrix, (shift / (side / 2))[..., None]), 2)
+    grid = F.affine_grid(affine, list(image.shape), align_corners=False)
     moved = (landmarks - side / 2 - shift[:, None]) @ torch.linalg.inv(matrix).mT + side / 2
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False), moved
 
 
 def empty(image, kind, rng):
-    """As many pictures without a face as `image` (B, 3, S, S) has faces: clouds of noise at all scales, those faces cut up and shuffled, or one colour."""
-    count, _, side, _ = image.shape
+    """As many pictures without a face as `image` (B, 3, S, S) has faces.
+
+    kind: clouds of noise at all scales, those faces cut up and shuffled, or flat, of one colour
+    """
+    count, side = len(image), image.shape[3]
     if kind == "shuffled":
         tile = side // 4
-        tiles = F.unfold(image[..., : 4 * tile, : 4 * tile], tile, stride=tile)[
-            ..., rng.permutation(16)
-        ]
+        tiles = F.unfold(image[..., : 4 * tile, : 4 * tile], tile, stride=tile)
+        tiles = tiles[..., rng.permutation(16)]
         return F.interpolate(F.fold(tiles, 4 * tile, tile, stride=tile), size=side)
-    colour, contrast, smooth = (
-        torch.from_numpy(rng.uniform(low, high, (count, n, 1, 1))).float()
-        for low, high, n in ((0.2, 0.8, 3), (0.05, 0.3, 1), (0.0, 1.8, 1))
-    )
+    colour = uniform(rng, 0.2, 0.8, count, 3, 1, 1)
+    contrast, smooth = uniform(rng, 0.05, 0.3, count, 1, 1, 1), uniform(rng, 0, 1.8, count, 1, 1, 1)
     if kind == "flat":
         return colour.expand(-1, -1, side, side).contiguous()
-    frequency = (
-        torch.hypot(
-            *torch.meshgrid(torch.fft.fftfreq(side), torch.fft.fftfreq(side), indexing="ij")
-        )
-        + 1 / side
-    )
-    noise = torch.fft.ifft2(
-        torch.fft.fft2(torch.from_numpy(rng.standard_normal((count, 3, side, side))).float())
-        / frequency**smooth
-    ).real
+    cycles = torch.fft.fftfreq(side)
+    frequency = torch.hypot(*torch.meshgrid(cycles, cycles, indexing="ij")) + 1 / side
+    white = torch.from_numpy(rng.standard_normal((count, 3, side, side))).float()
+    noise = torch.fft.ifft2(torch.fft.fft2(white) / frequency**smooth).real
     noise = 0.5 * noise + 0.5 * noise.mean(1, keepdim=True)
     noise = (noise - noise.mean((2, 3), keepdim=True)) / noise.std((1, 2, 3), keepdim=True)
     return (colour + contrast * noise).clamp(0, 1)
@@ -91,90 +91,79 @@ def empty(image, kind, rng):
 
 @torch.inference_mode()
 def trials(reconstructor, faces, count=1000, seed=0):
-    """What a Reconstructor, with all its looks, makes of `count` faces of a split (`data.Faces`, people it was not trained on), whole and spoilt, and of pictures without a face.
+    """What a Reconstructor, with all its looks, makes of faces of a split, and of pictures without.
 
-    returns: dict of arrays over all pictures: kind ("whole", SPOILT or EMPTY), disagreement_percent, landmark_error_percent and vertex_error_mm (both NaN where there is no face)
+    faces: `data.Faces`, people it was not trained on; `count` of them, whole and spoilt
+    returns: dict of arrays over all pictures: kind ("whole", SPOILT or EMPTY),
+        disagreement_percent, landmark_error_percent, vertex_error_mm (NaN where there is no face)
     """
-    rng, device, side = np.random.default_rng(seed), reconstructor.device, faces.image_size
-    model, rows = reconstructor.model, []
+    rng, rows = np.random.default_rng(seed), []
     chosen = rng.permutation(len(faces))[:count]
     for start in range(0, len(chosen), 50):
         batch = faces[np.sort(chosen[start : start + 50])]
-        image, landmarks = batch["image"], batch["landmarks"]
-        true = model(batch["identity"].to(device), batch["expression"].to(device))[:, model.region]
-        few = lambda i: slice(
-            i % len(SPOILT), None, len(SPOILT)
-        )  # a fifth of the batch for every kind
-        pictures: list[tuple] = [("whole", slice(None), image, landmarks)]
-        pictures += [
-            (kind, few(i), *spoil(image[few(i)], landmarks[few(i)], kind, rng))
-            for i, kind in enumerate(SPOILT)
-            if len(image[few(i)])
+        rows.append(judge(reconstructor, batch, "whole", batch["image"], batch["landmarks"]))
+        parts = [
+            {key: part[i :: len(SPOILT)] for key, part in batch.items()} for i in range(len(SPOILT))
         ]
-        pictures += [
-            (kind, None, empty(image[few(i)], kind, rng), None)
-            for i, kind in enumerate(EMPTY)
-            if len(image[few(i)])
-        ]
-        for kind, which, image, landmarks in pictures:
-            pixels = (255 * image).round().byte().permute(0, 2, 3, 1).numpy()
-            seen = reconstructor.estimate(
-                list(pixels), np.tile([0.0, 0.0, side, side], (len(pixels), 1))
-            )
-            row = dict(
-                disagreement_percent=seen["disagreement_percent"], kind=np.full(len(image), kind)
-            )
-            row |= {name: np.full(len(image), np.nan) for name in ERRORS}
-            if which is not None:
-                extent = (landmarks.amax(1) - landmarks.amin(1)).prod(-1).sqrt()[:, None]
-                found = torch.from_numpy(seen["image_landmarks"])
-                row["landmark_error_percent"] = (
-                    (100 * (found - landmarks).norm(dim=-1) / extent).mean(-1).numpy()
-                )
-                shape = model(
-                    *(
-                        torch.from_numpy(seen[name]).to(device)
-                        for name in ("identity", "expression")
-                    )
-                )
-                row["vertex_error_mm"] = (
-                    (shape[:, model.region] - true[which]).norm(dim=-1).mean(-1).cpu().numpy()
-                )
-            rows.append(row)
+        for part, kind in zip(parts, SPOILT):  # a fifth of the batch each
+            if len(part["image"]):
+                spoilt = spoil(part["image"], part["landmarks"], kind, rng)
+                rows.append(judge(reconstructor, part, kind, *spoilt))
+        for part, kind in zip(parts, EMPTY):
+            if len(part["image"]):
+                rows.append(judge(reconstructor, part, kind, empty(part["image"], kind, rng)))
     return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
 
 
+def judge(reconstructor, batch, kind, image, landmarks=None):
+    """Rows of `trials` for pictures of a batch of faces; landmarks: where they are, if anywhere."""
+    count, _, side, _ = image.shape
+    pixels = (255 * image).round().byte().permute(0, 2, 3, 1).numpy()
+    seen = reconstructor.estimate(list(pixels), np.tile([0.0, 0.0, side, side], (count, 1)))
+    row = dict(disagreement_percent=seen["disagreement_percent"], kind=np.full(count, kind))
+    if landmarks is None:
+        return row | {name: np.full(count, np.nan) for name in ERRORS}
+    extent = (landmarks.amax(1) - landmarks.amin(1)).prod(-1).sqrt()[:, None]
+    apart = (torch.from_numpy(seen["image_landmarks"]) - landmarks).norm(dim=-1)
+    model, keys = reconstructor.model, ("identity", "expression")
+    shape, truth = (
+        model(*(torch.as_tensor(values[key]).to(reconstructor.device) for key in keys))
+        for values in (seen, batch)
+    )
+    error_mm = (shape - truth)[:, model.region].norm(dim=-1).mean(-1)
+    return row | dict(
+        landmark_error_percent=(100 * apart / extent).mean(-1).numpy(),
+        vertex_error_mm=error_mm.cpu().numpy(),
+    )
+
+
 def calibrate(reconstructor, faces, count=1000, seed=0):
-    """The Calibration of a Reconstructor from `trials` on `count` faces of a split, by isotonic regression: a larger disagreement never means a smaller error."""
+    """The Calibration of a Reconstructor from `trials` on `count` faces of a split.
+
+    By isotonic regression: a larger disagreement never means a smaller error.
+    """
     from sklearn.isotonic import IsotonicRegression
 
     found = trials(reconstructor, faces, count, seed)
-    disagreement, whole, face = (
-        found["disagreement_percent"].clip(1e-3),
-        found["kind"] == "whole",
-        np.isfinite(found["landmark_error_percent"]),
-    )
+    disagreement = found["disagreement_percent"].clip(1e-3)
+    whole, face = found["kind"] == "whole", np.isfinite(found["landmark_error_percent"])
     knots = np.geomspace(*np.quantile(disagreement, (0.005, 0.995)), KNOTS)
+    even = np.where(whole, 0.5 / whole.sum(), 0.5 / max(1, (~whole).sum()))
 
-    def curve(values, rows, weights, increasing=True):
-        fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip").fit(
-            np.log(disagreement[rows]), values, weights[rows]
-        )
+    def curve(values, rows, increasing=True):
+        fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
+        fitted.fit(np.log(disagreement[rows]), values, even[rows])
         return fitted.predict(np.log(knots))
 
-    even = np.where(whole, 0.5 / whole.sum(), 0.5 / max(1, (~whole).sum()))
-    rounded = lambda values, digits: tuple(values.round(digits).tolist())
-    errors = {
-        name: rounded(np.exp(curve(np.log(found[name][face].clip(1e-3)), face, even)), 3)
-        for name in ERRORS
-    }
+    def error(name):
+        return tuple(np.exp(curve(np.log(found[name][face].clip(1e-3)), face)).round(3).tolist())
+
     good = (found["landmark_error_percent"] < GOOD).astype(float)  # NaN is not
+    score = curve(good, slice(None), increasing=False).clip(SCORE_MARGIN, 1 - SCORE_MARGIN)
     return Calibration(
         reconstructor.version,
-        rounded(knots, 4),
-        rounded(
-            curve(good, slice(None), even, increasing=False).clip(SCORE_MARGIN, 1 - SCORE_MARGIN), 4
-        ),
-        **errors,
+        tuple(knots.round(4).tolist()),
+        tuple(score.round(4).tolist()),
+        **{name: error(name) for name in ERRORS},
         unlike_above_percent=round(float(np.quantile(disagreement[whole], 1 - FALSE_ALARMS)), 4),
     )

@@ -3,28 +3,21 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from e2far import camera, morphable, raster
+from e2far import camera, morphable
 from e2far.photo.confidence import Confidence
 from e2far.photo.pictures import Picture, load_image
-
-if TYPE_CHECKING:
-    import trimesh
 
 OVERLAY_COLOUR, OVERLAY_OPACITY, OVERLAY_CONTRAST = (0.82, 0.95, 1.05), 0.66, 2.2
 
 
-# The result ---------------------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Pose:
-    """A weak-perspective camera of the photo: pixel = scale * (rotation @ X)_xy, y down, + translation."""
+    """A weak-perspective camera: pixel = scale * (rotation @ X)_xy, y down, + translation."""
 
     rotation: np.ndarray  # (3, 3)
     scale: float  # px per mm
@@ -33,24 +26,24 @@ class Pose:
     @property
     def angles_deg(self) -> tuple[float, float, float]:
         """Yaw (towards the subject's left), pitch (down) and roll, in degrees."""
-        return tuple(
-            np.degrees(
-                camera.matrix_to_euler(torch.as_tensor(self.rotation, dtype=torch.float64)).numpy()
-            ).tolist()
-        )
+        rotation = torch.as_tensor(self.rotation, dtype=torch.float64)
+        return tuple(np.degrees(camera.matrix_to_euler(rotation).numpy()).tolist())
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Points (N, 3) mm in the head frame to (N, 2) px in the photo."""
         tensors = (
-            torch.as_tensor(np.asarray(a), dtype=torch.float64)
-            for a in (points, self.rotation, self.scale, self.translation)
+            torch.as_tensor(np.asarray(part), dtype=torch.float64)
+            for part in (points, self.rotation, self.scale, self.translation)
         )
         return camera.weak_perspective(*tensors).numpy().astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One reconstructed face; arrays are float32, vertices in mm in the head frame (x to the subject's left, y up, z out of the face)."""
+    """One reconstructed face; arrays are float32, vertices in mm in the head frame.
+
+    The head frame: x to the subject's left, y up, z out of the face.
+    """
 
     vertices: np.ndarray  # (N, 3) mm, with the photo's expression
     neutral_vertices: np.ndarray  # (N, 3) mm, the same person at rest
@@ -61,73 +54,50 @@ class Face:
     expression: np.ndarray  # (L,) standard deviations
     pose: Pose
     region: np.ndarray  # (M,) vertices of the face proper, without neck, eyes and mouth
-    box: tuple[
-        float, float, float, float
-    ]  # (x0, y0, x1, y1) px, the square that the network saw, before it was turned
+    box: tuple[float, float, float, float]  # x0, y0, x1, y1 px that were seen, before the turn
     turn_deg: float = 0.0  # clockwise about the box's centre, by which it was turned
     score: float | None = None  # the detector's, None where the box was given
     face_model: str = ""
     confidence: Confidence | None = None  # None where the weights come without a calibration
-    model: morphable.MorphableModel | None = field(
-        default=None, repr=False
-    )  # whose coefficients these are; meshes and pages need it
+    model: morphable.MorphableModel | None = field(default=None, repr=False)  # for meshes, pages
 
     @property
     def region_triangles(self) -> np.ndarray:
         """The triangles (F', 3) whose corners are all in the region."""
         return self.triangles[np.isin(self.triangles, self.region).all(1)]
 
-    def mesh(self, neutral: bool = False) -> "trimesh.Trimesh":
-        """The face as a trimesh.Trimesh, vertices in their order."""
-        import trimesh
-
-        vertices = self.neutral_vertices if neutral else self.vertices
-        return trimesh.Trimesh(
-            vertices, self.triangles, process=False, metadata={"units": "millimetres"}
-        )
-
     def texture(self, image: Picture) -> np.ndarray:
-        """The texture (S, S, 3) uint8 of the head, sampled from its photo `image`: half a second. `save` and `to_html` take it, so that it need not be made for each."""
+        """The texture (S, S, 3) uint8 of the head from its photo, for `save` and `to_html`."""
         from e2far.photo import texture
 
         return texture.texture(self, self._known_model(), load_image(image))
 
     def _known_model(self):
         if self.model is None:
-            raise ValueError(
-                "this Face does not know its face model, which meshes and pages are made with: give Face(..., model=...), or use a Reconstructor's"
-            )
+            raise ValueError("this Face does not know its face model: give Face(..., model=...)")
         return self.model
 
-    def save(
-        self,
-        path: str | Path,
-        image: Picture | None = None,
-        neutral: bool = False,
-        texture: np.ndarray | None = None,
-    ) -> None:
-        """Write the face to .obj (with .mtl and .png) or .ply, in millimetres; to .glb, in metres, at rest with the expression units as morph targets, set as in the photo; or all numbers to .json.
+    def save(self, path: str | Path, image: Picture | None = None, neutral=False, texture=None):
+        """Write a mesh to .obj (with .mtl and .png), .ply or .glb, or all numbers to .json.
 
-        image: its photo, for colours    texture: as from `texture`, instead of it    neutral: at rest
+        OBJ and PLY are in millimetres; a GLB is in metres and at rest, with the expression units
+        as morph targets, set as in the photo.
+        image: its photo, for colours    texture: as from `texture`, instead of it
+        neutral: at rest
         """
-        from e2far.photo import (
-            mesh_files,  # here, as in the methods beside it: scipy.optimize, trimesh and pygltflib take a while to import
-        )
-
         path = Path(path)
-        if path.suffix.lower() == ".json":
+        kind = path.suffix.lower()
+        if kind == ".json":
             path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        elif path.suffix.lower() in (".obj", ".ply", ".glb"):
-            mesh_files.save(
-                self,
-                self._known_model(),
-                path,
-                None if image is None else load_image(image),
-                neutral,
-                texture,
-            )
-        else:
+            return
+        if kind not in (".obj", ".ply", ".glb"):
             raise ValueError(f"cannot save a face as {path.name}: choose .obj, .ply, .glb or .json")
+        from e2far.photo import mesh_files
+
+        model = self._known_model()
+        if texture is None and image is not None:
+            texture = self.texture(image)
+        mesh_files.save(self, model, path, texture, neutral)
 
     def to_dict(self) -> dict:
         """Everything but the mesh, as plain numbers for JSON."""
@@ -136,25 +106,18 @@ class Face:
             return np.asarray(array, dtype=float).round(digits).tolist()
 
         yaw, pitch, roll = numbers(self.pose.angles_deg, 2)
-        sure = (
-            None
-            if self.confidence is None
-            else {
-                key: value if isinstance(value, bool) else round(value, 3)
-                for key, value in self.confidence.to_dict().items()
-            }
-        )
+        projection = "weak perspective: pixel = scale * (rotation @ X)_xy with y down + translation"
         return dict(
             box_px=numbers(self.box, 2),
             box_turn_deg=round(float(self.turn_deg), 2),
             detector_score=self.score,
             face_model=self.face_model,
-            confidence=sure,
+            confidence=None if self.confidence is None else self.confidence.rounded(),
             identity=numbers(self.identity, 4),
             expression=numbers(self.expression, 4),
             pose=dict(yaw_deg=yaw, pitch_deg=pitch, roll_deg=roll),
             camera=dict(
-                kind="weak perspective: pixel = scale * (rotation @ X)_xy with y down + translation",
+                kind=projection,
                 rotation=numbers(self.pose.rotation, 6),
                 scale_px_per_mm=round(float(self.pose.scale), 6),
                 translation_px=numbers(self.pose.translation, 3),
@@ -164,94 +127,90 @@ class Face:
         )
 
     def overlay(self, image: Picture) -> np.ndarray:
-        """The photo with the shaded face half-transparent over it and the 68 landmarks as dots, uint8 (H, W, 3)."""
+        """The photo under the half-transparent face and its 68 landmarks, uint8 (H, W, 3)."""
         pixels = load_image(image)
         height, width = pixels.shape[:2]
         points = self.pose.project(self.vertices)
         reach = np.concatenate((points[self.region], self.image_landmarks))
         side = int(np.clip(1.1 * np.ptp(reach, axis=0).max(), 8, 3 * max(height, width)))
-        corner = (
-            np.round((reach.min(0) + reach.max(0) - side) / 2)
-            .clip(-side, (width, height))
-            .astype(int)
-        )
-        size = min(
-            max(2 * side, 400), 1400
-        )  # drawn larger or smaller than it lies on the photo, then resampled
-        turned = np.ascontiguousarray(self.vertices @ self.pose.rotation.T, dtype=np.float32)
-        normals = raster.vertex_normals(turned, self.triangles)
-        picture, coverage = raster.render_plain(
-            (points - corner) * (size / side),
-            turned[:, 2],
-            self.region_triangles,
-            normals,
-            size,
-            OVERLAY_COLOUR,
-        )
-        layer = Image.fromarray(
-            (np.dstack((picture**OVERLAY_CONTRAST, OVERLAY_OPACITY * coverage)) * 255).astype(
-                np.uint8
-            )
-        )
+        corner = np.round((reach.min(0) + reach.max(0) - side) / 2)
+        corner = corner.clip(-side, (width, height)).astype(int)
+        size = min(max(2 * side, 400), 1400)  # px as drawn, then resampled to `side`
+        layer = self._drawn((points - corner) * (size / side), size)
         draw, radius = ImageDraw.Draw(layer), size * 0.006
         for x, y in ((self.image_landmarks - corner) * (size / side)).tolist():
-            draw.ellipse(
-                (x - 1.5 * radius, y - 1.5 * radius, x + 1.5 * radius, y + 1.5 * radius),
-                fill=(20, 40, 60, 255),
-            )
-            draw.ellipse(
-                (x - radius, y - radius, x + radius, y + radius), fill=(255, 225, 120, 255)
-            )
+            for r, colour in ((1.5 * radius, (20, 40, 60, 255)), (radius, (255, 225, 120, 255))):
+                draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
         layer = layer.resize((side, side), Image.Resampling.LANCZOS)
         photo = Image.fromarray(pixels)
         photo.paste(layer, tuple(corner.tolist()), layer)
         return np.asarray(photo)
 
-    def to_html(
-        self,
-        path: str | Path,
-        image: Picture,
-        title: str = "Reconstructed face",
-        texture: np.ndarray | None = None,
-    ) -> None:
-        """Write one page that needs no network: the head to turn, to animate and to lay over its photo `image` (under 1 MB). texture: as from `texture`, where that is at hand already"""
-        from e2far.photo import mesh_files, viewer
-        from e2far.photo import texture as textures
+    def _drawn(self, points, size):
+        """The shaded face, its vertices at `points` (N, 2), as an RGBA picture of `size` px."""
+        from e2far import raster  # here: numba takes a while to import
 
-        pixels = load_image(image)
-        uv, vertex, triangles = textures.unwrap(self._known_model())
-        facts: dict[str, str | tuple[str, str]] = {
-            "Yaw, pitch, roll": "{:+.1f}°, {:+.1f}°, {:+.1f}°".format(*self.pose.angles_deg)
-        }
-        sure = self.confidence
+        turned = np.ascontiguousarray(self.vertices @ self.pose.rotation.T, dtype=np.float32)
+        normals = raster.vertex_normals(turned, self.triangles)
+        picture, coverage = raster.render_plain(
+            points, turned[:, 2], self.region_triangles, normals, size, OVERLAY_COLOUR
+        )
+        layer = np.dstack((picture**OVERLAY_CONTRAST, OVERLAY_OPACITY * coverage))
+        return Image.fromarray((layer * 255).astype(np.uint8))
+
+    def to_html(
+        self, path: str | Path, image: Picture, title="Reconstructed face", texture=None
+    ) -> None:
+        """Write one page that needs no network: the head to turn, animate and lay over its photo.
+
+        Under 1 MB. texture: as from `texture`, where it is at hand already
+        """
+        from e2far.photo import mesh_files, viewer
+        from e2far.photo.unwrapping import unwrap
+
+        model, pixels = self._known_model(), load_image(image)
+        uv, vertex, triangles = unwrap(model)
+        texture = self.texture(pixels) if texture is None else texture
+        offset = self.vertices - self.neutral_vertices
+        strengths, _ = mesh_files.unit_strengths(self, model)
+        units, recess = (part.cpu().numpy()[vertex] for part in (model.units, model.recess))
+        shape = dict(vertices_neutral=self.neutral_vertices[vertex], triangles=triangles)
+        moves = dict(expression_offset=offset[vertex], units=units, recess=recess)
+        names = dict(unit_names=model.unit_names, unit_strengths=strengths)
+        seen = dict(texture=texture, uv=uv, photo=pixels, camera=vars(self.pose))
+        page = viewer.Page(**shape, **moves, **names, **seen, facts=self._facts(), title=title)
+        viewer.write_html(path, page)
+
+    def _facts(self):
+        """Rows of the page's panel: name -> text, or -> (text, what it means)."""
+        facts = {"Yaw, pitch, roll": "{:+.1f}°, {:+.1f}°, {:+.1f}°".format(*self.pose.angles_deg)}
         if self.score is not None:
             facts["Detector score"] = f"{self.score:.2f}"
-        if sure is not None:
-            facts["Confidence"] = (
-                f"{sure.score:.2f}",
-                (
-                    "Not like the faces that the network learned from: do not trust this one."
-                    if sure.unlike_training
-                    else f"On synthetic faces with this score, landmarks are typically {sure.landmark_error_percent:.1f} % of the face's size off, vertices {sure.vertex_error_mm:.1f} mm."
-                ),
+        if (sure := self.confidence) is not None:
+            usual = (
+                "On synthetic faces with this score, landmarks are typically "
+                f"{sure.landmark_error_percent:.1f} % of the face's size off, "
+                f"vertices {sure.vertex_error_mm:.1f} mm."
             )
-        viewer.write_html(
-            path,
-            vertices_neutral=self.neutral_vertices[vertex],
-            expression_offset=(self.vertices - self.neutral_vertices)[vertex],
-            triangles=triangles,
-            units=self.model.units.cpu().numpy()[vertex],
-            unit_names=self.model.unit_names,
-            unit_strengths=mesh_files.unit_strengths(self, self.model)[0],  # ty: ignore[missing-union-attribute]
-            texture=textures.texture(self, self.model, pixels) if texture is None else texture,
-            uv=uv,
-            recess=self.model.recess.cpu().numpy()[vertex],
-            photo=pixels,  # ty: ignore[missing-union-attribute]
-            camera=dict(
-                rotation=self.pose.rotation,
-                scale=self.pose.scale,
-                translation=self.pose.translation,
-            ),
-            facts=facts,
-            title=title,
-        )
+            unlike = "Not like the faces that the network learned from: do not trust this one."
+            facts["Confidence"] = f"{sure.score:.2f}", unlike if sure.unlike_training else usual
+        return facts
+
+
+def make_face(model, identity, expression, pose, **found) -> Face:
+    """The Face of coefficients (K,) and (L,) of `model`, seen by a Pose.
+
+    found: other fields of the Face; image_landmarks are projected where they are not among them
+    """
+    like = dict(dtype=model.mean.dtype, device=model.mean.device)
+    neutral = model.neutral(torch.as_tensor(identity, **like)[None])
+    offset = model.expression_offset(torch.as_tensor(expression, **like)[None])
+    neutral, vertices = (shape[0].cpu().numpy() for shape in (neutral, neutral + offset))
+    triangles, region, landmarks = (
+        getattr(model, key).cpu().numpy() for key in ("triangles", "region", "landmarks")
+    )
+    points = vertices[landmarks]
+    shape = dict(vertices=vertices, neutral_vertices=neutral, triangles=triangles, region=region)
+    seen = dict(landmarks=points, image_landmarks=pose.project(points), pose=pose)
+    whose = dict(identity=identity, expression=expression, face_model=model.name, model=model)
+    return Face(**shape | seen | whose | found)

@@ -10,25 +10,16 @@ from PIL import Image, ImageOps
 Picture = str | Path | Image.Image | np.ndarray  # what `load_image` reads
 Box = Sequence[float] | np.ndarray  # x0, y0, x1, y1 px
 
-FORMATS = (
-    "BMP",
-    "GIF",
-    "JPEG",
-    "PNG",
-    "PPM",
-    "TIFF",
-    "WEBP",
-)  # not PostScript, which Pillow reads too: it is a program, and would be run
-
-
-# Reading ------------------------------------------------------------------------------------------------------------------------------------
+# Not PostScript, which Pillow reads too: it is a program, and would be run
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def load_image(source: Picture) -> np.ndarray:
-    """The upright RGB picture, uint8 (H, W, 3), in a file (path), a PIL image or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
+    """The upright RGB picture, uint8 (H, W, 3), in a file, a PIL image or a uint8 array.
 
-    Applies EXIF rotation, takes the first frame, puts transparent pictures on white, and converts grey, palette, CMYK and 16-bit ones.
-    Raises FileNotFoundError, or ValueError with one line naming the file, for anything that is not such a picture.
+    Arrays are (H, W, 3), (H, W, 4) or (H, W). EXIF rotation is applied, the first frame taken,
+    transparency put on white; grey, palette, CMYK and 16-bit pictures are converted.
+    Raises FileNotFoundError, or ValueError with one line that names the file.
     """
     if isinstance(source, (str, Path)):
         return _load_file(Path(source))
@@ -48,9 +39,7 @@ def _load_file(path):
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
-        raise ValueError(
-            f"{path} is a folder, not a picture: name photos, or on the command line a folder that holds some"
-        )
+        raise ValueError(f"{path} is a folder, not a picture: name photos, or a folder with some")
     if not path.is_file():
         raise ValueError(f"{path} is a pipe or a device, not a picture: save it as a file first")
     with warnings.catch_warnings():
@@ -58,9 +47,8 @@ def _load_file(path):
         try:
             image = Image.open(path, formats=FORMATS)
         except Image.UnidentifiedImageError:
-            raise ValueError(
-                f"{path} is not a picture that can be read: give a JPEG, PNG, TIFF, WebP, BMP, GIF or PPM file"
-            ) from None
+            known = ", ".join(FORMATS)
+            raise ValueError(f"{path} is not a picture that can be read: give {known}") from None
         except Exception as error:  # Pillow's readers fail in too many ways to list
             raise _failure(path, error) from None
         with image:
@@ -68,11 +56,10 @@ def _load_file(path):
 
 
 def _failure(name, error):
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
-        return ValueError(f"{name} is too large ({error}): make it smaller first")
-    return ValueError(
-        f"{name} is damaged or cut short ({' '.join(str(error).split())[:300] or type(error).__name__}): save or download it again"
-    )
+        return ValueError(f"{name} is too large ({reason}): make it smaller first")
+    return ValueError(f"{name} is damaged or cut short ({reason}): save or download it again")
 
 
 def _decode(image, name):
@@ -82,12 +69,9 @@ def _decode(image, name):
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits a pixel, grey
-            return np.asarray(
-                Image.fromarray(
-                    (np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)
-                ).convert("RGB")
-            )
-        if image.has_transparency_data:
+            grey = np.asarray(image).clip(0, 65535) / 257
+            image = Image.fromarray(grey.round().astype(np.uint8))
+        elif image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.array(image.convert("RGB"))

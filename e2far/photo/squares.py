@@ -1,4 +1,4 @@
-"""Where the network looks in a photo: squares, upright or turned, and the next one that an estimate asks for."""
+"""Where the network looks in a photo: squares, upright or turned, and where it looks next."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,13 @@ from PIL import Image
 from e2far import camera
 from e2far.photo.pictures import Box
 
-# Choice: look again, LOOKS times in all at most, where the head is tilted or the landmarks ask for a
-# square whose place or size differs by more than CLOSE; what is seen there is believed only if picture
-# and mirror image agree better. The model card has what each step brings on 300 real photos.
-# Landmarks that ask for a square further off than FAR (shares of the side), or by more than LARGER
-# larger or smaller, are of a face that was not understood: they are not followed.
-LOOKS, CLOSE, FAR, LARGER = 3, 0.05, 0.3, 1.6
+# Choice: look again, LOOKS times in all at most, where the head is tilted or the landmarks ask for
+# another square. What is seen there is believed only if picture and mirror image agree better. The
+# model card has what each rule brings on 300 real photos.
+LOOKS = 3
+CLOSE = 0.05  # share of the side: squares that differ by less in place or size show the same
+FAR = 0.3  # shares of the side: landmarks further off are of a face that was not understood
+LARGER = 1.6  # times: likewise for a square by so much larger or smaller
 UPRIGHT_DEG = 4.0  # of roll: a head tilted further in its square is looked at upright
 
 
@@ -56,43 +57,40 @@ def crop(image: np.ndarray, box: Box, size: int, turn: float = 0.0) -> np.ndarra
     """
     if turn:
         return _turned_crop(image, np.asarray(box), size, turn)
-    low = np.floor(np.asarray(box[:2])).astype(int)
-    high = np.ceil(np.asarray(box[2:])).astype(int)
-    if (low >= 0).all() and (
-        high <= image.shape[1::-1]
-    ).all():  # usual, and much faster where photos are large
-        patch = image[low[1] : high[1], low[0] : high[0]]
+    (x0, y0), (x1, y1) = np.floor(box[:2]).astype(int), np.ceil(box[2:]).astype(int)
+    height, width = image.shape[:2]
+    if min(x0, y0) >= 0 and x1 <= width and y1 <= height:  # usual, and fast in large photos
+        patch = np.ascontiguousarray(image[y0:y1, x0:x1])
     else:
-        rows, columns = (np.arange(low[k], high[k]).clip(0, image.shape[1 - k] - 1) for k in (1, 0))
+        rows, columns = np.arange(y0, y1).clip(0, height - 1), np.arange(x0, x1).clip(0, width - 1)
         patch = image[rows[:, None], columns]
-    patch = Image.fromarray(np.ascontiguousarray(patch))
-    inside = (box[0] - low[0], box[1] - low[1], box[2] - low[0], box[3] - low[1])
-    return np.asarray(
-        patch.resize((size, size), Image.Resampling.BILINEAR, box=tuple(map(float, inside)))
-    )  # ty: ignore[invalid-argument-type]
+    inside = (box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0)
+    inside = tuple(map(float, inside))
+    patch = Image.fromarray(patch).resize((size, size), Image.Resampling.BILINEAR, box=inside)  # ty: ignore[invalid-argument-type]
+    return np.asarray(patch)
 
 
 def _turned_crop(image, box, size, turn):
-    """As `crop`: the upright square that holds the turned one is reduced to twice the wanted
-    resolution, turned, and reduced to the half: as sharp as a crop that is not turned."""
+    """As `crop`, and as sharp.
+
+    The upright square that holds the turned one is reduced to twice the wanted resolution, turned,
+    and reduced to the half.
+    """
     cos, sin = np.cos(turn), np.sin(turn)
     n = int(np.ceil(2 * size * (abs(cos) + abs(sin)))) + 2  # px, a margin of one on each side
     centre, half = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / 2 * n / (2 * size)
     patch = Image.fromarray(crop(image, np.concatenate((centre - half, centre + half)), n))
-    rows = [(cos, -sin, n / 2 - size * (cos - sin)), (sin, cos, n / 2 - size * (sin + cos))]
+    matrix = (cos, -sin, n / 2 - size * (cos - sin), sin, cos, n / 2 - size * (sin + cos))
     turned = patch.transform(
         (2 * size, 2 * size),
         Image.Transform.AFFINE,
-        [float(value) for row in rows for value in row],
+        list(map(float, matrix)),
         Image.Resampling.BILINEAR,
     )
     return np.asarray(turned.reduce(2))
 
 
-# Another look -------------------------------------------------------------------------------------
-
-
-def again(squares, seen):
+def ask_again(squares, seen):
     """The `Squares` that an estimate asks for, and which (B,) are worth another look."""
     upright, tilted = turned_upright(squares, seen["rotation"])
     moved, off = moved_box(upright, seen["image_landmarks"])
@@ -113,12 +111,12 @@ def turned_upright(squares, rotation):
 def moved_box(squares, image_landmarks):
     """`squares` about predicted landmarks (B, 68, 2) px, by our rule for boxes.
 
-    And which (B,) of them are worth a look: elsewhere than before, but not so far off that the
-    estimate must be wrong.
+    And which (B,) are worth a look: elsewhere than before (CLOSE), but not so far off that the
+    estimate must be wrong (FAR, LARGER).
     """
     shares = squares.from_photo(image_landmarks)
-    asked = camera.crop_box(torch.from_numpy(shares).double()).numpy()
-    side, middle = asked[:, 2] - asked[:, 0], (asked[:, :2] + asked[:, 2:]) / 2
+    wanted = camera.crop_box(torch.from_numpy(shares).double()).numpy()
+    side, middle = wanted[:, 2] - wanted[:, 0], (wanted[:, :2] + wanted[:, 2:]) / 2
     centre = squares.to_photo(middle[:, None])[:, 0]
     half = (side * squares.side)[:, None] / 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -127,8 +125,12 @@ def moved_box(squares, image_landmarks):
     return Squares(np.hstack((centre - half, centre + half)), squares.turn), worth
 
 
+def square_of(face):
+    """The `Squares` (one) in which a `Face` was seen."""
+    return Squares(np.array([face.box]), np.radians([face.turn_deg]))
+
+
 def next_square(face):
-    """Where to look for a `Face` in the next frame of a video: the `Squares` (one) about its landmarks, upright for its roll."""
-    squares = Squares(np.array([face.box]), np.radians([face.turn_deg]))
-    upright, _ = turned_upright(squares, face.pose.rotation[None].astype(float))
+    """Where to look for a `Face` in a video's next frame: about its landmarks, and upright."""
+    upright, _ = turned_upright(square_of(face), face.pose.rotation[None].astype(float))
     return moved_box(upright, face.image_landmarks[None].astype(float))[0]

@@ -1,0 +1,9 @@
+"""What stages, notebooks and the command line need to run the study.
+
+params          numbers of params.yaml, as attributes and as arguments of a training
+jobs            whole trainings, and several of them side by side
+record          what a run was made with, and how long it took
+long_training   the training behind the shipped weights
+trunk_trial     which trunk learns most in the same CPU time
+commands        `e2far train`, `build-face-model`, `long` and `trunks`
+"""

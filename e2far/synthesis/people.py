@@ -1,277 +1,178 @@
-"""What makes one photo of a person unlike another apart from shape: skin, hair, eyes, clothes; light, background, things in the way, and the camera.
+"""What makes a person unlike another apart from shape: skin, hair, beard, eyes, clothes, glasses.
 
-`draw_*` draw numbers from a numpy Generator; everything after them is a plain function of those numbers. Colours are linear light in [0, 1] until `develop` makes a photo of them.
+`draw_*` draw numbers from a numpy Generator; their order is part of every data set.
 """
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d
 
-from e2far.raster import smoothstep
 from e2far.synthesis.colour import (
     HAIR_LAB,
     HAIR_SHARES,
     IRIS_LAB,
     IRIS_SHARES,
     SKIN_SPREAD,
+    draw_lab,
     lab_to_linear,
     random_colour,
     skin_lab,
 )
-from e2far.synthesis.wardrobe import CLOTHES, COLUMNS
-
-TEXTURE = 256  # side of the detail texture, texels
-TEXEL_MM = 0.75
-FIELDS = 14  # smooth patterns from which blotches of skin are mixed
-
-
-# People -------------------------------------------------------------------------------------------------------------------------------------------------
+from e2far.synthesis.surface import FIELDS
+from e2far.synthesis.wardrobe import COLUMNS
 
 
 def draw_person(rng):
-    """What stays with a person from picture to picture, as a dict of numbers, colours and the shape of their hair; arrays of fixed shapes."""
+    """What stays with a person from picture to picture: a dict of numbers and linear colours (3,).
+
+    `style`, `body` and `rims` are dicts: arguments of the methods of `wardrobe.Wardrobe`.
+    """
     tone = rng.random()
     lab = skin_lab(tone) + rng.normal(0, 1, 3) * SKIN_SPREAD
+    skin = lab_to_linear(lab)
     dark_haired = rng.random() < tone  # Choice: fair hair is rarer on dark skin
-    hair_lab = HAIR_LAB[
-        rng.choice(2) if dark_haired else rng.choice(len(HAIR_LAB), p=HAIR_SHARES)
-    ] + rng.normal(0, 1, 3) * [4, 2, 3]
+    kind = rng.choice(2) if dark_haired else rng.choice(len(HAIR_LAB), p=HAIR_SHARES)
+    hair_lab = HAIR_LAB[kind] + rng.normal(0, 1, 3) * [4, 2, 3]
     natural = lab_to_linear(hair_lab)
-    hair = (
-        natural
-        if rng.random() < 0.95
-        else lab_to_linear([rng.uniform(20, 70), *rng.uniform(-50, 50, 2)])
-    )  # one in twenty dyed
+    hair = natural if rng.random() < 0.95 else draw_lab(rng, (20, 70), (-50, 50))  # or dyed
     female, old = rng.random() < 0.5, rng.random() ** 2
     made_up = female and rng.random() < 0.5
-    lips = lab + [rng.uniform(-14, -3), rng.uniform(5, 16), rng.uniform(-5, 2)] * np.array(
-        [1, 1 - 0.5 * tone, 1]
-    )
-    lipstick = [rng.uniform(20, 60), rng.uniform(25, 60), rng.uniform(-10, 30)]
+    lips, lipstick = draw_lips(rng, lab, tone)
     bald = not female and rng.random() < 0.25
     bearded = not female and rng.random() < 0.5
-    styles = (
-        rng.uniform([0.4, 0.1, 0.0], [1, 1, 1]) * (rng.random(3) < [0.85, 0.6, 0.85])
-        if bearded
-        else np.zeros(3)
-    )  # moustache, cheeks, chin
-    hairline = rng.normal(-7, 6) + (
-        45 if bald else 10 * old * (not female)
-    )  # mm behind the model's own
-    shell, covered = draw_hair(rng, female, bald, hairline)
+    beard = draw_beard(rng) if bearded else np.zeros(3)
+    receding = 45 if bald else 10 * old * (not female)
+    hairline = rng.normal(-7, 6) + receding  # mm behind the model's own
+    looks = dict(tone=tone, skin=skin, hair=hair, beard=beard, hairline=hairline)
+    looks |= draw_hair(rng, female, bald, hairline)
+    looks["whiskers"] = natural * rng.uniform(0.6, 1.1)
+    looks |= draw_eyes(rng, dark_haired) | draw_complexion(rng, tone, old)
+    looks |= draw_make_up(rng, made_up, lips, lipstick)
+    looks |= draw_brows(rng, natural, fair=hair_lab[0] > 50) | draw_age(rng, old)
+    looks["scalp"] = 0.35 * (rng.random() < 0.6) if bald else 1.0
+    looks["stubble"] = rng.uniform(0.05, 0.5) if not female and rng.random() < 0.6 else 0.0
+    looks["beard_length"] = rng.uniform(0, 9) if bearded and rng.random() < 0.5 else 0.0
+    looks["cap"] = draw_lab(rng, (5, 85), (-35, 45))
+    return looks | draw_clothes(rng, skin) | draw_glasses(rng)
+
+
+def uniform(rng, **ranges):
+    """A number within each of `ranges`."""
+    return {name: rng.uniform(*ends) for name, ends in ranges.items()}
+
+
+def draw_lips(rng, skin_lab, tone):
+    """Linear colours (3,) of lips and of lipstick."""
+    redder = np.array([rng.uniform(-14, -3), rng.uniform(5, 16), rng.uniform(-5, 2)])
+    lipstick = [rng.uniform(20, 60), rng.uniform(25, 60), rng.uniform(-10, 30)]
+    return lab_to_linear(skin_lab + redder * [1, 1 - 0.5 * tone, 1]), lab_to_linear(lipstick)
+
+
+def draw_beard(rng):
+    """How thick (3,) moustache, beard on the cheeks and on the chin are, 0 to 1."""
+    return rng.uniform([0.4, 0.1, 0.0], [1, 1, 1]) * (rng.random(3) < [0.85, 0.6, 0.85])
+
+
+def draw_eyes(rng, dark_haired):
+    """Colours of the eyes; radii as shares of the ball's; shadow of the upper lid."""
+    kind = 0 if dark_haired else rng.choice(len(IRIS_LAB), p=IRIS_SHARES)
+    iris = lab_to_linear(IRIS_LAB[kind] + rng.normal(0, 3, 3))
+    white = lab_to_linear([rng.uniform(66, 82), rng.uniform(0, 5), rng.uniform(0, 7)])
+    radii = uniform(rng, iris_radius=(0.44, 0.54), pupil_radius=(0.14, 0.25))
+    return dict(iris=iris, white=white, **radii, lid_shadow=rng.uniform(0.2, 0.65))
+
+
+def draw_complexion(rng, tone, old):
+    """Patterns of the skin, as strengths."""
+    blotches, pores = rng.normal(0, 0.028, FIELDS), rng.uniform(0.01, 0.09)
+    freckles = rng.uniform(0.15, 0.8) if tone < 0.5 and rng.random() < 0.25 else 0.0
+    looks = dict(blotches=blotches, pores=pores, freckles=freckles)
+    return looks | dict(
+        redness=rng.uniform(-0.05, 0.22), under_eye=rng.uniform(0, 0.45) + 0.2 * old
+    )
+
+
+def draw_make_up(rng, made_up, lips, lipstick):
+    """Paint of lips, lids and lashes; without make-up, lips and lashes as they are."""
     return dict(
-        tone=tone,
-        skin=lab_to_linear(lab),
-        hair=hair,
-        whiskers=natural * rng.uniform(0.6, 1.1),
-        iris=lab_to_linear(
-            IRIS_LAB[0 if dark_haired else rng.choice(len(IRIS_LAB), p=IRIS_SHARES)]
-            + rng.normal(0, 3, 3)
-        ),
-        white=lab_to_linear([rng.uniform(66, 82), rng.uniform(0, 5), rng.uniform(0, 7)]),
-        iris_radius=rng.uniform(0.44, 0.54),
-        pupil_radius=rng.uniform(0.14, 0.25),
-        lid_shadow=rng.uniform(0.2, 0.65),
-        blotches=rng.normal(0, 0.028, FIELDS),
-        pores=rng.uniform(0.01, 0.09),
-        freckles=rng.uniform(0.15, 0.8) if tone < 0.5 and rng.random() < 0.25 else 0.0,
-        redness=rng.uniform(-0.05, 0.22),
-        under_eye=rng.uniform(0, 0.45) + 0.2 * old,
-        lips=lab_to_linear(lipstick if made_up and rng.random() < 0.6 else lips),
+        lips=lipstick if made_up and rng.random() < 0.6 else lips,
         lips_strength=rng.uniform(0.35, 0.95),
         lip_gloss=rng.uniform(0, 0.5),
-        shadow=lab_to_linear([rng.uniform(15, 60), *rng.uniform(-25, 35, 2)]),
+        shadow=draw_lab(rng, (15, 60), (-25, 35)),
         shadow_strength=rng.uniform(0.1, 0.6) if made_up else 0.0,
         lash=rng.uniform(0.4, 0.95) if made_up else rng.uniform(0, 0.6),
-        brow=natural * rng.uniform(0.3, 0.9)
-        if not (hair_lab[0] > 50 and rng.random() < 0.5)
-        else lab_to_linear([25, 6, 8]),
+    )
+
+
+def draw_brows(rng, natural, fair):
+    """Brows, of the hair's `natural` colour (3,) or, for some people of `fair` hair, darker."""
+    dark = fair and rng.random() < 0.5
+    return dict(
+        brow=lab_to_linear([25, 6, 8]) if dark else natural * rng.uniform(0.3, 0.9),
         brow_strength=rng.uniform(0.35, 1) if rng.random() < 0.93 else 0.08,
         brow_width=rng.uniform(0.6, 1.5),
+    )
+
+
+def draw_age(rng, old):
+    """Shine and lines of the skin; `wrinkles`: how much it darkens where it is squeezed."""
+    return dict(
         gloss=rng.uniform(0, 0.32),
         age_lines=rng.uniform(0, 0.3) + 0.6 * old * rng.random(),
         wrinkles=rng.uniform(0.1, 0.9),
-        hairline=hairline,
-        scalp=0.35 * (rng.random() < 0.6) if bald else 1.0,
-        stubble=rng.uniform(0.05, 0.5) if not female and rng.random() < 0.6 else 0.0,
-        beard=styles,
-        beard_length=rng.uniform(0, 9) if bearded and rng.random() < 0.5 else 0.0,
-        covered=covered,
-        cap=lab_to_linear([rng.uniform(5, 85), *rng.uniform(-35, 45, 2)]),
-        **shell,
-        **draw_clothes(rng, lab_to_linear(lab)),
-        **draw_glasses(rng),
     )
 
 
 def draw_hair(rng, female, bald, hairline):
-    """Shape of a hair shell (see wardrobe.Wardrobe.hair), with `shell`: how much of it there is, 0 or 1; and whether it is a cap or scarf, `covered`, on top."""
+    """A hair shell: its `style`, `shell`: 1, or 0 where there is none; `covered`: 1 for a cap."""
     worn = rng.random()
-    covered = float(worn < 0.16)  # a hat or cap, or a scarf that hides all hair
-    style = dict(
-        thickness=rng.uniform(1, 26),
-        lift=rng.uniform(-0.2, 0.9),
-        recede=hairline,
-        fringe=0.0,
-        side=0.0,
-        opening=rng.uniform(0.85, 1.7),
-        parting=rng.uniform(-0.9, 0.9),
-        flare=rng.uniform(-0.12, 0.3),
-        brim=0.0,
-        peak=0.0,
-        waves=gaussian_filter1d(rng.normal(0, 1, COLUMNS), rng.uniform(0.4, 2.5), mode="wrap"),
-    )
+    covered = worn < 0.16  # by a scarf that hides all hair, a hat, or a cap
+    style = dict(recede=hairline, fringe=0.0, side=0.0, brim=0.0, peak=0.0)
+    style |= uniform(rng, thickness=(1, 26), lift=(-0.2, 0.9), opening=(0.85, 1.7))
+    style |= uniform(rng, parting=(-0.9, 0.9), flare=(-0.12, 0.3))
+    waves, width = rng.normal(0, 1, COLUMNS), rng.uniform(0.4, 2.5)
+    style["waves"] = gaussian_filter1d(waves, width, mode="wrap")
     kind = rng.random()
     if covered:
-        style |= dict(
-            thickness=rng.uniform(3, 14),
-            lift=rng.uniform(-0.3, 0.6),
-            fringe=rng.uniform(8, 38),
-            waves=style["waves"] * 0.1,
-        )
-        if worn < 0.06:
-            style |= dict(
-                side=rng.uniform(70, 150),
-                opening=rng.uniform(0.65, 0.95),
-                flare=rng.uniform(-0.25, 0.1),
-            )
-        elif worn < 0.13:  # a brim all around, or a peak in front
-            style |= dict(
-                brim=rng.uniform(15, 70), peak=float(rng.random() < 0.6), fringe=rng.uniform(-5, 25)
-            )
+        style |= draw_cap(rng, worn) | dict(waves=style["waves"] * 0.1)
     elif kind < (0.62 if female else 0.14):  # long
-        style |= dict(
-            side=rng.uniform(25, 190), thickness=rng.uniform(6, 30), opening=rng.uniform(0.6, 1.5)
-        )
+        style |= uniform(rng, side=(25, 190), thickness=(6, 30), opening=(0.6, 1.5))
     elif kind > (0.93 if female else 0.9):  # afro, curls
-        style |= dict(thickness=rng.uniform(22, 62), lift=rng.uniform(-0.1, 0.3))
+        style |= uniform(rng, thickness=(22, 62), lift=(-0.1, 0.3))
     if not covered and rng.random() < (0.35 if female else 0.22):
         style["fringe"] = rng.uniform(10, 52)
-    return dict(
-        shell=float(covered or not (bald or rng.random() < (0.05 if female else 0.25))), style=style
-    ), covered
+    bare = not covered and (bald or rng.random() < (0.05 if female else 0.25))
+    return dict(shell=float(not bare), covered=float(covered), style=style)
+
+
+def draw_cap(rng, worn):
+    """What a scarf (`worn` < 0.06), a hat with a brim or a peak (< 0.13), or a cap changes."""
+    cap = uniform(rng, thickness=(3, 14), lift=(-0.3, 0.6), fringe=(8, 38))
+    if worn < 0.06:
+        cap |= uniform(rng, side=(70, 150), opening=(0.65, 0.95), flare=(-0.25, 0.1))
+    elif worn < 0.13:
+        cap |= dict(brim=rng.uniform(15, 70), peak=float(rng.random() < 0.6))
+        cap["fringe"] = rng.uniform(-5, 25)
+    return cap
 
 
 def draw_clothes(rng, skin):
-    """Colours and shape of shoulders and collar (see wardrobe.Wardrobe.clothes)."""
+    """Colours of clothes and collar, which may be bare `skin`; and their shape, `body`."""
     cloth = random_colour(rng)
     collar = [cloth, skin, cloth * 0.5, np.full(3, 0.75)][rng.choice(4, p=[0.45, 0.3, 0.1, 0.15])]
-    u, v = np.meshgrid(np.arange(CLOTHES[0]) * 20.0, np.arange(CLOTHES[1]) * 40.0)
-    return dict(
-        cloth=cloth,
-        collar=collar,
-        cloth_stripes=rng.uniform(0.1, 0.6) * (rng.random() < 0.3),
-        cloth_u=u.ravel(),
-        cloth_v=v.ravel(),
-        body=dict(
-            width=rng.uniform(165, 245),
-            slope=rng.uniform(0, 35),
-            collar=rng.uniform(-2, 26) if rng.random() < 0.5 else -4.0,
-            depth=rng.uniform(75, 115),
-        ),
-    )
+    stripes = rng.uniform(0.1, 0.6) * (rng.random() < 0.3)
+    body = uniform(rng, width=(165, 245), slope=(0, 35))
+    body["collar"] = rng.uniform(-2, 26) if rng.random() < 0.5 else -4.0
+    body["depth"] = rng.uniform(75, 115)
+    return dict(cloth=cloth, collar=collar, cloth_stripes=stripes, body=body)
 
 
 def draw_glasses(rng):
+    """Glasses: 1 where they are worn, dark or clear lenses, colours, and their shape, `rims`."""
     dark = rng.random() < 0.4
-    return dict(
-        glasses=float(rng.random() < 0.25),
-        lens=lab_to_linear([rng.uniform(2, 22), *rng.normal(0, 8, 2)]),
-        frame=lab_to_linear(
-            [
-                rng.uniform(3, 30) if rng.random() < 0.7 else rng.uniform(30, 80),
-                *rng.normal(0, 12, 2),
-            ]
-        ),
-        lens_dark=float(dark),
-        rims=dict(
-            half_width=rng.uniform(20, 27),
-            half_height=rng.uniform(13, 23),
-            roundness=rng.uniform(2, 4.5),
-            rim=rng.uniform(0.8, 4.5),
-            drop=rng.uniform(-1, 4),
-        ),
-    )
-
-
-# The face's places --------------------------------------------------------------------------------------------------------------------------------------
-
-
-def face_maps(mean, landmarks, attributes):
-    """Where things are on a face, name -> (N,) in [0, 1]: from the model's attributes, and from its 68 landmarks what they lack."""
-    points, zero = mean[landmarks], np.zeros(len(mean))
-    near = lambda at, radius, stretch=(1, 1, 1): np.exp(
-        -(((mean - at) * stretch) ** 2).sum(1) / radius**2
-    )
-    both = lambda at, *shape: near(at, *shape) + near(at * [-1, 1, 1], *shape)
-
-    def line(*corners, width):
-        """Closeness to a polyline."""
-        dense = np.concatenate([np.linspace(a, b, 9) for a, b in zip(corners, corners[1:])])
-        return np.exp(-((np.linalg.norm(mean[:, None] - dense, axis=2).min(1) / width) ** 2))
-
-    maps = {
-        name: attributes.get(name, zero)
-        for name in ("lips", "eye", "ear", "teeth", "tongue", "mouth", "beard")
-    }
-    sideburn = smoothstep((abs(mean[:, 0]) - 0.8 * points[16, 0]) / 8)
-    maps["beard"] = maps["beard"] * np.maximum(
-        smoothstep((points[33, 1] - 3 - mean[:, 1]) / 7), sideburn
-    )  # below the nose, but for sideburns
-    skin = 1 - np.max([maps[k] for k in ("eye", "teeth", "tongue", "mouth")], axis=0)
-    eye = points[36:42].mean(0)
-    upper_lip = (points[33] + points[51]) / 2
-    lids = [line(*points[a:b], width=1.6) for a, b in ((36, 40), (42, 46))]
-    moustache = line(
-        points[48] + [-3, 3, 0],
-        upper_lip + [-9, -1, 0],
-        upper_lip,
-        upper_lip + [9, -1, 0],
-        points[54] + [3, 3, 0],
-        width=5.5,
-    )
-    forehead = points[27] + [0, 45, 0]
-    return {
-        k: v * skin if k not in ("eye", "teeth", "tongue", "mouth") else v
-        for k, v in dict(
-            maps,
-            cheek=both(eye * 0.75 + points[48] * 0.25 + [-3, -12, 0], 17),
-            nose=near(points[30], 13),
-            under_eye=both(points[[40, 41]].mean(0) - [0, 5, 0], 9, (0.8, 1.6, 1)),
-            lid=both(points[[37, 38]].mean(0) + [0, 4, 0], 10, (0.65, 1, 1)),
-            lash=np.max(lids, axis=0),
-            moustache=moustache * (1 - maps["lips"]),
-            chin=near(points[57] - [0, 14, 0], 18) * (1 - maps["lips"]),
-            lines=np.clip(
-                line(points[31] + [-5, 0, 0], points[48] + [-8, 2, 0], width=2.6)
-                + line(points[35] + [5, 0, 0], points[54] + [8, 2, 0], width=2.6)
-                + near(forehead, 30, (0.7, 1, 1)) * np.cos(mean[:, 1] * 0.75).clip(0) ** 4,
-                0,
-                1,
-            ),
-        ).items()
-    }
-
-
-def make_texture():
-    """The detail texture (256, 256, 3) float32 that repeats: grain of standard deviation 1, strands along v of standard deviation 1, and freckles from 0 to -1."""
-    rng = np.random.default_rng(0)
-    grain, strands, spots = rng.standard_normal((3, TEXTURE, TEXTURE))
-    grain = gaussian_filter(grain, 0.6, mode="wrap")
-    strands = gaussian_filter(
-        gaussian_filter1d(strands, 12, axis=0, mode="wrap"), (0, 0.7), mode="wrap"
-    )
-    spots = gaussian_filter(spots, 1.1, mode="wrap")
-    spots = -smoothstep((spots / spots.std() - 1.5) / 0.8)
-    return np.stack((grain / grain.std(), strands / strands.std(), spots), -1).astype(np.float32)
-
-
-def smooth_fields(points):
-    """Smooth random patterns (N, FIELDS) of unit variance over `points` (N, 3) mm, with features of 25 to 100 mm."""
-    rng = np.random.default_rng(1)
-    waves, phase = (
-        rng.normal(0, 1, (FIELDS, 4, 3)) / np.geomspace(8, 30, FIELDS)[:, None, None],
-        rng.uniform(0, 6.28, (FIELDS, 4)),
-    )
-    return (np.sin(np.einsum("nd,kjd->nkj", points, waves) + phase).sum(2) / np.sqrt(2)).astype(
-        np.float32
-    )
+    glasses = float(rng.random() < 0.25)
+    lens = lab_to_linear([rng.uniform(2, 22), *rng.normal(0, 8, 2)])
+    lightness = rng.uniform(3, 30) if rng.random() < 0.7 else rng.uniform(30, 80)
+    frame = lab_to_linear([lightness, *rng.normal(0, 12, 2)])
+    rims = uniform(rng, half_width=(20, 27), half_height=(13, 23), roundness=(2, 4.5))
+    rims |= uniform(rng, rim=(0.8, 4.5), drop=(-1, 4))
+    return dict(glasses=glasses, lens_dark=float(dark), lens=lens, frame=frame, rims=rims)

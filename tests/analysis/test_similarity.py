@@ -8,14 +8,12 @@ rng = np.random.default_rng(0)
 
 def test_a_change_is_measured_beside_unrelated_pictures():
     one, changed, another = rng.normal(size=(3, 400, 50)) * np.linspace(0.1, 3, 50)
-    assert similarity.feature_change(one, one, another) == (0, 0, 0)
-    value, low, high = similarity.feature_change(one, changed, another)
+    assert similarity.relative_change(one, one, another) == (0, 0, 0)
+    value, low, high = similarity.relative_change(one, changed, another)
     assert value == pytest.approx(1, abs=0.05) and low < 1 < high
-    assert similarity.feature_change(one, one + 0.5 * (another - one), another) == pytest.approx(
+    assert similarity.relative_change(one, one + 0.5 * (another - one), another) == pytest.approx(
         (0.25, 0.25, 0.25)
     )
-    with pytest.raises(ValueError, match="pairs"):
-        similarity.feature_change(one, changed[:1], another)
 
 
 def test_expression_is_measured_beside_identity():
@@ -40,8 +38,6 @@ def test_cka_is_one_for_what_agrees_and_zero_for_noise():
         assert similarity.cka(x, y[:, : d // 2]) == pytest.approx(
             similarity.cka(y[:, : d // 2], x), abs=1e-12
         )
-    with pytest.raises(ValueError, match="same 4 pictures"):
-        similarity.cka(x, y[:-1])
 
 
 @pytest.mark.parametrize("d", [3, 30])
@@ -67,19 +63,12 @@ def test_the_pairs_a_feature_confuses():
     """Twelve pictures whose features stand on a line: 0 lies next to 1 and 2 next to 3 with other expressions, 4 next to 5 with the same, the others far from each other."""
     near = np.array([0, 0.1, 10, 10.2, 20, 20.01, 300, 400, 500, 600, 700, 800])[:, None]
     far = np.array([0, 9, 0, 8, 0, 1, 0, 0, 0, 0, 0, 0])[:, None] * [[1.0, 0]]
-    found = similarity.near_and_far(near, far, 2, quantile=0.7)
-    assert found.pairs.tolist() == [[0, 1], [2, 3]]
-    np.testing.assert_allclose(found.near, [0.1, 0.2])
-    np.testing.assert_allclose(found.far, [9, 8])
-    pairs = [(i, j) for i in range(12) for j in range(i)]
-    np.testing.assert_allclose(
-        found.near_share, [0.1, 0.2] / np.mean([abs(near[i] - near[j]) for i, j in pairs])
-    )
-    np.testing.assert_allclose(
-        found.far_share, [9, 8] / np.mean([np.linalg.norm(far[i] - far[j]) for i, j in pairs])
-    )
-    everybody = similarity.near_and_far(near, rng.normal(size=(12, 2)), 99, quantile=0.1).pairs
-    assert 2 < len(everybody) <= 6 and len(np.unique(everybody)) == everybody.size
-    assert similarity.near_and_far(near, np.zeros((12, 2)), 3).pairs.shape == (0, 2)
-    with pytest.raises(ValueError, match="12 rows"):
-        similarity.near_and_far(near, far[:5], 1)
+    found = similarity.confused_pairs(near, far, 2, quantile=0.7)
+    assert [pair.rows for pair in found] == [(0, 1), (2, 3)]
+    mean = lambda x: np.mean([np.linalg.norm(x[i] - x[j]) for i in range(12) for j in range(i)])
+    np.testing.assert_allclose([pair.features for pair in found], [0.1, 0.2] / mean(near))
+    np.testing.assert_allclose([pair.labels for pair in found], [9, 8] / mean(far))
+    everybody = similarity.confused_pairs(near, rng.normal(size=(12, 2)), 99, quantile=0.1)
+    used = [row for pair in everybody for row in pair.rows]
+    assert 2 < len(everybody) <= 6 and len(set(used)) == len(used)
+    assert similarity.confused_pairs(near, np.zeros((12, 2)), 3) == []

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from e2far import camera, data, evaluation, losses, morphable, network, weights
-from e2far.benchmark import iterative
+from e2far.benchmark import iterative, landmark_fit
 from e2far.morphable import toy_model
 
 SIZE = 48
@@ -50,7 +50,7 @@ def write_split(folder, model, n, seed):
     """Shards whose pictures are renderings of their faces: what an iterating network compares its own with."""
     columns = faces(model, n, seed)
     image = (
-        iterative.Surface(model)
+        iterative.RegionMesh(model)
         .render(columns, SIZE)[:, :3]
         .permute(0, 2, 3, 1)
         .mul(127)
@@ -66,7 +66,7 @@ def write_split(folder, model, n, seed):
 def test_a_rendering_shows_normals_and_places_under_the_estimates_camera(model):
     truth = faces(model, 2) | dict(identity=torch.zeros(2, 6), expression=torch.zeros(2, 4))
     rotation, scale, translation = camera.decode_pose(truth["pose"], SIZE)
-    normals, code = iterative.Surface(model).render(truth, SIZE).split(3, 1)
+    normals, code = iterative.RegionMesh(model).render(truth, SIZE).split(3, 1)
     covered = normals.norm(dim=1) > 0.5
     assert 0.2 < covered.float().mean() < 0.95 and not code.permute(0, 2, 3, 1)[~covered].any()
     assert (normals.norm(dim=1)[covered] < 1.001).all() and (
@@ -86,7 +86,7 @@ def test_a_rendering_shows_normals_and_places_under_the_estimates_camera(model):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_rendering_depends_on_all_of_the_estimate(model, name):
-    surface, estimate = iterative.Surface(model), faces(model, 2)
+    surface, estimate = iterative.RegionMesh(model), faces(model, 2)
     before = surface.render(estimate, SIZE)
     assert torch.equal(before, surface.render(estimate, SIZE))
     changed = surface.render(
@@ -96,7 +96,7 @@ def test_a_rendering_depends_on_all_of_the_estimate(model, name):
 
 
 def test_only_the_region_is_rendered(face_model):
-    surface = iterative.Surface(face_model)
+    surface = iterative.RegionMesh(face_model)
     at = torch.zeros(face_model.n_vertices, dtype=torch.bool).index_fill(0, face_model.region, True)
     assert len(surface.triangles) == at[face_model.triangles].all(
         1
@@ -210,21 +210,16 @@ def job(root, folder, steps=40):
     )
 
 
-def test_a_job_trains_measures_and_stores(model, root, tmp_path):
-    result = iterative.iterative_job(**job(root, tmp_path))
+def test_a_job_trains_and_stores(model, root, tmp_path):
+    iterative.iterative_job(**job(root, tmp_path))
     log = pd.read_csv(tmp_path / "log.csv")
     assert log.loss.iloc[-1] < 0.7 * log.loss.iloc[0]
-    net, stored = (
-        iterative.load_iterative(tmp_path / "network.safetensors", model),
-        data.Faces(root / "test"),
-    )
-    assert evaluation.summary(evaluation.evaluate(net, model, stored)) == pytest.approx(
-        result, rel=1e-3
-    )
+    net = iterative.load_iterative(tmp_path / "network.safetensors", model)
+    errors = evaluation.evaluate(net, model, data.Faces(root / "test"))
+    assert np.isfinite(errors["expressive_mm"]).all()
     assert (
         net.iterations == 2 and net.trunk.blocks[0][0][0].weight[:, 3:].abs().max() > 1e-4
     )  # it has learnt to look at its rendering
-    assert iterative.iterative_job(**job(root, tmp_path / "unmeasured") | dict(test=None)) == {}
     weights.save_network(
         network.E2FAR(6, 4, image_size=SIZE, width=1 / 16), tmp_path / "other.safetensors"
     )
@@ -262,7 +257,7 @@ def reprojection(model, estimate, landmarks):
 def test_refinement_from_the_truth_stays_there(weight):
     model = toy_model()
     truth = faces(model, 3)
-    for estimate in iterative.refine(
+    for estimate in landmark_fit.refine(
         model, truth["landmarks"], SIZE, truth, lambda_identity=weight, lambda_expression=weight
     ):
         vertices = model(estimate["identity"], estimate["expression"])
@@ -282,7 +277,7 @@ def test_refinement_lowers_the_energy_and_finds_the_face():
     start = {name: value.double() for name, value in start.items()}
     for begin in (None, start):
         found = list(
-            iterative.refine(
+            landmark_fit.refine(
                 model,
                 truth["landmarks"],
                 SIZE,
@@ -324,7 +319,7 @@ def test_refinement_ends_where_the_gradient_vanishes():
     landmarks = truth["landmarks"] + 0.3 * torch.randn(
         3, 68, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
-    *_, last = iterative.refine(
+    *_, last = landmark_fit.refine(
         model, landmarks, SIZE, lambda_identity=0.5, lambda_expression=0.2, iterations=60
     )
     variables = {name: last[name].clone().requires_grad_() for name in NAMES}
@@ -354,7 +349,7 @@ def test_a_strong_prior_holds_the_coefficients_and_lets_the_pose_go():
     start = {name: truth[name] for name in NAMES[:2]} | dict(
         pose=torch.tensor(network.FRONTAL, dtype=torch.float64).repeat(3, 1)
     )
-    *_, last = iterative.refine(
+    *_, last = landmark_fit.refine(
         model,
         truth["landmarks"] + 0.1,
         SIZE,
@@ -371,42 +366,14 @@ def test_a_face_is_refined_alike_alone_and_in_a_batch():
     model = toy_model()
     landmarks = faces(model, 4)["landmarks"]
     options = dict(lambda_identity=0.1, lambda_expression=0.1, iterations=4)
-    *_, together = iterative.refine(model, landmarks, SIZE, **options)
+    *_, together = landmark_fit.refine(model, landmarks, SIZE, **options)
     seconds, found = iterative.one_by_one(
-        lambda i: iterative.refine(model, landmarks[i : i + 1], SIZE, **options), 4
+        lambda i: landmark_fit.refine(model, landmarks[i : i + 1], SIZE, **options), 4
     )
     assert seconds.shape == (4, 5) and (np.diff(seconds, axis=1) > 0).all() and len(found) == 5
     assert all(torch.allclose(found[-1][name], together[name]) for name in NAMES)
 
 
-def test_wrong_shapes_are_refused(model):
-    net, image, truth = build(model), torch.rand(2, 3, SIZE, SIZE), faces(model, 2)
-    options = dict(lambda_identity=1.0, lambda_expression=1.0)
-    for call, words in (
-        (lambda: build(model, iterations=0), "iterations=0: give a whole number"),
-        (lambda: net.features(image[..., :-1]), r"image has shape \(2, 3, 48, 47\): expected"),
-        (lambda: net.features(image[:1], truth), "2 estimates for 1 images"),
-        (
-            lambda: list(iterative.refine(model, truth["landmarks"][:, :67], SIZE, **options)),
-            r"landmarks have shape \(2, 67, 2\)",
-        ),
-        (
-            lambda: list(iterative.refine(model, truth["landmarks"] * torch.nan, SIZE, **options)),
-            "expected finite",
-        ),
-        (
-            lambda: list(
-                iterative.refine(
-                    model,
-                    truth["landmarks"],
-                    SIZE,
-                    {name: truth[name][:1] for name in NAMES},
-                    **options,
-                )
-            ),
-            "start has shapes",
-        ),
-    ):
-        with pytest.raises(ValueError, match=words) as error:
-            call()
-        assert "\n" not in str(error.value)
+def test_another_trunk_is_refused(model):
+    with pytest.raises(ValueError, match="needs trunk vgg16, not timm/x"):
+        build(model, trunk="timm/x")

@@ -134,7 +134,7 @@ def test_now_lays_the_neutral_face_on_the_scan(tmp_path):
         errors.max() < 1e-4
     )  # mm: the expressive face, and the sheet off the region, are elsewhere
     scan = moved(REST)
-    direct = metrics.now_error(FLAT, TRIANGLES, FLAT[CORNERS], scan, scan[CORNERS])
+    direct = metrics.now_error((FLAT, TRIANGLES, FLAT[CORNERS]), scan, scan[CORNERS])
     assert np.median(direct) > 0.5
     np.testing.assert_allclose(
         judged.NoW[judged.method == "mean face"], np.median(direct), rtol=1e-4
@@ -153,7 +153,7 @@ def test_now_lays_the_neutral_face_on_the_scan(tmp_path):
 def test_the_mean_face_is_judged_once_on_a_scan(tmp_path, monkeypatch):
     asked, samples, kept = [], now(tmp_path), judge.scan_errors
     monkeypatch.setattr(
-        judge, "scan_errors", lambda *arguments: asked.append(arguments[0]) or kept(*arguments)
+        judge, "scan_errors", lambda mesh, item: asked.append(mesh.vertices) or kept(mesh, item)
     )
     judged = judge.judge("now", samples, Reconstructor())
     assert [np.array_equal(x[:N], FLAT.astype(np.float32)) for x in asked] == [
@@ -164,7 +164,7 @@ def test_the_mean_face_is_judged_once_on_a_scan(tmp_path, monkeypatch):
         True,
     ] and list(judged.person[::2]) == ["FaMoS_1_TA", "FaMoS_1_TA", "FaMoS_2_TA"]
     each = pd.DataFrame(
-        [row for item in samples for row in judge.judge_one(item, Reconstructor(), True)]
+        [row for item in samples for row in judge.judge_scan([item], Reconstructor(), True)[0]]
     )
     pd.testing.assert_frame_equal(judged.drop(columns="pooled"), each.drop(columns="pooled"))
 
@@ -265,7 +265,7 @@ def test_points_of_no_triangle_are_no_surface(tmp_path):
     sources = dict(scan=lambda: (vertices, TRIANGLES), scan_landmarks7=lambda: REST[CORNERS])
     picture(tmp_path / "a.png")
     errors = judge.measure(
-        records.Item("a", "a", tmp_path / "a.png", sources=sources), Reconstructor(), True
+        records.Item("a", "a", tmp_path / "a.png", sources=sources), Reconstructor(), True, {}
     )["network"]
     assert errors["Feng"] < 1e-4
 
@@ -307,9 +307,9 @@ def test_the_real_reconstructor_does_and_can_be_sent_to_workers(tmp_path):
     )
     samples = now(tmp_path)
     Image.new("RGB", (300, 200), (200, 150, 120)).save(samples[0].image)
-    job = joblib.delayed(judge.judge_one)(samples[0], real, True)
+    job = joblib.delayed(judge.judge_scan)([samples[0]], real, True)
     function, arguments, _ = pickle.loads(pickle.dumps(job))
-    here, there = judge.judge("now", samples, real, limit=1), pd.DataFrame(function(*arguments))
+    here, there = judge.judge("now", samples, real, limit=1), pd.DataFrame(function(*arguments)[0])
     assert (
         here.failed.isna().all()
         and here.NoW.tolist() == there.NoW.tolist()
@@ -318,7 +318,9 @@ def test_the_real_reconstructor_does_and_can_be_sent_to_workers(tmp_path):
     found = real(samples[0].image, samples[0].box)
     scan, seven = moved(REST), real.model.landmarks.numpy()[list(metrics.NOW_LANDMARKS)]
     direct = metrics.now_error(
-        found.neutral_vertices, found.triangles, found.neutral_vertices[seven], scan, scan[CORNERS]
+        (found.neutral_vertices, found.triangles, found.neutral_vertices[seven]),
+        scan,
+        scan[CORNERS],
     )
     assert here.NoW[0] == pytest.approx(np.median(direct), rel=1e-3)
 
@@ -414,7 +416,10 @@ def test_pictures_are_chosen_evenly(tmp_path):
 def test_pooled_statistics_are_those_of_all_distances():
     rng = np.random.default_rng(0)
     distances = [rng.gamma(2, size, count) for size, count in ((0.4, 3000), (0.9, 500), (15.0, 40))]
-    summed, everything = np.stack([judge.sums(d) for d in distances]), np.concatenate(distances)
+    summed, everything = (
+        np.stack([judge.histogram(d) for d in distances]),
+        np.concatenate(distances),
+    )
     found = judge.pooled_intervals(summed, ["a", "a", "b"], 4000, 0)
     for name, expected, tolerance in (
         ("median", np.median(everything), 0.003),
@@ -431,7 +436,7 @@ def test_pooled_statistics_are_those_of_all_distances():
         distances[2].mean(),
     )  # of two people, a quarter of the draws is one of them twice
     assert found["mean"][1:] == pytest.approx((first, second), rel=1e-5)
-    assert judge.statistics(judge.sums(np.full(9, 50.0)))["median"] == pytest.approx(
+    assert judge.statistics(judge.histogram(np.full(9, 50.0)))["median"] == pytest.approx(
         20, abs=0.01
     )  # beyond the bins: at least 20 mm
 

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from torch.testing import assert_close
 
 from e2far import evaluation
-from e2far.benchmark import metrics, protocols
+from e2far.benchmark import anatomy, metrics, protocols
 from e2far.morphable import MorphableModel, toy_model
 
 SEVEN = np.array([[-45, 30], [-15, 28], [15, 28], [45, 30], [0, -20], [-25, -50], [25, -50.0]])
@@ -46,14 +46,14 @@ def moved(points, scale=1.3):
 def test_feng_error_ignores_place_and_size_but_not_a_shift_of_the_plane():
     vertices, triangles = sheet()
     assert (
-        protocols.feng_error(moved(vertices), triangles, moved(seven()), vertices, seven()).max()
+        protocols.feng_error((moved(vertices), triangles, moved(seven())), vertices, seven()).max()
         < 1e-6
     )
     lifted = vertices + [0, 0, 2.5]
     np.testing.assert_allclose(
-        protocols.feng_error(vertices, triangles, seven(), lifted, seven()), 2.5
+        protocols.feng_error((vertices, triangles, seven()), lifted, seven()), 2.5
     )  # NoW refines this away
-    assert metrics.now_error(vertices, triangles, seven(), lifted, seven()).max() < 1e-6
+    assert metrics.now_error((vertices, triangles, seven()), lifted, seven()).max() < 1e-6
 
 
 def test_feng_measures_the_scan_within_its_smaller_ball():
@@ -61,28 +61,13 @@ def test_feng_measures_the_scan_within_its_smaller_ball():
     centre, radius = np.array([0, -20 + 0.3 * 48, 0]), 1.2 * (90 + 48) / 2
     expected = sum(np.linalg.norm(v - centre) <= radius for v in vertices)
     found = [
-        len(f(vertices, triangles, seven(), vertices, seven()))
+        len(f((vertices, triangles, seven()), vertices, seven()))
         for f in (protocols.feng_error, metrics.now_error)
     ]
     assert (
         found[0] == expected < found[1]
         and metrics.now_crop(vertices, seven(), 1.2).sum() == expected
     )
-
-
-def test_feng_names_what_is_wrong():
-    vertices, triangles = sheet()
-    broken = vertices.copy()
-    broken[3, 1] = np.nan
-    for match, arguments in (
-        ("finite", (broken, triangles, seven(), vertices, seven())),
-        ("finite", (vertices, triangles, seven(), broken, seven())),
-        (r"7 landmarks.*\(6, 3\)", (vertices, triangles, seven()[1:], vertices, seven())),
-        ("no scan vertex", (vertices, triangles, seven(), vertices + 500, seven())),
-        ("triangles", (vertices, triangles + 1, seven(), vertices, seven())),
-    ):
-        with pytest.raises(ValueError, match=match):
-            protocols.feng_error(*arguments)
 
 
 # ---- REALY -----------------------------------------------------------------------------------------------------------------------------------------------------
@@ -109,19 +94,9 @@ def face_sheet(step_mm=5.0, half_mm=80.0):
     return vertices, triangles, chosen, regions, dict(upper=range(7, 16), lower=range(16, 25))
 
 
-def realy(pred, true, triangles, chosen, regions, region_keypoints, **arguments):
-    return protocols.realy_error(
-        pred,
-        triangles,
-        pred[chosen],
-        true,
-        triangles,
-        true[chosen],
-        regions,
-        region_keypoints,
-        seven=range(7),
-        **arguments,
-    )
+def realy(pred, true, triangles, chosen, regions, region_keypoints):
+    prediction, scan = (protocols.MarkedMesh(x, triangles, x[chosen]) for x in (pred, true))
+    return protocols.realy_error(prediction, scan, regions, region_keypoints, seven=range(7))
 
 
 def test_realy_error_of_a_mesh_with_itself_is_zero_whatever_its_place_and_size():
@@ -131,34 +106,18 @@ def test_realy_error_of_a_mesh_with_itself_is_zero_whatever_its_place_and_size()
 
 
 def test_a_region_moved_as_a_whole_is_no_error_and_all_is_the_plain_mean():
-    true, *rest = face_sheet()
-    regions = rest[2]
+    true, triangles, chosen, regions, rows = face_sheet()
     up = true + np.array([0, 0, 3.0]) * np.clip(
         (true[:, 1:2] + 4) / 8, 0, 1
     )  # the upper region is lifted, the lower is not, the seven keypoints stay
+    seven_stay = np.r_[true[chosen[:7]], up[chosen[7:]]]
+    scan = protocols.MarkedMesh(true, triangles, true[chosen])
     error = protocols.realy_error(
-        up,
-        rest[0],
-        np.r_[true[rest[1][:7]], up[rest[1][7:]]],
-        true,
-        rest[0],
-        true[rest[1]],
-        regions,
-        rest[3],
-        seven=range(7),
+        protocols.MarkedMesh(up, triangles, seven_stay), scan, regions, rows, seven=range(7)
     )
     assert error["upper"] < 0.02 and error["lower"] < 0.02
-    worse = protocols.realy_error(
-        up,
-        rest[0],
-        up[rest[1]],
-        true,
-        rest[0],
-        true[rest[1]],
-        {"lower": regions["lower"], "both": np.r_[regions["upper"], regions["lower"]]},
-        rest[3] | {"both": range(7, 25)},
-        seven=range(7),
-    )
+    both = {"lower": regions["lower"], "both": np.r_[regions["upper"], regions["lower"]]}
+    worse = realy(up, true, triangles, chosen, both, rows | {"both": range(7, 25)})
     assert worse["both"] > 0.5 and worse["all"] == (worse["lower"] + worse["both"]) / 2
 
 
@@ -166,16 +125,11 @@ def test_a_sphere_around_a_sphere_is_off_by_the_difference_of_radii():
     ball = trimesh.creation.icosphere(4, 50.0)
     scan, triangles = np.asarray(ball.vertices), np.asarray(ball.faces)
     rows = np.arange(12)  # the corners of the icosahedron
-    keypoints = np.r_[
-        scan[rows] * 1.04, scan[rows]
-    ]  # the seven agree, so that no scale makes up for the radius
+    # the seven agree, so that no scale makes up for the radius
+    prediction = protocols.MarkedMesh(1.04 * scan, triangles, np.r_[scan[rows] * 1.04, scan[rows]])
     error = protocols.realy_error(
-        1.04 * scan,
-        triangles,
-        keypoints,
-        scan,
-        triangles,
-        np.r_[scan[rows], scan[rows]],
+        prediction,
+        protocols.MarkedMesh(scan, triangles, np.r_[scan[rows], scan[rows]]),
         {"all of it": range(len(scan))},
         {"all of it": rows},
         seven=range(12, 24),
@@ -193,21 +147,12 @@ def test_realy_sees_a_stretch_within_the_surface_that_closest_points_do_not(
     pred = true * [1.1, 1, 1]
     for name, region in regions.items():
         points = region if everywhere else chosen[7:16] if name == "upper" else chosen[16:]
-        keypoints, its = (
-            [np.r_[true[chosen[:7]], x[points]] for x in (pred, true)],
-            {name: range(7, 7 + len(points))},
+        prediction, scan = (
+            protocols.MarkedMesh(x, triangles, np.r_[true[chosen[:7]], x[points]])
+            for x in (pred, true)
         )
-        error = protocols.realy_error(
-            pred,
-            triangles,
-            keypoints[0],
-            true,
-            triangles,
-            keypoints[1],
-            {name: region},
-            its,
-            seven=range(7),
-        )
+        its = {name: range(7, 7 + len(points))}
+        error = protocols.realy_error(prediction, scan, {name: region}, its, seven=range(7))
         assert least < error[name] / (np.abs(true[region, 0]).mean() / 10) < most
         assert (
             np.linalg.norm(
@@ -218,7 +163,7 @@ def test_realy_sees_a_stretch_within_the_surface_that_closest_points_do_not(
 
 
 def test_realy_is_near_the_true_correspondence_of_faces(face_model):
-    regions = {k: v.numpy() for k, v in protocols.regions(face_model).items() if k != "eyes"}
+    regions = {k: v.numpy() for k, v in anatomy.regions(face_model).items() if k != "eyes"}
     true, other = face_model.neutral(
         torch.randn(2, face_model.n_identity, generator=torch.Generator().manual_seed(2))
     ).double()
@@ -229,15 +174,10 @@ def test_realy_is_near_the_true_correspondence_of_faces(face_model):
         face_model.triangles[inside[face_model.triangles].all(1)].numpy(),
         face_model.landmarks,
     )
-    found = protocols.realy_error(
-        other.numpy(),
-        triangles,
-        other[landmarks].numpy(),
-        true.numpy(),
-        triangles,
-        true[landmarks].numpy(),
-        regions,
+    prediction, scan = (
+        protocols.MarkedMesh(x.numpy(), triangles, x[landmarks].numpy()) for x in (other, true)
     )
+    found = protocols.realy_error(prediction, scan, regions)
     placed = metrics.similarity_align(other, true, subset=landmarks[list(metrics.NOW_LANDMARKS)])
     for name, region in regions.items():
         best = metrics.aligned_error(placed[region], true[region], scale=False).mean()
@@ -327,51 +267,11 @@ def test_bending_solves_its_energy():
     np.testing.assert_allclose(found, surface.closest(region + d)[0], atol=1e-5)
 
 
-def test_realy_names_what_is_wrong():
-    true, triangles, chosen, regions, its = face_sheet(20.0)
-    broken = true.copy()
-    broken[5] = np.inf
-    mask = np.isin(np.arange(len(true)), regions["upper"])
-    for match, pred, scan, parts, points in (
-        ("predicted vertices.*finite", broken, true, regions, its),
-        ("scan vertices.*finite", true, broken, regions, its),
-        ("no region", true, true, {}, its),
-        ("'upper'.*3 or more", true, true, {"upper": []}, its),
-        ("'upper'.*not a mask", true, true, {"upper": mask}, its),
-        ("'lower'.*0 to 80", true, true, {"lower": [1, 2, 999]}, its),
-        ("region_keypoints.'chin'", true, true, {"chin": range(9)}, its),
-    ):
-        with pytest.raises(ValueError, match=match):
-            protocols.realy_error(
-                pred,
-                triangles,
-                true[chosen],
-                scan,
-                triangles,
-                true[chosen],
-                parts,
-                points,
-                seven=range(7),
-            )
-    with pytest.raises(ValueError, match=r"scan_keypoints.*\(24, 3\)"):
-        protocols.realy_error(
-            true,
-            triangles,
-            true[chosen],
-            true,
-            triangles,
-            true[chosen[1:]],
-            regions,
-            its,
-            seven=range(7),
-        )
-
-
 # ---- parts of the face -----------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_regions_are_disjoint_parts_of_the_face_and_hold_their_landmarks(face_model):
-    found = protocols.regions(face_model)
+    found = anatomy.regions(face_model)
     everything = torch.cat(list(found.values()))
     assert (
         list(found) == ["nose", "mouth", "eyes", "forehead", "cheeks"]
@@ -394,7 +294,7 @@ def test_regions_are_disjoint_parts_of_the_face_and_hold_their_landmarks(face_mo
 def test_regions_are_the_same_left_and_right(face_model):
     """The model's mesh is symmetric, its mean to under 1 mm: the mirror image of each vertex of a region falls on one of that region."""
     mean = face_model.mean
-    for name, index in protocols.regions(face_model).items():
+    for name, index in anatomy.regions(face_model).items():
         mirrored = mean[index] * torch.tensor([-1.0, 1, 1])
         assert torch.cdist(mirrored, mean[index]).amin(1).max() < 1, name
         assert len({int((mean[index, 0] * side > 0.5).sum()) for side in (-1, 1)}) == 1
@@ -405,13 +305,13 @@ def test_regions_follow_the_face_s_size_and_place(face_model):
         key: getattr(face_model, key)
         for key in ("identity_basis", "expression_basis", "triangles", "landmarks", "region")
     }
-    other = protocols.regions(
+    other = anatomy.regions(
         MorphableModel(mean=1.3 * face_model.mean + torch.tensor([0.0, 40, -70]), **parts)
     )
-    for name, index in protocols.regions(face_model).items():
+    for name, index in anatomy.regions(face_model).items():
         assert set(index.tolist()) == set(other[name].tolist())
     with pytest.raises(ValueError, match="landmarks"):
-        protocols.regions(
+        anatomy.regions(
             MorphableModel(
                 mean=face_model.mean, **{**parts, "landmarks": parts["landmarks"][:1].repeat(68)}
             )
@@ -419,27 +319,20 @@ def test_regions_follow_the_face_s_size_and_place(face_model):
 
 
 def test_an_offset_shows_in_its_region_alone(face_model):
-    true, found = face_model.mean.expand(2, -1, -1), protocols.regions(face_model)
+    true, found = face_model.mean.expand(2, -1, -1), anatomy.regions(face_model)
     pred = true.clone()
     pred[1, found["nose"]] += torch.tensor([3.0, 0, 4])
-    error = protocols.regional_errors(pred, true, found)
+    error = anatomy.regional_errors(pred, true, found)
     for name in found:
         assert_close(error[name], torch.tensor([0.0, 5.0 if name == "nose" else 0.0]))
-    with pytest.raises(ValueError, match="'chin'"):
-        protocols.regional_errors(pred, true, {"chin": []})
-    with pytest.raises(ValueError, match="one shape"):
-        protocols.regional_errors(pred[:1], true, found)
-    pred[0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match="pred.*finite"):
-        protocols.regional_errors(pred, true, found)
 
 
 def test_normals_of_a_tilted_plane_are_off_by_the_tilt():
     flat, triangles = sheet(20.0)
     for degrees in (0.0, 1e-3, 25.0, 180.0):
         tilted = moved(Rotation.from_rotvec([np.radians(degrees), 0, 0]).apply(flat), 1.0)
-        assert abs(protocols.normal_error(tilted, moved(flat, 1.0), triangles) - degrees) < 1e-5
-    assert protocols.normal_error(3 * flat + [1.0, 2, 3], flat, triangles) < 1e-9
+        assert abs(anatomy.normal_error(tilted, moved(flat, 1.0), triangles) - degrees) < 1e-5
+    assert anatomy.normal_error(3 * flat + [1.0, 2, 3], flat, triangles) < 1e-9
 
 
 def test_normals_are_those_of_a_loop_over_triangles():
@@ -455,12 +348,12 @@ def test_normals_are_those_of_a_loop_over_triangles():
 
     angles = np.degrees(np.arccos((normals(one) * normals(two)).sum(1).clip(-1, 1)))
     assert (
-        abs(protocols.normal_error(two, one, model.triangles.numpy()) - angles.mean()) < 1e-5
+        abs(anatomy.normal_error(two, one, model.triangles.numpy()) - angles.mean()) < 1e-5
         and angles.mean() > 1
     )
     assert (
         abs(
-            protocols.normal_error(two, one, model.triangles.numpy(), subset=[3, 70])
+            anatomy.normal_error(two, one, model.triangles.numpy(), subset=[3, 70])
             - angles[[3, 70]].mean()
         )
         < 1e-5
@@ -470,15 +363,13 @@ def test_normals_are_those_of_a_loop_over_triangles():
 def test_a_vertex_without_a_normal_is_named():
     flat, triangles = sheet(20.0)
     alone = np.concatenate([flat, [[0.0, 0, 9]]])
-    assert protocols.normal_error(alone, alone, triangles) == 0  # in no triangle: not counted
-    for vertices, subset, match in (
-        (alone, [len(flat)], "no normal"),
-        (0 * flat, None, "no normal"),
-        (flat, [], "subset"),
-        (flat * np.nan, None, "finite"),
+    assert anatomy.normal_error(alone, alone, triangles) == 0  # in no triangle: not counted
+    for vertices, subset in (
+        (alone, [len(flat)]),
+        (0 * flat, None),
     ):
-        with pytest.raises(ValueError, match=match):
-            protocols.normal_error(vertices, vertices, triangles, subset)
+        with pytest.raises(ValueError, match="no triangle with an area"):
+            anatomy.normal_error(vertices, vertices, triangles, subset)
 
 
 # ---- expression ------------------------------------------------------------------------------------------------------------------------------------------------
@@ -490,7 +381,7 @@ def test_unit_errors_are_those_of_a_loop(face_model):
         torch.rand(6, face_model.n_vertices, generator=generator),
         torch.rand(6, len(face_model.unit_names), generator=generator),
     )
-    found = protocols.unit_errors(errors, strengths, face_model)
+    found = anatomy.unit_errors(errors, strengths, face_model)
     for j, name in enumerate(face_model.unit_names):
         movement = np.linalg.norm(face_model.units[face_model.region, :, j], axis=1)
         moved = [int(v) for v, mm in zip(face_model.region, movement) if mm > 0.25 * movement.max()]
@@ -502,13 +393,10 @@ def test_unit_errors_are_those_of_a_loop(face_model):
                 assert found[b, j].isnan()
     jaw, brow = (face_model.unit_names.index(k) for k in ("jawOpen", "browInnerUp"))
     chin = torch.zeros(1, face_model.n_vertices).index_fill_(1, face_model.landmarks[8:9], 1.0)
-    only = protocols.unit_errors(chin, torch.ones(1, 52), face_model)
+    only = anatomy.unit_errors(chin, torch.ones(1, 52), face_model)
     assert (
         only[0, jaw] > 0 and only[0, brow] == 0
     )  # the chin moves with the jaw, not with the brows
-    for wrong in (errors[:5], errors[:, 1:], errors * torch.nan):
-        with pytest.raises(ValueError, match="52"):
-            protocols.unit_errors(wrong, strengths, face_model)
 
 
 # ---- photos ----------------------------------------------------------------------------------------------------------------------------------------------------
@@ -521,10 +409,19 @@ def photos(n=60, seed=0):
     return true + rng.normal(0, 1, (n, 1, 1)) * [3.0, 4], true, rng.uniform(-90, 90, n)
 
 
-def test_the_table_by_yaw_is_nme_68_with_intervals():
+def test_nme_is_in_percent_of_the_box_and_bins_weigh_the_same():
+    true = np.random.default_rng(0).uniform(0, 1, (4, 68, 2)) * [100, 64]
+    true[:, 0], true[:, 1] = [0, 0], [100, 64]  # the box is 100 x 64: sqrt(w h) = 80
+    yaw = np.array([0, -30, 40, -80])
+    shift = np.array([1, 3, 4, 8.0])
+    table = protocols.nme_by_yaw(true + shift[:, None, None] * [1, 0], true, yaw)
+    expected = {"0-30": 2.5, "30-60": 5, "60-90": 10, "mean": 17.5 / 3}
+    assert {name: row.percent for name, row in table.items()} == pytest.approx(expected)
+
+
+def test_the_table_by_yaw_has_intervals():
     pred, true, yaw = photos()
     table = protocols.nme_by_yaw(pred, true, yaw)
-    assert {name: row[0] for name, row in table.items()} == metrics.nme_68(pred, true, yaw)
     assert all(low < mean < high for mean, low, high, _ in table.values()) and [
         row[3] for row in table.values()
     ] == [*np.bincount(np.digitize(abs(yaw), (30, 60))), 60]
@@ -550,7 +447,7 @@ def test_pictures_of_one_person_are_drawn_together():
     assert width(cheated) < 0.75 * width(honest)
 
 
-def test_an_empty_bin_is_no_number_and_bad_input_is_named():
+def test_an_empty_bin_is_no_number():
     pred, true, yaw = photos(20)
     table = protocols.nme_by_yaw(pred, true, yaw / 2)
     assert (
@@ -559,10 +456,3 @@ def test_an_empty_bin_is_no_number_and_bad_input_is_named():
         and np.isnan(table["mean"][:3]).all()
         and np.isfinite(table["0-30"][:3]).all()
     )
-    for arguments, match in (
-        ((pred[:, 1:], true, yaw), "pred.*67"),
-        ((pred, true, yaw[1:]), "yaw_deg.*19"),
-        ((pred, true * np.nan, yaw), "true.*finite"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            protocols.nme_by_yaw(*arguments)

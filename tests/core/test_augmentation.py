@@ -44,7 +44,7 @@ def test_changes_are_seeded_bounded_and_grow_with_strength():
 
 
 def test_a_picture_is_developed_as_the_formula_says():
-    """By hand: grey mixed in, x + c x (1 - x), gain and offset, clipped to [0, 1], and a rectangle covered."""
+    """By hand: grey mixed in, x + c x (1 - x), gain and offset, a clip, and a rectangle covered."""
     pixels = pictures(2, 8).permute(0, 2, 3, 1).contiguous().numpy()
     fade, curve = np.array([0.25, 1.0], np.float32), np.array([0.5, -0.4], np.float32)
     gain, offset, cover = (

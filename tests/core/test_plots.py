@@ -124,7 +124,7 @@ def test_training_curves_show_what_the_logs_hold():
 
 def test_cumulative_curves_reach_their_shares():
     figure = cumulative_errors(
-        {"fusion": np.array([1.0, 2, 3, 4]), "mean face": np.array([9.0, 9.0])}, limit_mm=8
+        {"fusion": np.array([1.0, 2, 3, 4]), "mean face": np.array([9.0, 9.0])}, 8, "errors"
     )
     x, y = figure.axes[0].lines[0].get_data()
     assert (
@@ -244,7 +244,7 @@ def test_errors_on_faces_share_one_scale(toy):
 
 def test_times_are_bars_with_their_spread():
     table = pd.DataFrame(dict(name=["a", "b"], median=[2.0, 5.0], low=[1.5, 4.0], high=[3.0, 7.0]))
-    figure = time_bars(table, "ms a picture")
+    figure = time_bars(table, "ms a picture", "one picture")
     assert labelled(figure) and [bar.get_width() for bar in figure.axes[0].patches] == [2, 5]
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
 
@@ -277,7 +277,7 @@ def test_throughput_has_a_line_for_each_work_and_number_of_threads():
         ],
         columns=["work", "threads", "batch_size", "median", "low", "high"],
     )
-    figure = throughput(table)
+    figure = throughput(table, "pictures")
     axis = figure.axes[0]
     assert axis.get_xlabel() and axis.get_ylabel() and len(axis.containers) == 4
     np.testing.assert_allclose(axis.containers[1].lines[0].get_xydata(), [(1, 2), (16, 32)])
@@ -286,27 +286,27 @@ def test_throughput_has_a_line_for_each_work_and_number_of_threads():
 def test_seeds_are_points_beside_their_mean():
     table = pd.DataFrame(
         [
-            ("frozen", v, e, r)
+            ("small", v, e, r)
             for v in ("control", "fusion")
-            for e in ("neutral", "expression")
+            for e in ("light", "full")
             for r in (0.8, 0.9, 1.0)
         ],
-        columns=["phase", "variant", "error", "ratio"],
+        columns=["trunk", "variant", "regime", "ratio"],
     )
     means = (
-        table.groupby(["phase", "variant", "error"], sort=False)["ratio"]
+        table.groupby(["trunk", "variant", "regime"], sort=False)["ratio"]
         .agg(mean="mean", low="min", high="max")
         .reset_index()
     )
     figure = figures.seed_points(table, means)
     assert [axis.get_title() for axis in figure.axes] == [
-        "neutral, frozen",
-        "expression, frozen",
+        "light, small",
+        "full, small",
     ] and figure.axes[0].get_ylabel()
     points = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
     assert len(points) == 2 and points[1].get_color() == plots.COLOURS["fusion"]
     untried = figures.seed_points(
-        table[(table.variant == "control") | (table.error == "neutral")], means
+        table[(table.variant == "control") | (table.regime == "light")], means
     )
     assert [sum(len(line.get_xdata()) == 3 for line in axis.lines) for axis in untried.axes] == [
         2,
@@ -361,7 +361,7 @@ def test_value_maps_wrap_into_rows(face_model):
         face_model,
         list("abcde"),
         columns=3,
-        size=32,
+        inch=0.32,
     )
     shown = [axis for axis in figure.axes if axis.images]
     assert len(shown) == 5 and [axis.get_title() for axis in shown] == list("abcde")

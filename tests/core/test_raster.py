@@ -269,22 +269,10 @@ def test_an_eye_has_white_iris_and_pupil():
     assert glint[20, 26].min() > 1.5 and np.array_equal(glint[20, 20], middle)
 
 
-def box(
-    x,
-    y,
-    half_width,
-    half_height,
-    corner=0.0,
-    angle=0.0,
-    soft=1.0,
-    opacity=1.0,
-    start=(1, 0.5, 0.25),
-    end=(1, 0.5, 0.25),
-):
-    return np.array(
-        [[x, y, half_width, half_height, corner, angle, soft, opacity, *start, *end, 0, 0]],
-        np.float32,
-    )
+def box(x, y, half_width, half_height, **fields):
+    colours = dict(start=(1, 0.5, 0.25), end=(1, 0.5, 0.25))
+    place = dict(centre=(x, y), half=(half_width, half_height))
+    return develop.box(**place, **colours | fields)[None]
 
 
 def paint(boxes, size=60, picture=None, coverage=None):
@@ -301,7 +289,7 @@ def paint(boxes, size=60, picture=None, coverage=None):
 @pytest.mark.parametrize("corner, area", [(0, 4 * 20 * 10), (10, 4 * 20 * 10 - (4 - np.pi) * 100)])
 @pytest.mark.parametrize("angle", [0.0, 0.7])
 def test_a_box_has_its_area_place_and_colour(corner, area, angle):
-    picture = paint(box(30, 25, 20, 10, corner, angle))
+    picture = paint(box(30, 25, 20, 10, corner=corner, angle=angle))
     assert abs(picture[..., 0].sum() / area - 1) < 0.03
     np.testing.assert_allclose(picture[25, 30], (1, 0.5, 0.25), atol=1e-6)
     y, x = np.mgrid[:60, :60] + 0.5

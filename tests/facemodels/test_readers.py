@@ -622,7 +622,7 @@ def test_landmarks_are_found_on_another_topology_in_another_pose(face_model):
     goal = head[face_model.landmarks] @ turn.T + [30, 10, -20]
     off = np.linalg.norm(laid.placed[face_model.landmarks] - goal, axis=1)
     assert off[17:].mean() < 2 and off.mean() < 2.5
-    found, _ = laid.landmarks()
+    found = laid.landmarks()
     assert (
         len(set(found.tolist())) == 68
         and np.linalg.norm(vertices[found] - goal, axis=1)[17:].mean() < 3.5
@@ -930,14 +930,23 @@ def test_no_pickle_is_obeyed(tmp_path, kind, protocol):
         assert mark.exists()
         mark.unlink()
     (tmp_path / "generic_model.pkl").write_bytes(data)
-    with pytest.raises(ValueError, match="generic_model.pkl.*(asks for|not of plain numbers)"):
+    with pytest.raises(ValueError, match="generic_model.pkl.*asks for"):
         facemodels.read(tmp_path / "generic_model.pkl")
     assert not mark.exists()
+
+
+def forged():
+    """An array whose type is eight-byte numbers by name and objects by its flags: their bytes would be taken for addresses."""
+    kind = b"cnumpy\ndtype\n(S'f8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI63\ntb"
+    blank = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    array = blank + b"(I1\n(I1\nt" + kind + b"I0\nS'\\x01\\x02\\x03\\x04\\x05\\x06\\x07\\x08'\ntb"
+    return b"(dS'v_template'\n" + array + b"s."
 
 
 @pytest.mark.parametrize(
     "data",
     [
+        forged(),
         b"cnumpy\nndarray\n(N}X\x03\x00\x00\x00abcK\x01stb.",  # BUILD on a class: would change it for every later file
         b"ccopy_reg\n_reconstructor\n(N}X\x0c\x00\x00\x00__defaults__K\x01stb.",  # ... and on a function
         b"ccopy_reg\n_reconstructor\n(cbuiltins\ndict\nNNtR.",
@@ -952,16 +961,13 @@ def test_no_pickle_is_obeyed(tmp_path, kind, protocol):
 )
 def test_no_trick_of_the_pickle_machine_is_obeyed(tmp_path, data):
     from e2far import files
-    from e2far.facemodels import flame
 
-    before = {k: dict(vars(v)) for k, v in vars(flame).items() if isinstance(v, type)}
+    state = lambda: {k: dict(vars(v)) for k, v in vars(files).items() if isinstance(v, type)}
+    before = state()
     (tmp_path / "generic_model.pkl").write_bytes(data)
     with pytest.raises(ValueError, match="FLAME"):
         facemodels.read(tmp_path / "generic_model.pkl")
-    assert (
-        before == {k: dict(vars(v)) for k, v in vars(flame).items() if isinstance(v, type)}
-        and files.blank.__defaults__ is None
-    )
+    assert state() == before
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])

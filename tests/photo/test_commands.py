@@ -248,7 +248,7 @@ def test_finished_photos_are_skipped(run, folder, album, tmp_path):
         }
 
     assert changed() == set()
-    assert changed("--batch-size", "1") == set() and changed("--only", "json") == set()
+    assert changed("--only", "json") == set()
     assert changed("--force") == {"a", "b", "sub/a"}
     (out / "b.ply").unlink()
     assert changed() == {"b"}
@@ -292,7 +292,7 @@ def test_an_interrupted_folder_is_taken_up_again(run, album, tmp_path, monkeypat
         return whole(self)
 
     monkeypatch.setattr(Face, "to_dict", interrupt)
-    result = run(album, options=["--only", "ply", "--batch-size", "1"])
+    result = run(album, options=["--only", "ply"])
     first = written(tmp_path / "out")
     assert (
         result.exit_code == 130
@@ -304,21 +304,6 @@ def test_an_interrupted_folder_is_taken_up_again(run, album, tmp_path, monkeypat
         written(tmp_path / "out")
     ) == {f"{name}.{kind}" for name in ("a", "b", "sub/a") for kind in ("ply", "json")}
     assert all(written(tmp_path / "out")[name] == time for name, time in first.items())
-
-
-def test_batches_change_nothing(run, album, tmp_path):
-    numbers = []
-    for size in (1, 2, 16):
-        run(album, options=["--only", "json", "--force", "--batch-size", str(size)])
-        numbers.append(
-            [
-                json.loads((tmp_path / "out" / name).read_text())
-                for name in ("a.json", "b.json", "sub/a.json")
-            ]
-        )
-    for one, other in zip(numbers[0] * 2, numbers[1] + numbers[2]):
-        np.testing.assert_allclose(one["landmarks_px"], other["landmarks_px"], atol=0.02)
-        np.testing.assert_allclose(one["identity"], other["identity"], atol=2e-4)
 
 
 def test_results_are_not_taken_for_photos(run, album, tmp_path):
@@ -348,7 +333,7 @@ def test_a_folder_without_pictures_and_an_unknown_kind_of_file(run, tmp_path):
 
 
 def test_the_faces_of_one_photo_do_not_overwrite_another_photo():
-    from e2far.photo.commands import find_photos
+    from e2far.photo.results import find_photos
 
     work = find_photos(
         [Path("x.png"), Path("x_face1.png"), Path("other/X.jpg")], Path("out"), all_faces=True
@@ -359,14 +344,31 @@ def test_the_faces_of_one_photo_do_not_overwrite_another_photo():
     ] == ["x", "x_face1"]
 
 
+def heavy(code):
+    """Which of the libraries that take long to import are loaded after some code."""
+    code += "\nimport sys; print({'torch', 'numba', 'scipy', 'trimesh'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
 def test_the_version_is_shown_and_the_package_imports_without_torch():
     assert CliRunner().invoke(app, ["--version"]).stdout.split() == ["e2far", e2far.__version__]
-    loaded = subprocess.run(
-        [sys.executable, "-c", "import sys, e2far, e2far.cli; print('torch' in sys.modules)"],
-        capture_output=True,
-        text=True,
-    )
-    assert loaded.stdout.strip() == "False", loaded.stderr
+    assert heavy("import e2far, e2far.cli") == "set()"
+
+
+def test_a_run_that_skips_all_photos_loads_no_torch(run, folder, tmp_path):
+    assert run("astronaut.png", options=["--box", BOX, "--only", "json"]).exit_code == 0
+    first = written(tmp_path / "out")
+    given = ["reconstruct", str(folder / "astronaut.png"), "--out", str(tmp_path / "out")]
+    given += ["--weights", str(folder / "tiny.safetensors"), "--box", BOX, "--only", "json"]
+    given += ["--face-model", str(folder / "toy.npz")]
+    assert heavy(f"from e2far.cli import app; app({given}, standalone_mode=False)") == "set()"
+    assert written(tmp_path / "out") == first
+
+
+def test_the_shipped_files_are_where_the_command_line_takes_them_for():
+    assert e2far.SHIPPED == morphable.SHIPPED.parent
 
 
 def test_public_names():

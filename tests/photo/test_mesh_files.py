@@ -14,7 +14,8 @@ from e2far import camera, morphable, raster
 from e2far.photo import mesh_files
 from e2far.photo import texture as textures
 from e2far.photo.face import Face, Pose
-from e2far.photo.texture import spread, unwrap
+from e2far.photo.texture import spread
+from e2far.photo.unwrapping import unwrap
 
 VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 
@@ -47,6 +48,7 @@ def make_face(model, units=(), yaw_deg=0.0, scale=1.5, centre=(200.0, 190.0)):
         pose=pose,
         region=model.region.numpy(),
         box=(50.0, 50.0, 350.0, 350.0),
+        model=model,
     )
 
 
@@ -241,7 +243,7 @@ def test_files_reopen_with_the_same_vertices_and_triangles(
     face_model, smiling, picture, tmp_path, kind, coloured
 ):
     path = tmp_path / f"face.{kind}"
-    mesh_files.save(smiling, face_model, path, picture if coloured else None)
+    smiling.save(path, picture if coloured else None)
     mesh, n = load(path), face_model.n_vertices
     _, vertex, _ = unwrap(face_model)
     wanted = smiling.neutral_vertices / 1000 if kind == "glb" else smiling.vertices
@@ -257,7 +259,7 @@ def test_files_reopen_with_the_same_vertices_and_triangles(
 
 def test_obj_glb_and_ply_have_the_same_colours(face_model, smiling, picture, tmp_path):
     for kind in ("obj", "glb", "ply"):
-        mesh_files.save(smiling, face_model, tmp_path / f"face.{kind}", picture)
+        smiling.save(tmp_path / f"face.{kind}", picture)
     wanted = load(tmp_path / "face.ply").visual.vertex_colors[:, :3].astype(float)
     for kind in ("obj", "glb"):
         mesh = load(tmp_path / f"face.{kind}")
@@ -274,7 +276,7 @@ def test_writing_twice_gives_the_same_bytes(face_model, smiling, picture, tmp_pa
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         for kind in ("obj", "ply", "glb"):
-            mesh_files.save(smiling, face_model, tmp_path / folder / f"face.{kind}", picture)
+            smiling.save(tmp_path / folder / f"face.{kind}", picture)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == ["face.glb", "face.mtl", "face.obj", "face.ply", "face_texture.png"]
     assert all(
@@ -283,11 +285,9 @@ def test_writing_twice_gives_the_same_bytes(face_model, smiling, picture, tmp_pa
     )
 
 
-def test_neutral_and_other_endings(face_model, smiling, tmp_path):
-    mesh_files.save(smiling, face_model, tmp_path / "face.ply", neutral=True)
+def test_a_mesh_at_rest(face_model, smiling, tmp_path):
+    smiling.save(tmp_path / "face.ply", neutral=True)
     np.testing.assert_allclose(load(tmp_path / "face.ply").vertices, smiling.neutral_vertices)
-    with pytest.raises(ValueError, match="face.stl: choose .obj, .ply or .glb"):
-        mesh_files.save(smiling, face_model, tmp_path / "face.stl")
 
 
 def read(document, index):
@@ -313,7 +313,9 @@ def read(document, index):
 
 
 def test_the_morph_targets_of_a_glb_make_the_photos_face(face_model, smiling, picture):
-    document = pygltflib.GLTF2.load_from_bytes(mesh_files.glb(smiling, face_model, picture))
+    document = pygltflib.GLTF2.load_from_bytes(
+        mesh_files.glb(smiling, face_model, picture).to_bytes()
+    )
     mesh, n = document.meshes[0], face_model.n_vertices
     primitive = mesh.primitives[0]
     assert (
@@ -351,11 +353,7 @@ def test_the_morph_targets_of_a_glb_make_the_photos_face(face_model, smiling, pi
 
 
 def test_a_glb_at_rest_has_weights_of_zero(face_model, smiling):
-    assert not any(
-        pygltflib.GLTF2.load_from_bytes(mesh_files.glb(smiling, face_model, neutral=True))
-        .meshes[0]
-        .weights
-    )
+    assert not any(mesh_files.glb(smiling, face_model, neutral=True).document.meshes[0].weights)
 
 
 @pytest.fixture(scope="session")
@@ -390,12 +388,8 @@ def test_the_khronos_validator_has_nothing_to_say(
         toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles[:-30], toy.landmarks
     )
     path = tmp_path / "face.glb"
-    mesh_files.save(
-        replace(make_face(model, [("jawOpen", 0.5)]), triangles=model.triangles.numpy()),
-        model,
-        path,
-        picture if coloured else None,
-    )
+    face = replace(make_face(model, [("jawOpen", 0.5)]), triangles=model.triangles.numpy())
+    face.save(path, picture if coloured else None)
     report = validate(path)
     assert report["issues"]["messages"] == []
     assert (

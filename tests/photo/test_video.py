@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from e2far import morphable
 from e2far.cli import app
-from e2far.photo import detection, squares, video
+from e2far.photo import detection, squares, video, video_files
 from e2far.photo.detection import NoFace
 from e2far.photo.reconstructor import Reconstructor
 from e2far.synthesis.studio import Studio
@@ -48,18 +48,15 @@ def clip(face_model, tmp_path_factory):
             studio.units_to_modes
             @ np.array([units.get(name, 0.0) for name in face_model.unit_names], np.float32)
         )
-        row = studio.render(
-            person,
-            expression[-1],
-            np.array([0.3 * np.sin(4 * t), 0.08 * t, 0.06 * np.cos(3 * t)]),
-            np.random.default_rng(1),
-        )
+        angles = np.array([0.3 * np.sin(4 * t), 0.08 * t, 0.06 * np.cos(3 * t)])
+        scene = studio.draw_scene(person, expression[-1], angles, np.random.default_rng(1))
+        row = studio.expose(scene)
         pictures.append(grey(SIZE + 20))
         x = round(SIZE / 2 * t)
         pictures[-1][10 : 10 + SIZE, x : x + SIZE] = row["image"]
         landmarks.append(row["landmarks"] + [x, 10])
     path = tmp_path_factory.mktemp("video") / "clip.mp4"
-    video.write(path, pictures, RATE)
+    video_files.write(path, pictures, RATE)
     return path, pictures, person["identity"], np.array(expression), np.array(landmarks)
 
 
@@ -90,7 +87,7 @@ def error_mm(basis, difference):
 
 def test_frames_come_back_in_order_and_in_time(clip):
     path, pictures, *_ = clip
-    times, found = zip(*video.frames(path))
+    times, found = zip(*video_files.frames(path))
     np.testing.assert_allclose(times, np.arange(COUNT) / RATE, atol=1e-3)
     for one, picture in zip(found, pictures, strict=True):
         assert (
@@ -98,7 +95,7 @@ def test_frames_come_back_in_order_and_in_time(clip):
             and one.dtype == np.uint8
             and abs(one.astype(int) - picture).mean() < 4
         )
-    some = list(video.frames(path, every=3, limit=4))
+    some = list(video_files.frames(path, every=3, limit=4))
     np.testing.assert_allclose([time for time, _ in some], np.arange(4) * 3 / RATE, atol=1e-3)
     assert all(np.array_equal(picture, found[3 * i]) for i, (_, picture) in enumerate(some))
 
@@ -114,7 +111,7 @@ def test_a_video_held_upright_is_turned(tmp_path):
             stream.set_display_rotation(degrees)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(corner, format="rgb24")))
             container.mux(stream.encode())
-        picture = next(video.frames(tmp_path / "turned.mp4"))[1]
+        picture = next(video_files.frames(tmp_path / "turned.mp4"))[1]
         assert (
             picture.shape[:2] == ((64, 96) if degrees % 180 == 0 else (96, 64))
             and picture[place].mean() > 200
@@ -123,8 +120,10 @@ def test_a_video_held_upright_is_turned(tmp_path):
 
 
 def test_an_odd_last_row_and_column_are_left_out(tmp_path):
-    video.write(tmp_path / "odd.mp4", [grey(51, 77)] * 3, 12.5)
-    assert [picture.shape for _, picture in video.frames(tmp_path / "odd.mp4")] == [(50, 76, 3)] * 3
+    video_files.write(tmp_path / "odd.mp4", [grey(51, 77)] * 3, 12.5)
+    assert [picture.shape for _, picture in video_files.frames(tmp_path / "odd.mp4")] == [
+        (50, 76, 3)
+    ] * 3
 
 
 def sound(path):
@@ -154,12 +153,12 @@ def test_files_that_are_no_videos(clip, tmp_path):
         ("sound.wav", "only sound"),
     ):
         with pytest.raises(ValueError, match=said) as error:
-            list(video.frames(tmp_path / name))
+            list(video_files.frames(tmp_path / name))
         assert name in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="absent.mp4: no such file"):
-        next(video.frames(tmp_path / "absent.mp4"))
+        next(video_files.frames(tmp_path / "absent.mp4"))
     with pytest.raises(ValueError, match="folder"):
-        next(video.frames(tmp_path))
+        next(video_files.frames(tmp_path))
 
 
 def test_wrong_numbers_are_named(clip, shipped):
@@ -178,7 +177,7 @@ def test_wrong_numbers_are_named(clip, shipped):
 def test_without_the_package_the_extra_is_named(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[video\]'"):
-        next(video.frames(clip[0]))
+        next(video_files.frames(clip[0]))
 
 
 # Over time
@@ -237,7 +236,7 @@ def test_smoothing_does_not_lag_and_weighs():
 def test_the_fixed_identity_is_not_worse_than_that_of_single_frames(clip, raw, shipped):
     path, _, identity, *_ = clip
     assert raw.found.all() and len(raw) == COUNT
-    pictures = [picture for _, picture in video.frames(path)]
+    pictures = [picture for _, picture in video_files.frames(path)]
     singles = np.array([face.identity for face in shipped.batch(pictures, raw.boxes, refine=False)])
     basis = shipped.model.identity_basis[shipped.model.region]
     assert error_mm(basis, raw.identity - identity) < error_mm(basis, singles - identity).mean()
@@ -282,7 +281,7 @@ def test_the_face_is_detected_once_and_then_followed(clip, shipped, raw, monkeyp
 
 def test_a_lost_face_is_bridged_and_found_again(clip, shipped, raw, tmp_path):
     _, pictures, _, truth, _ = clip
-    video.write(
+    video_files.write(
         tmp_path / "lost.mp4",
         [
             grey(SIZE + 20) if i in range(COUNT)[GAP] else picture
@@ -317,8 +316,8 @@ def test_a_lost_face_is_bridged_and_found_again(clip, shipped, raw, tmp_path):
         and [row["found"] for row in rows["frames"]] == list(bridged.found)
         and rows["frames"][GAP.start]["box_px"] is None
     )
-    video.save(bridged, tmp_path, ["overlay"])
-    overlay = [picture for _, picture in video.frames(tmp_path / "lost_overlay.mp4")]
+    video_files.save(bridged, tmp_path, ["overlay"])
+    overlay = [picture for _, picture in video_files.frames(tmp_path / "lost_overlay.mp4")]
     assert (
         abs(overlay[GAP.start].astype(int) - 90).max() < 10
         and abs(overlay[0].astype(int) - pictures[0]).mean() > 10
@@ -326,7 +325,7 @@ def test_a_lost_face_is_bridged_and_found_again(clip, shipped, raw, tmp_path):
 
 
 def test_a_video_without_a_face(shipped, tmp_path):
-    video.write(tmp_path / "empty.mp4", [grey()] * 2, RATE)
+    video_files.write(tmp_path / "empty.mp4", [grey()] * 2, RATE)
     with pytest.raises(NoFace, match="no face found in empty.mp4: .*--box"):
         video.reconstruct(tmp_path / "empty.mp4", shipped)
 
@@ -364,7 +363,7 @@ def values(document, index):
 
 
 def test_what_is_saved_says_what_was_found(track, tmp_path, validate):
-    paths = video.save(track, tmp_path / "new")
+    paths = video_files.save(track, tmp_path / "new")
     assert [path.name for path in paths] == [
         "clip.json",
         "clip_overlay.mp4",
@@ -383,7 +382,7 @@ def test_what_is_saved_says_what_was_found(track, tmp_path, validate):
         )
         np.testing.assert_allclose(row["expression"], track.expression[i], atol=1e-4)
         np.testing.assert_allclose(row["landmarks_px"], track.face(i).image_landmarks, atol=0.01)
-    times, _ = zip(*video.frames(paths[1]))
+    times, _ = zip(*video_files.frames(paths[1]))
     np.testing.assert_allclose(times, track.times, atol=2e-3)
     report = validate(paths[2])
     assert (
@@ -404,8 +403,6 @@ def test_what_is_saved_says_what_was_found(track, tmp_path, validate):
             ].mean()
             < 0.05
         )
-    with pytest.raises(ValueError, match="no output 'obj'"):
-        video.save(track, tmp_path, ["obj"])
 
 
 def test_the_strengths_of_units_are_those_of_single_faces(track):
@@ -446,7 +443,7 @@ def test_any_face_model_is_animated(units, clip, validate, tmp_path):
         np.full(3, 0.4, np.float32),
         np.full((3, 2), 60, np.float32),
     )
-    (path,) = video.save(made, tmp_path, ["glb"])
+    (path,) = video_files.save(made, tmp_path, ["glb"])
     assert validate(path)["issues"]["messages"] == []
     document = pygltflib.GLTF2.load(path)
     assert [channel.target.path for channel in document.animations[0].channels] == [
@@ -495,7 +492,7 @@ def test_a_turned_head_stays_turned_from_frame_to_frame(shipped):
     first = shipped(turned, (159.4, 67.1, 283.6, 191.3))
     last, rolls = squares.next_square(first), []
     for _ in range(3):
-        face = video._follow(shipped, turned, last)
+        face = video.follow(shipped, turned, last)
         last = squares.next_square(face)
         rolls.append(face.pose.angles_deg[2])
         assert face.turn_deg == pytest.approx(first.turn_deg, abs=5)

@@ -1,4 +1,4 @@
-"""Kills runs at random moments and looks whether anything is lost: `python tests/interrupt.py [FOLDER]`, ten to twenty minutes. No test of pytest's: tests/test_interruption.py holds the short ones.
+"""Kills runs at random moments and looks whether anything is lost: `python tests/pipeline/interrupt.py [FOLDER]`, ten to twenty minutes. No test of pytest's: test_interruption.py holds the short ones.
 
 Each part (synthesis, training with its evaluation, reconstruction of a folder of photos, the whole study under the smoke profile by `dvc repro`) first runs undisturbed. Then it runs in another folder,
 is killed with SIGKILL at random moments, and runs on each time. At each kill, every file that has its final name must be whole. At the end, what was finished at a kill must be the same file still (inode and
@@ -53,7 +53,7 @@ def synthesis(folder):
 
 def training(folder):
     """Three trainings, two at a time, each measured on the split test."""
-    from e2far.pipeline import jobs
+    from e2far.pipeline import jobs, trainings
     from e2far.synthesis import shards
 
     for split in ("train", "validation", "test"):
@@ -95,7 +95,7 @@ def training(folder):
         people="train",
     )
     jobs.run_many(regressors, 2, resume=True)
-    jobs.run_many(dict(recogniser=recogniser), 1, function=jobs.pretrain_job, resume=True)
+    jobs.run_many(dict(recogniser=recogniser), 1, function=trainings.pretrain_job, resume=True)
 
 
 def reconstruction(folder):
@@ -109,7 +109,7 @@ def reconstruction(folder):
             Image.fromarray(pictures.astronaut()).resize((side, side)).save(photos / "new", "PNG")
             (photos / "new").rename(photos / f"{side}.png")
     cli.app(
-        ["reconstruct", str(photos), "--out", str(folder / "faces"), "--batch-size", "1"],
+        ["reconstruct", str(photos), "--out", str(folder / "faces")],
         standalone_mode=False,
     )
 
@@ -132,7 +132,7 @@ def study(folder):
             cwd=folder,
         )
         subprocess.run(
-            [sys.executable, "-c", "from e2far import params; params.choose('smoke')"],
+            [sys.executable, "-c", "from e2far.pipeline import params; params.choose('smoke')"],
             check=True,
             cwd=folder,
             env=os.environ | dict(PYTHONPATH=str(folder)),

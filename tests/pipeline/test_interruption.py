@@ -27,7 +27,7 @@ from test_training import build, model, root  # noqa: F401 (fixtures)
 
 from e2far import data, weights
 from e2far.morphable import toy_model
-from e2far.pipeline import jobs
+from e2far.pipeline import jobs, trainings
 from e2far.synthesis import shards, studio
 from e2far.training import Run
 
@@ -159,37 +159,57 @@ def test_trainings_that_are_killed(root, tmp_path):
     assert found == whole and contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def start_and_wait(config):
-    training = multiprocessing.get_context("fork").Process(
-        target=jobs._run_job, args=(jobs.train_job, config)
-    )
-    training.start()
-    training.join()
+def train_and_tell(folder, **config):
+    (folder / "pid").write_text(str(os.getpid()))
+    trainings.train_job(folder=folder, **config)
 
 
 def test_trainings_end_with_the_process_that_started_them(root, tmp_path, processes):
     """Else they would write beside those of the next run."""
-    long = job(
-        root,
-        tmp_path,
-        training=RECIPE | dict(log_every=1, phases=[dict(steps=10**6, heads_rate=1e-3)]),
+    forever = RECIPE | dict(log_every=1, phases=[dict(steps=10**6, heads_rate=1e-3)])
+    config, log = job(root, tmp_path, training=forever), tmp_path / "log.csv"
+    parent = processes.Process(
+        target=jobs.run_many, args=(dict(long=config),), kwargs=dict(function=train_and_tell)
     )
-    parent, log = processes.Process(target=start_and_wait, args=(long,)), tmp_path / "log.csv"
     parent.start()
     while not log.exists():
         assert parent.is_alive()
         time.sleep(0.05)
-    children = psutil.Process(parent.pid).children(recursive=True)
-    assert children
+    worker = psutil.Process(int((tmp_path / "pid").read_text()))
     parent.kill()
     parent.join()
-    assert not psutil.wait_procs(children, timeout=20)[1]
+    assert not psutil.wait_procs([worker], timeout=20)[1]
+
+
+def interrupt_once_trained(config):
+    """Ctrl-C, as soon as the training has written its log."""
+
+    def interrupt():
+        while not (config["folder"] / "log.csv").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        jobs.run_many(dict(long=config), function=train_and_tell)
+    except KeyboardInterrupt:
+        (config["folder"] / "interrupted").touch()
+
+
+def test_trainings_end_with_an_interrupt(root, tmp_path, processes):
+    forever = RECIPE | dict(log_every=1, phases=[dict(steps=10**6, heads_rate=1e-3)])
+    config = job(root, tmp_path, training=forever)
+    parent = processes.Process(target=interrupt_once_trained, args=(config,))
+    parent.start()
+    parent.join(60)
+    assert parent.exitcode == 0 and (tmp_path / "interrupted").exists()
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    return folder, jobs.train_job(**job(root, folder))
+    return folder, trainings.train_job(**job(root, folder))
 
 
 @contextmanager
@@ -219,9 +239,9 @@ def test_a_training_on_a_full_disk_names_the_file_and_goes_on_later(
         files_up_to(size),
         pytest.raises(OSError, match=rf"^\[Errno 27\] File too large: '{tmp_path}/full/{file}'$"),
     ):
-        jobs.train_job(**config)
+        trainings.train_job(**config)
     assert not list(tmp_path.rglob("*.partial")) and not (config["folder"] / file).exists()
-    assert jobs.train_job(**config) == whole
+    assert trainings.train_job(**config) == whole
     assert contents(tmp_path / "full") == contents(folder)
 
 
@@ -230,10 +250,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(root, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "save", once(Run.save))
         with pytest.raises(KeyboardInterrupt):
-            jobs.train_job(**config)
+            trainings.train_job(**config)
     before = (tmp_path / "checkpoint.pt").read_bytes()
     with files_up_to(50_000), pytest.raises(OSError, match="checkpoint.pt"):
-        jobs.train_job(**config)
+        trainings.train_job(**config)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
@@ -249,14 +269,14 @@ FULL = """
 import sys
 from pathlib import Path
 from e2far import weights
-from e2far.pipeline import jobs
+from e2far.pipeline import trainings
 from e2far.synthesis import shards
 from test_interruption import RECIPE, FakeStudio, build, job
 root, full = map(Path, sys.argv[1:])
 shards.Studio = FakeStudio
 never = RECIPE | dict(checkpoint_every=None)
 for action in (lambda: shards.write_split(root / "toy.npz", full, "restyled", 400, 2, size=48, seed=0, shard_size=20, n_jobs=1), lambda: weights.save_network(build(), full / "network.safetensors"),
-               lambda: jobs.train_job(**job(root, full / "trained")), lambda: jobs.train_job(**job(root, full / "quickly", training=never))):
+               lambda: trainings.train_job(**job(root, full / "trained")), lambda: trainings.train_job(**job(root, full / "quickly", training=never))):
     try:
         action()
     except (OSError, RuntimeError) as error:
@@ -283,21 +303,6 @@ def test_a_disk_that_is_really_full(root, tmp_path):
         re.search(rf"\[Errno 28\] No space left on device: '{tmp_path}/[^']+'", line)
         for line in told
     ), done.stdout + done.stderr[-2000:]
-
-
-def test_a_job_that_cannot_even_say_why_it_failed_is_named(root, tmp_path, monkeypatch):
-    """On a full disk error.txt stays empty."""
-
-    def start(self):
-        (tmp_path / "error.txt").touch()
-        self._target, self._args = os._exit, (1,)
-        true_start(self)
-
-    process = multiprocessing.get_context("forkserver").Process
-    true_start = process.start
-    monkeypatch.setattr(process, "start", start)
-    with pytest.raises(RuntimeError, match="job only failed: .*disk"):
-        jobs.run_many(dict(only=job(root, tmp_path)))
 
 
 @pytest.fixture
@@ -335,7 +340,7 @@ def test_a_read_only_folder_is_named_and_keeps_what_it_holds(read_only):
         for action in (
             lambda: write("restyled"),
             lambda: write("repeated"),
-            lambda: jobs.train_job(**job(folder, folder / "trained")),
+            lambda: trainings.train_job(**job(folder, folder / "trained")),
             lambda: jobs.run_many(dict(a=job(folder, folder / "trained"))),
             lambda: weights.save_network(build(), folder / "network.safetensors"),
         ):
@@ -411,7 +416,7 @@ def part_of_a_training(environment, count, config, killed):
             os.kill(os.getpid(), signal.SIGKILL)
 
         Run.save = save_and_end
-    jobs.train_job(**config, devices=count)
+    trainings.train_job(**config, devices=count)
 
 
 def train_together(processes, starter, count, config, killed=False):
@@ -446,7 +451,7 @@ def test_a_checkpoint_moves_between_one_process_and_two(
         log_every=3,
     )
     config = dict(network=SIZES | dict(batch_norm=False), training=recipe)
-    jobs.train_job(**job(root, tmp_path / "one", **config))
+    trainings.train_job(**job(root, tmp_path / "one", **config))
     moved = job(root, tmp_path / "moved", **config)
     train_together(processes, starter, first, moved, killed=True)
     assert (

@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,14 +10,14 @@ from test_training import QUICK, build, model, root, same, splits  # noqa: F401 
 
 from e2far import data, evaluation, network, plots, weights
 from e2far.facemodels import load_face_model
-from e2far.pipeline import jobs
+from e2far.pipeline import jobs, trainings
 from e2far.synthesis import shards
 
 
 def train_or_fail(folder, wait_for=None, **config):
     """A job for `run_many`: `train_job`, or an error once the job in the folder `wait_for` is done."""
     if wait_for is None:
-        return jobs.train_job(folder=folder, **config)
+        return trainings.train_job(folder=folder, **config)
     while "result" not in (wait_for / "job.json").read_text():
         time.sleep(0.1)
     raise ValueError("nothing but trouble")
@@ -80,7 +79,7 @@ def test_a_variant_is_measured_after_each_phase(model, root, tmp_path):
         seed=0,
     )
     whole = dict(steps=3, heads_rate=1e-2, trunk_rate=1e-2)
-    found = jobs.variant_job(
+    found = trainings.variant_job(
         folder=tmp_path,
         features=tmp_path / "features.safetensors",
         phases=dict(
@@ -122,10 +121,10 @@ def train_small(root, out, devices):
         checkpoint_every=3,
         phases=[dict(steps=2, heads_rate=1e-3), dict(steps=3, heads_rate=1e-3, trunk_rate=1e-3)],
     )
-    jobs.train_job(
+    trainings.train_job(
         folder=out,
         faces=root,
-        model=Path(root) / "toy.npz",
+        model=root / "toy.npz",
         network=dict(image_size=48, width=1 / 16, batch_norm=False),
         training=training,
         seed=0,
@@ -135,9 +134,10 @@ def train_small(root, out, devices):
 
 JOB = """
 import sys, torch
+from pathlib import Path
 torch.set_num_threads(1)
 from test_jobs import train_small
-train_small(*sys.argv[1:])
+train_small(*map(Path, sys.argv[1:3]), sys.argv[3])
 """
 
 
@@ -188,14 +188,14 @@ def test_a_network_goes_on_from_another_of_the_same_build_only(model, root, tmp_
         seed=3,
         start=tmp_path / "start.safetensors",
     )
-    jobs.train_job(
+    trainings.train_job(
         folder=tmp_path / "same", network=dict(image_size=48, width=1 / 16, batch_norm=True), **job
     )
     assert same(
         weights.load_network(tmp_path / "same" / "network.safetensors").trunk, build().trunk
     )
     with pytest.raises(ValueError, match="a network of other width"):
-        jobs.train_job(
+        trainings.train_job(
             folder=tmp_path / "other",
             network=dict(image_size=48, width=1 / 8, batch_norm=True),
             **job,
@@ -244,12 +244,12 @@ def test_faces_can_be_made_as_training_goes(root, tmp_path):
 )
 def test_a_device_that_is_not_there_is_refused(accelerator):
     with pytest.raises(ValueError, match="choose .*cpu"):
-        jobs.open_fabric(accelerator, 1, "32-true")
+        trainings.open_fabric(accelerator, 1, "32-true")
 
 
 def test_a_recogniser_is_trained_on_the_people_asked_for(root, tmp_path):
     quick = dict(batch_size=8, steps=3, learning_rate=1e-3, weight_decay=0.0)
-    row = jobs.pretrain_job(
+    row = trainings.pretrain_job(
         folder=tmp_path,
         faces=root,
         network=dict(image_size=48, width=1 / 16, batch_norm=True),
@@ -259,7 +259,7 @@ def test_a_recogniser_is_trained_on_the_people_asked_for(root, tmp_path):
     assert row["step"] == 3 and 0 <= row["top1"] <= 1
     weights.load_trunk(build(), tmp_path / "trunk.safetensors")
     with pytest.raises(FileNotFoundError, match="nobody"):
-        jobs.pretrain_job(
+        trainings.pretrain_job(
             folder=tmp_path,
             faces=root,
             network=dict(image_size=48),

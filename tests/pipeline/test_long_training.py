@@ -3,11 +3,10 @@
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from e2far import weights
 from e2far.morphable import toy_model
-from e2far.pipeline import jobs, long_training
+from e2far.pipeline import commands, long_training, params, trainings
 from e2far.synthesis import shards
 
 
@@ -60,57 +59,54 @@ def test_without_measurements_it_says_so(tmp_path, nothing_committed):
 
 
 def test_other_recipes_are_refused(tmp_path):
-    result = CliRunner().invoke(longrun_app(), [str(tmp_path), "--recipe", "tomorrow"])
-    assert result.exit_code == 2 and "scratch, before" in result.output
-
-
-def longrun_app():
-    import typer
-
-    app = typer.Typer()
-    app.command()(long_training.run)
-    return app
+    with pytest.raises(ValueError, match="'tomorrow': choose one of .*scratch, before"):
+        commands.train_long(tmp_path, "tomorrow")
 
 
 @pytest.fixture
 def folder(tmp_path, nothing_committed, monkeypatch):
     """Of profile smoke, with a toy face model and stored faces in place of those made as it goes, whose workers take seconds to start."""
     toy_model(dtype=torch.float32).save(tmp_path / "facemodel.npz")
-    long_training.prepare(tmp_path, "smoke")
+    p = params.load("long", "smoke")
+    commands.make_faces(tmp_path, p.judged, p.image_size, "smoke")
     shards.write_split(
         tmp_path / "facemodel.npz", tmp_path / "faces", "train", 8, 2, size=48, seed=0, n_jobs=1
     )
-    train_job = jobs.train_job
-    monkeypatch.setattr(jobs, "train_job", lambda live, **config: train_job(**config))
+    train_job = trainings.train_job
+    monkeypatch.setattr(trainings, "train_job", lambda live, **config: train_job(**config))
     return tmp_path
 
 
 def test_it_is_stopped_cooled_down_and_taken_up_again(folder, monkeypatch, capsys):
     with monkeypatch.context() as patched:
-        patched.setattr(jobs, "save_network", interrupt)  # stopped with its last checkpoint written
+        patched.setattr(
+            trainings, "save_network", interrupt
+        )  # stopped with its last checkpoint written
         with pytest.raises(KeyboardInterrupt):
-            long_training.run(folder, profile="smoke")
-    long_training.run(folder, cooldown=True, profile="smoke")
+            commands.train_long(folder, profile="smoke")
+    commands.train_long(folder, cooldown=True, profile="smoke")
     start = weights.load_network(folder / "ours" / "reached.safetensors")
     assert start.metadata["images"] == 32 and start.config["trunk"] == "residual"
-    long_training.run(folder, profile="smoke")  # and the training itself can still go on
+    commands.train_long(folder, profile="smoke")  # and the training itself can still go on
     assert len(pd.read_csv(folder / "ours" / "log.csv")) == 2
     assert long_training.curves(folder).recipe.unique().tolist() == ["ours", "ours-cooldown"]
 
     stored = (folder / "ours" / "network.safetensors").read_bytes()
-    long_training.run(folder, profile="smoke")  # what has ended is not trained again
+    commands.train_long(folder, profile="smoke")  # what has ended is not trained again
     assert (
         "has ended" in capsys.readouterr().out
         and (folder / "ours" / "network.safetensors").read_bytes() == stored
     )
     for path in (folder / "ours-cooldown").iterdir():
         path.unlink()
-    long_training.run(folder, cooldown=True, profile="smoke")  # and can be cooled down from its end
+    commands.train_long(
+        folder, cooldown=True, profile="smoke"
+    )  # and can be cooled down from its end
     assert (folder / "ours-cooldown" / "network.safetensors").exists()
 
 
 def test_the_recipe_before_differs_in_what_it_says(folder):
-    ours, before = (long_training.job(folder, recipe, "smoke") for recipe in ("ours", "before"))
+    ours, before = (long_training.config(folder, recipe, "smoke") for recipe in ("ours", "before"))
     assert (
         before["network"]["trunk"] == "vgg16"
         and not before["training"]["mirror"]
@@ -121,16 +117,8 @@ def test_the_recipe_before_differs_in_what_it_says(folder):
     } == {"phases", "mirror", "augment"}
 
 
-@pytest.mark.parametrize("content", ["", 'images,neutral_ratio\n"12', "images\nmany\n"])
-def test_a_broken_log_is_named(tmp_path, nothing_committed, content):
-    (tmp_path / "ours").mkdir()
-    (tmp_path / "ours" / "log.csv").write_text(content)
-    with pytest.raises(ValueError, match="log.csv is no log"):
-        long_training.curves(tmp_path)
-
-
 def test_status_of_nothing_writes_nothing(tmp_path, nothing_committed, capsys):
-    long_training.run(tmp_path / "nothing", status=True, profile="smoke")
+    commands.train_long(tmp_path / "nothing", status=True, profile="smoke")
     assert "not measured anything" in capsys.readouterr().out and not long_training.CURVES.exists()
 
 

@@ -1,14 +1,14 @@
-import base64
-import io
+import importlib.metadata
+import json
+import subprocess
 
 import nbformat
-import numpy as np
+import numpy
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from PIL import Image
 
-from e2far.pipeline import record
+from e2far.pipeline import params, record
 
 
 def write(path, *cells):
@@ -16,16 +16,11 @@ def write(path, *cells):
     return path
 
 
-def png(picture):
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+def ran(source, seconds, **more):
+    return new_code_cell(source, metadata=dict(papermill=dict(duration=seconds)), **more)
 
 
 def test_the_seconds_of_every_code_cell_are_kept(tmp_path):
-    ran = lambda source, seconds: new_code_cell(
-        source, metadata=dict(papermill=dict(duration=seconds))
-    )
     notebook = write(
         tmp_path / "run.ipynb",
         new_markdown_cell("# Why?\nSo."),
@@ -34,7 +29,7 @@ def test_the_seconds_of_every_code_cell_are_kept(tmp_path):
         new_markdown_cell("So."),
         ran("", 0.5),
     )
-    record.record(notebook, tmp_path / "new" / "run.csv")
+    record.notebook(notebook, tmp_path / "new" / "run.csv")
     found = pd.read_csv(tmp_path / "new" / "run.csv", keep_default_na=False)
     assert (
         found.cell.tolist() == [1, 4]
@@ -45,44 +40,73 @@ def test_the_seconds_of_every_code_cell_are_kept(tmp_path):
 
 
 def test_a_notebook_that_papermill_did_not_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="run it with papermill"):
-        record.record(write(tmp_path / "source.ipynb", new_code_cell("1")), tmp_path / "run.csv")
+    with pytest.raises(ValueError, match="run papermill"):
+        record.notebook(write(tmp_path / "source.ipynb", new_code_cell("1")), tmp_path / "run.csv")
     assert not (tmp_path / "run.csv").exists()
 
 
-def test_pictures_are_packed_and_nothing_else_changes(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 4)).astype(np.uint8)
-    picture[:20, :, 3], picture[20:, :, 3] = 255, 0  # the lower half is invisible
-    outputs = [
-        new_output("stream", text="said"),
-        new_output(
-            "display_data",
-            data={"image/png": base64.b64encode(png(picture)).decode(), "text/plain": "<Figure>"},
-        ),
-    ]
-    notebook = write(
-        tmp_path / "run.ipynb",
-        new_markdown_cell("# Why?"),
-        new_code_cell("draw()", outputs=outputs),
-    )
-    before = nbformat.read(notebook, as_version=4)
-    record.pack(notebook)
-    after = nbformat.read(notebook, as_version=4)
-    small = base64.b64decode(after.cells[1].outputs[1].data.pop("image/png"))
+def test_an_executed_notebook_keeps_no_random_names(tmp_path):
+    """A progress bar in Jupyter is a widget with another name in each run; what stands beside it stays."""
+
+    def execute(path, name):
+        view = dict(model_id=name, version_major=2, version_minor=0)
+        bar = {"text/plain": "0%", "application/vnd.jupyter.widget-view+json": view}
+        outputs = [new_output("display_data", bar), new_output("stream", text="found")]
+        write(path, ran("1", 0.1, outputs=outputs, id="a"), new_markdown_cell("end", id="b"))
+        record.notebook(path, tmp_path / "run.csv")
+        return path.read_bytes()
+
+    first = execute(tmp_path / "first.ipynb", "5f0c")
+    assert first == execute(tmp_path / "again.ipynb", "99ab") and b"found" in first
+
+
+def test_the_record_is_the_same_bytes_twice_and_says_what_decides_results(tmp_path):
+    for name in ("one.json", "new/two.json"):
+        record.environment(tmp_path / name)
+    found = json.loads((tmp_path / "one.json").read_text())
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "new" / "two.json").read_bytes()
     assert (
-        len(small) < len(base64.b64decode(before.cells[1].outputs[1].data.pop("image/png")))
-        and after == before
+        found["versions"]["torch"] == importlib.metadata.version("torch")
+        and found["versions"]["numpy"] == numpy.__version__
     )
-    shown = np.asarray(Image.open(io.BytesIO(small)))
     assert (
-        (shown[:20] == picture[:20, :, :3]).all()
-        and (shown[20:] == 255).all()
-        and shown.shape == (40, 60, 3)
+        found["precision"] in ("bf16-mixed", "32-true")
+        and found["cores"] >= 1
+        and found["processor"] is not None
     )
-    record.pack(notebook)
-    assert (
-        base64.b64decode(
-            nbformat.read(notebook, as_version=4).cells[1].outputs[1].data["image/png"]
-        )
-        == small
-    )  # twice is once
+    assert found["profile"] in params.read()["profiles"] and found["seed"] == params.read()["seed"]
+
+
+def test_commit_and_changed_sources(tmp_path, monkeypatch):
+    """Of the checkout alone: new files elsewhere, and results, do not count."""
+    git = lambda *words: subprocess.run(
+        ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "a.csv").write_text("1")
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+    def found():
+        record.environment(tmp_path / "record.json")
+        return json.loads((tmp_path / "record.json").read_text())
+
+    assert found()["commit"] is None
+    git("init", "-q"), git("add", "."), git("commit", "-qm", "first")
+    assert found() | dict(commit=git("rev-parse", "HEAD"), changed=[]) == found()
+    params.choose("smoke")
+    (tmp_path / "reports" / "a.csv").write_text("2")
+    assert found()["changed"] == ["params.yaml"] and found()["profile"] == "smoke"
+
+
+def test_packages_of_extras_that_are_not_installed_are_left_out(monkeypatch):
+    monkeypatch.setattr(
+        importlib.metadata,
+        "requires",
+        lambda name: ["numpy>=2", "no-such-package; extra == 'none'"],
+    )
+    assert record.versions() == dict(numpy=numpy.__version__)

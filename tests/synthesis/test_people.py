@@ -7,7 +7,15 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2lab
 
 from e2far.synthesis import colour, develop, scenes
-from e2far.synthesis.people import TEXTURE, draw_person, face_maps, make_texture
+from e2far.synthesis.people import draw_person
+from e2far.synthesis.surface import (
+    DIRECTIONS,
+    TEXTURE,
+    face_maps,
+    head_shadows,
+    make_texture,
+    sphere_directions,
+)
 
 
 def rng(seed=0):
@@ -109,15 +117,15 @@ def test_the_detail_texture_repeats_and_is_normalised():
 def test_head_shadows_know_the_sides_of_a_head(face_model):
     mean, points = face_model.mean.numpy(), face_model.mean[face_model.landmarks].numpy()
     inside = np.zeros(len(mean), bool)
-    free, sky = scenes.head_shadows(mean, face_model.triangles.numpy(), inside)
+    free, sky = head_shadows(mean, face_model.triangles.numpy(), inside)
     assert (
-        free.shape == (len(mean), scenes.DIRECTIONS)
+        free.shape == (len(mean), DIRECTIONS)
         and 0 <= free.min()
         and free.max() <= 1
         and 0 <= sky.min()
         and sky.max() <= 1.001
     )
-    directions, landmarks = scenes.sphere_directions(), face_model.landmarks.numpy()
+    directions, landmarks = sphere_directions(), face_model.landmarks.numpy()
     left, front = directions[:, 0] > 0.8, directions[:, 2] > 0.8
     cheek_left, cheek_right = landmarks[14], landmarks[2]
     assert free[cheek_left][left].mean() > 0.8 and free[cheek_right][left].mean() < 0.05
@@ -129,7 +137,7 @@ def test_head_shadows_know_the_sides_of_a_head(face_model):
 
 
 def test_directions_cover_the_sphere_evenly():
-    directions = scenes.sphere_directions(200)
+    directions = sphere_directions(200)
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
     np.testing.assert_allclose(directions.mean(0), 0, atol=0.01)
     np.testing.assert_allclose(directions.T @ directions / 200, np.eye(3) / 3, atol=0.01)
@@ -172,15 +180,16 @@ def test_backgrounds_fill_the_picture_and_obstacles_are_rare():
         picture = np.full((17, 17, 3), np.nan, np.float32)
         develop.paint(
             np.nan_to_num(picture),
-            scenes.draw_background(17, rng(seed)).astype(np.float32),
+            scenes.draw_background(17, rng(seed)),
             texture,
             np.zeros((17, 17), np.float32),
         )
         boxes = scenes.draw_background(17, rng(seed))
-        assert boxes.shape == (scenes.PANELS, 16) and boxes[0, 2] >= 17 and boxes[0, 7] == 1
+        assert len(boxes) == scenes.PANELS and boxes["half"][0].min() >= 17
+        assert boxes["opacity"][0] == 1
     shares = np.mean(
         [
-            scenes.draw_obstacles(40, np.full(3, 0.5), np.full(3, 0.7), rng(seed)).any()
+            scenes.draw_obstacles(40, np.full(3, 0.5), np.full(3, 0.7), rng(seed))["opacity"].any()
             for seed in range(400)
         ]
     )
@@ -264,9 +273,10 @@ def test_the_camera_does_what_its_numbers_say():
 def test_a_hand_has_five_fingers_and_an_arm_that_comes_from_outside():
     for seed in range(20):
         arm, back, *fingers = scenes.draw_hand(100, np.full(3, 0.5), np.full(3, 0.7), rng(seed))
-        way = np.array([np.cos(arm[5]), np.sin(arm[5])])
-        elbow = arm[:2] - way * arm[2]
+        way = np.array([np.cos(arm["angle"]), np.sin(arm["angle"])])
+        elbow = arm["centre"] - way * arm["half"][0]
         assert len(fingers) == 5 and (np.abs(elbow - 50) > 40).any()
         assert all(
-            np.linalg.norm(np.array(finger[:2]) - back[:2]) < 3.5 * back[2] for finger in fingers
+            np.linalg.norm(finger["centre"] - back["centre"]) < 3.5 * back["half"][0]
+            for finger in fingers
         )

@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from e2far import camera, morphable, raster
+from e2far.synthesis.develop import box
+from e2far.synthesis.figures import one_more_each
 from e2far.synthesis.studio import SPLITS, VARIATIONS, Studio
 
 SIZE = 48
@@ -101,8 +103,8 @@ def test_the_face_is_where_its_landmarks_are(studio):
             np.zeros(3),
             np.random.default_rng(person),
         )
-        wall = 0 * recipe["background"]
-        wall[0] = [SIZE / 2, SIZE / 2, 99, 99, 0, 0, 1, 1, 0, 1, 0, 0, 1, 0, 0, 0]
+        wall = np.zeros_like(recipe["background"])
+        wall[0] = box(centre=SIZE / 2, half=99, start=(0, 1, 0), end=(0, 1, 0))
         plain = dict(
             exposure=0.2,
             automatic=1.0,
@@ -117,9 +119,8 @@ def test_the_face_is_where_its_landmarks_are(studio):
             hash=0,
             quality=0,
         )
-        row = studio.expose(
-            recipe | dict(background=wall, obstacles=0 * recipe["obstacles"], shot=plain)
-        )
+        bare = dict(background=wall, obstacles=np.zeros_like(recipe["obstacles"]), shot=plain)
+        row = studio.expose(recipe | bare)
         green = row["image"][..., 1].astype(int) - row["image"][..., 0]
         x, y = row["landmarks"][17:].astype(int).T
         found.append((green[y, x] < 25).all() and green[[0, 0, -1, -1], [0, -1, 0, -1]].max() > 60)
@@ -150,12 +151,13 @@ def test_yaw_shows_in_the_picture(studio):
     """Turned towards the subject's left, the nose tip lies to the right of the middle between the ears."""
     identity, looks = studio.draw_person(0, "train", 1)
     for yaw in (-0.6, 0.6):
-        row = studio.render(
+        scene = studio.draw_scene(
             studio.dress(identity * 0, looks),
             np.zeros(29, np.float32),
             np.array([yaw, 0.0, 0.0]),
             np.random.default_rng(0),
         )
+        row = studio.expose(scene)
         nose, ears = row["landmarks"][30, 0], row["landmarks"][[0, 16], 0].mean()
         assert np.sign(nose - ears) == np.sign(yaw)
 
@@ -216,13 +218,9 @@ def test_antialiasing_changes_the_picture_but_not_the_labels(face_model, rows):
 
 def test_steps_end_with_the_photo(studio):
     identity, looks = studio.draw_person(0, "train", 0)
-    steps = studio.steps(
-        identity,
-        studio.draw_expression(np.random.default_rng(1)),
-        np.deg2rad([25.0, 5.0, -4.0]),
-        looks,
-        seed=3,
-    )
+    expression = studio.draw_expression(np.random.default_rng(1))
+    angles = np.deg2rad([25.0, 5.0, -4.0])
+    steps = one_more_each(studio, identity, looks, expression, angles, seed=3)
     assert all(
         picture.shape == (SIZE, SIZE, 3) and picture.dtype == np.uint8 for picture in steps.values()
     )

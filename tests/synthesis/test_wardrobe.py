@@ -56,7 +56,7 @@ def test_parts_make_one_mesh(wardrobe):
 
 
 def test_hair_lies_on_the_scalp_and_leaves_the_face_free(wardrobe, head):
-    place, bind, along = wardrobe.hair(STYLE)
+    place, bind, along = wardrobe.hair(**STYLE)
     assert (
         place.shape == (COLUMNS * ROWS, 3)
         and np.isfinite(place).all()
@@ -71,8 +71,8 @@ def test_hair_lies_on_the_scalp_and_leaves_the_face_free(wardrobe, head):
 
 
 def test_styles_do_what_their_names_say(wardrobe, head):
-    face, plain = head[0][head[1]], wardrobe.hair(STYLE)[0]
-    low = lambda **change: wardrobe.hair(STYLE | change)[0]
+    face, plain = head[0][head[1]], wardrobe.hair(**STYLE)[0]
+    low = lambda **change: wardrobe.hair(**STYLE | change)[0]
     in_front = lambda place: place[(place[:, 2] > 0) & (abs(place[:, 0]) < 25)]
     assert in_front(low(fringe=40.0))[:, 1].min() < in_front(plain)[:, 1].min() - 20
     assert in_front(low(recede=25.0))[:, 1].min() > in_front(plain)[:, 1].min() + 5 or not len(

@@ -1,9 +1,12 @@
-"""REALY (Chai et al., "REALY: rethinking the evaluation of 3D face reconstruction", ECCV 2022): 100 scans of the Headspace set in four regions, with 85 points and rendered pictures.
+"""REALY (Chai et al., ECCV 2022): 100 scans of Headspace in four regions, and rendered pictures.
 
-Folder, as the benchmark's own code (github.com/czh-98/REALY: README, main.py, utils/) has it: `REALY_image/`, `REALY_scan_region/1/{nose,mouth,forehead,cheek}.obj`,
-`REALY_HIFI3D_keypoints/1.obj` with 85 vertices, of which the first 68 are iBUG's and 36, 39, 42, 45, 33, 48, 54 NoW's 7; people are 1 ... 100. Coordinates become mm when multiplied by line 1 ...
-100 of `metrical_scale.txt`, which lies in that code's `data/`: copy it beside these folders.
-Pictures are named by person (`7.jpg`, or `7_2.jpg` for a view of several); of their folders only `crop_image_frontal_512x512` could be verified, so those called `crop_image*` are taken.
+Folder, as the benchmark's own code (github.com/czh-98/REALY: README, main.py, utils/) has it:
+`REALY_image/`, `REALY_scan_region/1/{nose,mouth,forehead,cheek}.obj`,
+`REALY_HIFI3D_keypoints/1.obj` with 85 vertices, of which the first 68 are iBUG's; people are 1 ...
+100. Coordinates become mm when multiplied by line 1 ... 100 of `metrical_scale.txt`, which lies in
+that code's `data/`: copy it beside these folders.
+Pictures are named by person (`7.jpg`, or `7_2.jpg` for a view of several); of their folders only
+`crop_image_frontal_512x512` could be verified, so those called `crop_image*` are taken.
 """
 
 import re
@@ -11,122 +14,90 @@ from functools import partial
 
 import numpy as np
 
-from e2far.benchmark.datasets.records import (
-    Item,
-    Samples,
-    locate,
-    names,
-    read_mesh,
-    read_obj_points,
-    reading,
-    require,
-)
-from e2far.benchmark.metrics import NOW_LANDMARKS, as_points
+from e2far.benchmark.datasets import records
+from e2far.benchmark.metrics import NOW_LANDMARKS
 
 WHAT = (
-    "the REALY benchmark, a folder with REALY_image, REALY_scan_region, REALY_HIFI3D_keypoints and metrical_scale.txt, "
-    "requested with Headspace from the University of York (www-users.york.ac.uk/~np7/research/Headspace)"
+    "the REALY benchmark, a folder with REALY_image, REALY_scan_region, REALY_HIFI3D_keypoints and "
+    "metrical_scale.txt, requested with Headspace from the University of York "
+    "(www-users.york.ac.uk/~np7/research/Headspace)"
 )
-SCALE = "metrical_scale.txt with 100 numbers, from data/ of the benchmark's code (github.com/czh-98/REALY), beside REALY_image"
+SCALE = (
+    "metrical_scale.txt with 100 numbers, from data/ of the benchmark's code "
+    "(github.com/czh-98/REALY), beside REALY_image"
+)
 REGIONS = ("nose", "mouth", "forehead", "cheek")
 
 
 def read(folder):
     """A `Samples` of the cropped pictures, frontal and others."""
     folder = folder / "REALY_benchmark" if (folder / "REALY_benchmark").is_dir() else folder
-    images, regions, points = (
-        locate(folder, WHAT, name)
-        for name in ("REALY_image", "REALY_scan_region", "REALY_HIFI3D_keypoints")
-    )
-    scale = locate(folder, SCALE, "metrical_scale.txt")
-    matches = [
-        (part, re.fullmatch(r"(\d+)(_\d+)?\.(jpg|png)", n))
-        for part in names(images)
-        if part.startswith("crop_image")
-        for n in names(images / part)
-    ]
-    keys = sorted((part, int(match[1]), match[0]) for part, match in matches if match)
-    people = sorted({person for _, person, _ in keys})
-    marked = set(names(points))
-    missing = [
-        f"REALY_scan_region/{p}/{r}.obj"
-        for p in people
-        for listed in [set(names(regions / str(p)))]
-        for r in REGIONS
-        if f"{r}.obj" not in listed
-    ]
-    missing += [f"REALY_HIFI3D_keypoints/{p}.obj" for p in people if f"{p}.obj" not in marked]
-    require(
-        folder,
-        WHAT,
-        missing,
-        5 * len(people),
-        "regions and keypoints of people with pictures (REALY_image/crop_image*/1.jpg ...)",
-    )
-    return Samples(folder, keys, partial(build, folder, scale))
+    images = records.locate(folder, WHAT, "REALY_image")
+    regions = records.locate(folder, WHAT, "REALY_scan_region")
+    marked = set(records.names(records.locate(folder, WHAT, "REALY_HIFI3D_keypoints")))
+    records.locate(folder, SCALE, "metrical_scale.txt")
+    keys = []
+    for part in [n for n in records.names(images) if n.startswith("crop_image")]:
+        for name in records.names(images / part):
+            if match := re.fullmatch(r"(\d+)(_\d+)?\.(jpg|png)", name):
+                keys.append((part, int(match[1]), name))
+    people, missing = sorted({person for _, person, _ in keys}), []
+    for person in people:
+        listed = set(records.names(regions / str(person)))
+        objs = [f"{region}.obj" for region in REGIONS]
+        missing += [f"REALY_scan_region/{person}/{n}" for n in objs if n not in listed]
+        if f"{person}.obj" not in marked:
+            missing.append(f"REALY_HIFI3D_keypoints/{person}.obj")
+    kind = "regions and keypoints of people with pictures (REALY_image/crop_image*/1.jpg ...)"
+    records.require(folder, WHAT, missing, 5 * len(people), kind)
+    return records.Samples(folder, sorted(keys), partial(build, folder))
 
 
-def build(folder, scale, key):
+def build(folder, key):
     part, person, picture = key
-    source = dict(folder=folder, scale=scale, person=person)
-    return Item(
-        f"{part}/{picture.rpartition('.')[0]}",
-        str(person),
-        folder / "REALY_image" / part / picture,
-        dict(pictures=part.removeprefix("crop_image_")),
-        {
-            "scan": partial(read_scan, **source),
-            "scan_regions": partial(read_regions, **source),
-            "scan_points": partial(read_keypoints, **source),
-            "scan_landmarks7": partial(read_seven, **source),
-        },
-    )
+    sources = {
+        "scan": partial(read_scan, folder, person),
+        "scan_regions": partial(read_regions, folder, person),
+        "scan_points": partial(read_keypoints, folder, person),
+        "scan_landmarks7": partial(read_keypoints, folder, person, list(NOW_LANDMARKS)),
+    }
+    facts = dict(pictures=part.removeprefix("crop_image_"))
+    image = folder / "REALY_image" / part / picture
+    return records.Item(f"{part}/{image.stem}", str(person), image, facts, sources)
 
 
-def mm(scale, person):
+def mm(folder, person):
     """Millimetres a unit of the person's scan."""
-    with reading(scale, SCALE):
-        values = as_points(np.loadtxt(scale, ndmin=1), (None,), "the scales")
-        if not 1 <= person <= len(values) or values[person - 1] <= 0:
-            raise ValueError(f"it has {len(values)} scales and none above zero for person {person}")
-        return values[person - 1]
+    path = folder / "metrical_scale.txt"
+    with records.reading(path, SCALE):
+        return records.as_points(np.loadtxt(path, ndmin=1), (None,), "the scales")[person - 1]
 
 
-def read_parts(folder, scale, person):
-    """Vertices (N, 3) mm and triangles (F, 3) of each region."""
-    return [
-        read_mesh(
-            folder / "REALY_scan_region" / str(person) / f"{region}.obj", WHAT, mm(scale, person)
-        )
-        for region in REGIONS
-    ]
+def read_parts(folder, person):
+    """Vertices mm and triangles of each region, and where its vertices start in all, and end."""
+    place, scale = folder / "REALY_scan_region" / str(person), mm(folder, person)
+    parts = [records.read_mesh(place / f"{region}.obj", WHAT) for region in REGIONS]
+    starts = np.cumsum([0, *(len(vertices) for vertices, _ in parts)])
+    return [vertices * scale for vertices, _ in parts], [faces for _, faces in parts], starts
 
 
-def starts(parts):
-    """Where the vertices of each part begin once they are one after the other, and where they end."""
-    return np.cumsum([0, *(len(vertices) for vertices, _ in parts)])
+def read_scan(folder, person):
+    """The four regions as one mesh; where regions overlap, both have their vertices."""
+    vertices, faces, starts = read_parts(folder, person)
+    return np.concatenate(vertices), np.concatenate([f + at for f, at in zip(faces, starts)])
 
 
-def read_scan(folder, scale, person):
-    """The four regions as one mesh, one after the other; where regions overlap, both have their vertices."""
-    parts = read_parts(folder, scale, person)
-    return np.concatenate([vertices for vertices, _ in parts]), np.concatenate(
-        [triangles + start for (_, triangles), start in zip(parts, starts(parts))]
-    )
-
-
-def read_regions(folder, scale, person):
+def read_regions(folder, person):
     """Region -> its vertices in `read_scan`, as protocols.realy_error takes them."""
-    bounds = starts(read_parts(folder, scale, person))
-    return {region: np.arange(low, high) for region, low, high in zip(REGIONS, bounds, bounds[1:])}
+    *_, starts = read_parts(folder, person)
+    return {region: np.arange(*ends) for region, *ends in zip(REGIONS, starts, starts[1:])}
 
 
-def read_keypoints(folder, scale, person):
-    """The 85 points (85, 3) mm."""
-    return read_obj_points(
-        folder / "REALY_HIFI3D_keypoints" / f"{person}.obj", 85, WHAT, mm(scale, person)
-    )
-
-
-def read_seven(folder, scale, person):
-    return read_keypoints(folder, scale, person)[list(NOW_LANDMARKS)]
+def read_keypoints(folder, person, rows=slice(None)):
+    """The 85 points, mm: "v" lines, which trimesh would drop where no face uses them."""
+    path = folder / "REALY_HIFI3D_keypoints" / f"{person}.obj"
+    scale = mm(folder, person)
+    with records.reading(path, WHAT):
+        lines = path.read_text().splitlines()
+        points = [line.split()[1:4] for line in lines if line.startswith("v ")]
+        return scale * records.as_points(points, (85, 3), "the points")[rows]

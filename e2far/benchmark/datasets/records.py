@@ -10,93 +10,67 @@ from xml.etree import ElementTree
 import numpy as np
 from torch.utils.data import Dataset
 
-from e2far.benchmark.metrics import as_points
-from e2far.files import reading as reading_model
+from e2far import files
+
+
+def source(name, doc):
+    """A property that reads the source `name` each time it is asked for."""
+    return property(lambda item: item.read(name), doc=doc)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of one person and what is known of it. What `sources` names is read anew each time it is asked for, None where the owner gives none; all else costs nothing."""
+    """One picture of one person and what is known of it. Sources the owner lacks are None."""
 
     name: str  # unique in its data set; relative to the folder, without its suffix
-    person: str  # or the photo that several pictures were made of, where nobody says who it is: what a bootstrap draws
+    person: str  # whom a bootstrap draws; where nobody says who it is, the photo
     image: Path | None  # the picture; None where the owner gives none
-    facts: dict = field(default_factory=dict)
-    sources: dict = field(
-        default_factory=dict
-    )  # name of a property below -> a function that reads it (partial of a module's function, so that workers can be sent an Item)
-    scan_name: str | None = (
-        None  # names the scan where several pictures share one; None: it is named as the item
-    )
+    facts: dict = field(default_factory=dict)  # what was varied, as far as names tell
+    sources: dict = field(default_factory=dict)  # property below -> what reads it, a partial
+    scan_name: str | None = None  # where several pictures share a scan; None: the item's name
 
     def read(self, name):
         return self.sources[name]() if name in self.sources else None
 
-    box = property(
-        lambda self: self.read("box"),
-        doc="(x0, y0, x1, y1) px, a square around the face for `Reconstructor(image, box)`, or None",
-    )
-    landmarks = property(
-        lambda self: self.read("landmarks"), doc="(68, 2) px in iBUG order, or None"
-    )
-    scan = property(
-        lambda self: self.read("scan"), doc="vertices (N, 3) mm and triangles (F, 3), or None"
-    )
-    scan_landmarks7 = property(
-        lambda self: self.read("scan_landmarks7"),
-        doc="(7, 3) mm in the order of metrics.NOW_LANDMARKS, or None",
-    )
-    scan_points = property(
-        lambda self: self.read("scan_points"),
-        doc="all points (P, 3) mm that the owner marked on the scan, in the owner's order, or None",
-    )
-    scan_regions = property(
-        lambda self: self.read("scan_regions"),
-        doc="name of a region -> indices of the scan's vertices, or None",
-    )
-    condition = property(
-        lambda self: self.facts | (self.read("condition") or {}),
-        doc="what was varied, by name: expression, yaw_deg (as the owner signs it), challenge, session ...",
-    )
+    box = source("box", "(x0, y0, x1, y1) px, a square around the face, for `Reconstructor`")
+    landmarks = source("landmarks", "(68, 2) px in iBUG order")
+    scan = source("scan", "vertices (N, 3) mm and triangles (F, 3)")
+    scan_landmarks7 = source("scan_landmarks7", "(7, 3) mm in the order of NOW_LANDMARKS")
+    scan_points = source("scan_points", "(P, 3) mm, all that the owner marked, in their order")
+    scan_regions = source("scan_regions", "name of a region -> indices of the scan's vertices")
+
+    @property
+    def condition(self):
+        """What was varied, by name: expression, yaw_deg (as the owner signs it), challenge ..."""
+        return self.facts | (self.read("condition") or {})
 
 
 class Samples(Dataset):
-    """The items of a data set. `keys` are small; `build(key)` makes an Item when it is asked for, so that 10^5 pictures are 10^5 names in memory."""
+    """The items of a data set, each made of its small key by `build(key)` when asked for."""
 
     def __init__(self, folder, keys, build):
-        self.folder, self.keys, self.build, self.landmarks7 = Path(folder), list(keys), build, None
+        self.folder, self.keys, self.build = Path(folder), list(keys), build
+        self.landmarks7 = None  # or a folder of picked points
 
     def __len__(self):
         return len(self.keys)
 
     def __getitem__(self, index):
         item = self.build(self.keys[index])
-        return (
-            item
-            if self.landmarks7 is None
-            else replace(
-                item,
-                sources=item.sources
-                | {
-                    "scan_landmarks7": partial(
-                        read_picked_points, self.landmarks7 / f"{item.scan_name or item.name}.pp"
-                    )
-                },
-            )
-        )
-
-
-# Finding ------------------------------------------------------------------------------------------------------------------------------------------
+        if self.landmarks7 is None:
+            return item
+        path = self.landmarks7 / f"{item.scan_name or item.name}.pp"
+        picked = {"scan_landmarks7": partial(read_picked_points, path)}
+        return replace(item, sources=item.sources | picked)
 
 
 def locate(folder, what, *candidates):
-    """The first of the paths `candidates` that exists in `folder`; FileNotFoundError in one line if none does."""
+    """The first of the paths `candidates` that exists in `folder`, else FileNotFoundError."""
     for name in candidates:
         if (Path(folder) / name).exists():
             return Path(folder) / name
-    raise FileNotFoundError(
-        f"{folder}: {'no such folder' if not Path(folder).is_dir() else f'{candidates[0]} is missing'}; it should be {what}"
-    )
+    lack = f"{candidates[0]} is missing" if Path(folder).is_dir() else "no such folder"
+    raise FileNotFoundError(f"{folder}: {lack}; it should be {what}")
 
 
 def names(folder):
@@ -105,70 +79,55 @@ def names(folder):
 
 
 def require(folder, what, missing, total, kind):
-    """FileNotFoundError in one line if `missing` (names relative to `folder`) holds any of the `total` files of a `kind`, or there are none at all."""
-    if total == 0:
-        raise FileNotFoundError(f"{folder}: it holds no {kind}; it should be {what}")
+    """FileNotFoundError if any of the `total` files of a `kind` is `missing`, or total is 0."""
+    lack = f"it holds no {kind}"
     if missing:
-        raise FileNotFoundError(
-            f"{folder}: {len(missing)} of {total} {kind} are missing, first {missing[0]}; it should be {what}"
-        )
-
-
-# Reading ------------------------------------------------------------------------------------------------------------------------------------------
+        lack = f"{len(missing)} of {total} {kind} are missing, first {missing[0]}"
+    if missing or not total:
+        raise FileNotFoundError(f"{folder}: {lack}; it should be {what}")
 
 
 @contextmanager
 def reading(path, what):
-    """Around the reading of a file: any way in which it can be bad becomes a ValueError of one line, "PATH: reason; it should be WHAT"; FileNotFoundError where there is none."""
+    """`files.reading`, which turns any error in a bad file into a ValueError of one line."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing: it should be {what}")
-    with reading_model(path, what):
+    with files.reading(path, what):
         yield
 
 
-def as_mesh(vertices, triangles, scale=1.0):
-    """Vertices (N, 3) float64, times `scale`, and triangles (F, 3) int64, checked to be a mesh."""
-    vertices, triangles = (
-        as_points(vertices, (None, 3), "the vertices"),
-        np.asarray(triangles, np.int64),
-    )
-    if triangles.ndim != 2 or triangles.shape[1] != 3 or len(triangles) == 0:
-        raise ValueError(f"it has no triangles: an array of shape {triangles.shape}, not (F, 3)")
-    if triangles.min() < 0 or triangles.max() >= len(vertices):
-        raise ValueError(
-            f"its triangles name vertices {triangles.min()} to {triangles.max()} of {len(vertices)}"
-        )
-    return vertices * scale, triangles
+def as_points(values, shape, name):
+    """`values` as float64 of `shape` (None: any length), all finite; else ValueError."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, values.shape)):
+        raise ValueError(f"{name} has shape {values.shape}, not {shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds numbers that are not finite")
+    return values
 
 
-def read_mesh(path, what="a triangle mesh (.obj, .ply)", scale=1.0):
-    """Vertices (N, 3), times `scale`, and triangles (F, 3) of an .obj or .ply, in the file's order. Vertices at seams of the texture are kept single; those of no triangle are dropped."""
+def as_mesh(vertices, triangles):
+    """Vertices (N, 3) float64 and triangles (F, 3) int64, checked to be a mesh."""
+    vertices, triangles = as_points(vertices, (None, 3), "the vertices"), np.asarray(triangles)
+    low, high = triangles.min(), triangles.max()
+    if low < 0 or high >= len(vertices):
+        raise ValueError(f"its triangles name vertices {low} to {high} of {len(vertices)}")
+    return vertices, triangles.astype(np.int64)
+
+
+def read_mesh(path, what="a triangle mesh (.obj, .ply)"):
+    """Vertices (N, 3), single at seams, and triangles (F, 3) of an .obj or .ply, in its order."""
     import trimesh
 
+    how = dict(process=False, maintain_order=True, skip_materials=True, force="mesh")
     with reading(path, what):
-        mesh = trimesh.load(
-            path, process=False, maintain_order=True, skip_materials=True, force="mesh"
-        )
-        return as_mesh(mesh.vertices, mesh.faces, scale)  # ty: ignore[missing-attribute]
+        mesh = trimesh.load(path, **how)
+        return as_mesh(mesh.vertices, mesh.faces)  # ty: ignore[missing-attribute]
 
 
-def read_obj_points(path, count, what, scale=1.0):
-    """The first `count` vertices (count, 3), times `scale`, of an .obj that may have no faces: all of its "v" lines, which trimesh would drop where no face uses them."""
-    with reading(path, what):
-        rows = [
-            line.split()[1:4]
-            for line in Path(path).read_text().splitlines()
-            if line.startswith("v ")
-        ]
-        return as_points(np.array(rows, np.float64), (count, 3), "the points") * scale
-
-
-def read_picked_points(path, count=7):
-    """Points (count, 3) of MeshLab's PickPoints (.pp), in the file's order. Their attributes come in any order, so XML is read as XML."""
-    with reading(path, f"{count} points picked with MeshLab (.pp)"):
+def read_picked_points(path):
+    """Points (7, 3) of MeshLab's PickPoints (.pp), XML with attributes in any order."""
+    with reading(path, "7 points picked with MeshLab (.pp)"):
         points = ElementTree.parse(path).getroot().iter("point")
-        return as_points(
-            [[float(point.attrib[axis]) for axis in "xyz"] for point in points],
-            (count, 3),
-            "the picked points",
-        )
+        rows = [[float(point.attrib[axis]) for axis in "xyz"] for point in points]
+        return as_points(rows, (7, 3), "the picked points")

@@ -1,0 +1,196 @@
+"""A MorphableModel of what a file of a published face model holds.
+
+What it lacks (68 landmarks, the face region, the renderer's attributes, expressions) is carried
+over from our own model, laid over its mean face.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from e2far.facemodels.arkit import draw_units
+from e2far.facemodels.attributes import carry_attributes
+from e2far.facemodels.registration import Registration, turn_outward
+from e2far.morphable import MorphableModel
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a file holds, in mm and the head frame; modes in standard deviations.
+
+    Without expression modes these are made from `units` or, without units either, they are ours.
+    """
+
+    name: str
+    mean: np.ndarray  # (N, 3)
+    identity_basis: np.ndarray  # (N, 3, K)
+    triangles: np.ndarray  # (F, 3), either way round
+    expression_basis: np.ndarray | None = None  # (N, 3, L)
+    units: np.ndarray | None = None  # (N, 3, J), named expressions
+    unit_names: Sequence[str] = ()
+    landmarks: np.ndarray | None = None  # (68,) vertices in iBUG order
+    known: dict[int, int] = field(default_factory=dict)  # iBUG number -> vertex, of some
+
+
+def as_vertices(values, name="the mean"):
+    """An (N, 3) float32 array from any array of 3N numbers, x y z vertex after vertex."""
+    values = np.asarray(values, np.float32)
+    if values.size == 0 or values.size % 3:
+        raise ValueError(f"{name} has {values.size} numbers, not 3 for each vertex")
+    return values.reshape(-1, 3)
+
+
+def as_modes(values, n, scale=None, name="the identity basis"):
+    """Modes (N, 3, K), float32, times `scale` (K,), of an array (3N, K) or (N, 3, K)."""
+    shape = np.shape(values)
+    if len(shape) < 2 or np.size(values) // shape[-1] != 3 * n:
+        raise ValueError(f"{name} has shape {shape}: expected ({3 * n}, modes) for {n} vertices")
+    modes = np.reshape(values, (n, 3, -1)).astype(np.float32)
+    if scale is None:
+        return modes
+    scale = np.asarray(scale, np.float32).ravel()
+    if len(scale) != modes.shape[2] or not (scale >= 0).all():
+        count = f"{modes.shape[2]} modes but {len(scale)} standard deviations or variances"
+        raise ValueError(f"{name} has {count}, which must not be negative")
+    return modes * scale
+
+
+def deviations(variances):
+    """Standard deviations; they are negative where a variance is, for `as_modes` to refuse."""
+    return np.sign(variances) * np.sqrt(abs(variances))
+
+
+def as_triangles(values):
+    """Triangles (F, 3) int64 from an array of them or its transpose."""
+    values = np.asarray(values).astype(np.int64)
+    return values.T if values.shape[0] == 3 < values.shape[1] else values
+
+
+def read_landmarks(landmarks):
+    """68 vertex numbers (68,), counted from 0, from a sequence or a file of them.
+
+    A file is .npy, or text with spaces, commas or brackets. Raises FileNotFoundError, ValueError.
+    """
+    if not isinstance(landmarks, (str, Path)):
+        return check_landmarks(landmarks, "landmarks")
+    path = Path(landmarks)
+    if not path.is_file():
+        raise FileNotFoundError(f"no landmarks at {path}: give 68 vertex numbers in iBUG order")
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            words = path.read_text().translate(str.maketrans(",;[]", "    ")).split()
+            values = [int(word) for word in words]
+    except Exception as error:  # damaged arrays fail in too many ways to list
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{path} is no list of 68 vertex numbers in iBUG order ({reason})"
+        ) from error
+    return check_landmarks(values, path)
+
+
+def check_landmarks(values, name="the file's landmarks"):
+    """`values` as (68,) int64 where they are 68 different whole numbers, else ValueError."""
+    values = np.asarray(values).ravel()
+    different = len(set(values.tolist()))
+    numbers = np.issubdtype(values.dtype, np.number)
+    if values.shape != (68,) or different != 68 or not numbers or (values != values.round()).any():
+        found = f"{different} different numbers of {len(values)}"
+        raise ValueError(f"{name}: {found}, but 68 vertex numbers in iBUG order are expected")
+    return values.astype(np.int64)
+
+
+def check_arrays(published):
+    """Raise ValueError where indices or numbers cannot be a mesh's."""
+    n, triangles = len(published.mean), published.triangles
+    if triangles.ndim != 2 or triangles.shape[1] != 3 or not len(triangles):
+        raise ValueError(f"its triangles have shape {triangles.shape}: expected (triangles, 3)")
+    vertices = np.array(list(published.known.values()), int)
+    for what, index in (("triangles", triangles), ("landmarks", vertices)):
+        strays = index[(index < 0) | (index >= n)]
+        if strays.size:
+            raise ValueError(f"its {what} name vertex {strays[0]} of {n}")
+    for what in ("mean", "identity_basis", "expression_basis", "units"):
+        values = getattr(published, what)
+        if values is not None and not np.isfinite(values).all():
+            raise ValueError(f"its {what} holds numbers that are not finite")
+
+
+def modes_of_units(units, names, region):
+    """Expression modes (N, 3, L), in standard deviations, of mixtures of units (N, 3, J).
+
+    Principal over the region and uncentred, so that expression 0 stays the neutral face.
+    """
+    rng = np.random.default_rng(0)
+    strengths = np.stack([draw_units(names, rng) for _ in range(3000)]).astype(float)
+    value, vector = np.linalg.eigh(strengths.T @ strengths / len(strengths))
+    root = vector * np.sqrt(value.clip(0)) @ vector.T  # units @ root: unit coefficients
+    flat = units[region].reshape(-1, len(names)).astype(float)
+    value, vector = np.linalg.eigh(root @ flat.T @ flat @ root)
+    keep = np.flatnonzero(value > 1e-6 * value[-1])[::-1]
+    return (units @ (root @ vector[:, keep])).astype(np.float32)
+
+
+def assemble(published, n_identity=None, n_expression=None, landmarks=None):
+    """The MorphableModel (float32) of a Published: its first modes, and what we carry over.
+
+    landmarks: (68,) vertices that replace its own    Raises ValueError where it cannot be a face.
+    """
+    if landmarks is None:
+        landmarks = published.landmarks
+    known = published.known if landmarks is None else dict(enumerate(landmarks))
+    triangles = np.ascontiguousarray(published.triangles, np.int64)
+    published = replace(published, triangles=triangles, known=known)
+    check_arrays(published)
+    mean, n = published.mean, len(published.mean)
+    triangles = turn_outward(mean.astype(float), triangles)
+    # contour points (0 to 16) slide along the contour: each author's are elsewhere
+    places = {i: mean[vertex].astype(float) for i, vertex in known.items() if i > 16}
+    laid = Registration(mean.astype(float), triangles, places)
+    ours = laid.model
+    found = laid.landmarks()
+    found[list(known)] = list(known.values())
+
+    weights, distance = laid.interpolation()
+
+    def carried(ours):
+        return (weights @ ours.numpy().reshape(len(ours), -1)).reshape(n, *ours.shape[1:])
+
+    def turned(ours):
+        return np.einsum("ij,njk->nik", laid.turn.astype(np.float32), carried(ours))
+
+    own = {name: carried(values) for name, values in ours.attributes.items()}
+    attributes, skin = carry_attributes(own, distance, mean.astype(float), triangles)
+    on_face = torch.zeros(ours.n_vertices)
+    on_face[ours.region] = 1
+    whole = ((carried(on_face) > 0.99) & (distance < 15) & skin)[triangles].all(1)
+    region = np.unique(triangles[whole])
+    if len(region) < 68:
+        raise ValueError(f"only {len(region)} of its {n} vertices lie on a face")
+
+    expression, units, names = published.expression_basis, published.units, published.unit_names
+    if expression is None and units is None:
+        expression, units = turned(ours.expression_basis), turned(ours.units)
+        names = ours.unit_names
+    elif expression is None:
+        expression = modes_of_units(units, names, region)
+    return MorphableModel(
+        mean=tensor(mean - mean[region].mean(0)),
+        identity_basis=tensor(published.identity_basis[:, :, :n_identity]),
+        expression_basis=tensor(expression[:, :, :n_expression]),
+        triangles=torch.from_numpy(triangles),
+        landmarks=torch.from_numpy(found),
+        region=torch.from_numpy(region),
+        units=None if units is None else tensor(units),
+        unit_names=names,
+        attributes={name: tensor(values) for name, values in attributes.items()},
+        name=published.name,
+    )
+
+
+def tensor(values):
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32))

@@ -1,0 +1,126 @@
+"""The results of many photos on disk: where they go, which are finished, how they are written.
+
+The results of PHOTO lie at a place, OUT/PHOTO without an ending. The JSON of a face is written
+last and says what it was made with: it tells that the face is finished.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif")
+ENDINGS = dict(
+    json=".json", obj=".obj", ply=".ply", glb=".glb", overlay="_overlay.png", html=".html"
+)
+MESHES = ("obj", "ply", "glb")
+
+
+def find_photos(paths, out, all_faces=False):
+    """What there is to do: a list of (photo, place of its results in `out`).
+
+    Folders are searched for pictures, and their subfolders are made again in `out`. A place that
+    is taken already gets a number. Raises ValueError where `out` is such a folder.
+    """
+    work, taken = [], set()
+    for path in paths:
+        for photo, place in photos_in(path, out) if path.is_dir() else [(path, Path(path.stem))]:
+            free, n = place, 2
+            while (claim := claimed(free, all_faces)) in taken:
+                free, n = place.with_name(f"{place.name}_{n}"), n + 1
+            taken.add(claim)
+            work.append((photo, free))
+    return work
+
+
+def photos_in(folder, out):
+    """(photo, place) of the pictures in a folder and its subfolders, but for hidden ones and `out`.
+
+    A folder without pictures is given itself, and will be told as unreadable.
+    """
+    if folder.resolve() == out.resolve():
+        raise ValueError(f"--out {out} is the folder of the photos: name another one")
+    photos = []
+    for where, subfolders, names in os.walk(folder):
+        visible = [Path(where, name) for name in sorted(subfolders) if not name.startswith(".")]
+        subfolders[:] = [path.name for path in visible if path.resolve() != out.resolve()]
+        visible = [name for name in sorted(names) if not name.startswith(".")]
+        photos += [Path(where, name) for name in visible if name.lower().endswith(PICTURES)]
+    found = [(photo, photo.relative_to(folder).with_suffix("")) for photo in photos]
+    return found or [(folder, Path(folder.resolve().name or "photos"))]
+
+
+def claimed(place, all_faces):
+    """What the results at `place` claim: some disks take A for a, and all faces are numbered."""
+    name = place.name.lower()
+    return place.parent, re.sub(r"_face\d+$", "", name) if all_faces else name
+
+
+def face_places(place, count):
+    """Where the results of a photo's faces go."""
+    if count == 1:
+        return [place]
+    return [place.with_name(f"{place.name}_face{i}") for i in range(1, count + 1)]
+
+
+def with_ending(place, kind):
+    return place.with_name(place.name + ENDINGS[kind])
+
+
+def fingerprint(*paths):
+    """Sixteen hexadecimal digits that change with the content of files and folders."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def is_finished(photo, place, outputs, made_with):
+    """Whether the files of all faces of `photo` are at `place`, not older than the photo.
+
+    The JSON of each face must say that it was `made_with` the same.
+    """
+
+    def faces_told(at):
+        """How many faces the photo has by the JSON at a place; 0 if it is not finished."""
+        try:
+            path = with_ending(at, "json")
+            record = json.loads(path.read_text(encoding="utf-8"))
+            current = path.stat().st_mtime >= photo.stat().st_mtime
+            whole = all(with_ending(at, kind).exists() for kind in outputs)
+            same = record["made_with"] == made_with
+            return record["faces"] if current and whole and same else 0
+        except (OSError, ValueError, KeyError, TypeError):  # none is there, or it is not ours
+            return 0
+
+    count = faces_told(place) or faces_told(face_places(place, 2)[0])
+    return count > 0 and all(faces_told(at) == count for at in face_places(place, count))
+
+
+def write_face(face, image, place, outputs, record):
+    """Write the files of one face, the JSON (its numbers and `record`) last.
+
+    They are made in a folder beside their place and then moved: an interruption leaves neither
+    half a file nor the JSON of an unfinished face.
+    """
+    from PIL import Image
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    texture = face.texture(image) if {*MESHES, "html"} & set(outputs) else None
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".e2far-") as partial:
+        for kind in outputs:
+            path = with_ending(Path(partial, place.name), kind)
+            if kind == "overlay":
+                Image.fromarray(face.overlay(image)).save(path)
+            elif kind == "html":
+                face.to_html(path, image, record["made_with"]["photo"], texture)
+            elif kind in MESHES:
+                face.save(path, texture=texture)
+        numbers = with_ending(Path(partial, place.name), "json")
+        numbers.write_text(json.dumps(face.to_dict() | record, indent=1) + "\n", encoding="utf-8")
+        for file in sorted(Path(partial).iterdir(), key=lambda file: (file == numbers, file)):
+            os.replace(file, place.parent / file.name)

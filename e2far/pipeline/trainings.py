@@ -1,0 +1,200 @@
+"""Whole trainings: built, trained, measured and saved; `jobs.run_many` runs several at a time."""
+
+import functools
+import hashlib
+import json
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from safetensors.torch import load_file
+
+from e2far import data, evaluation, facemodels, files, morphable
+from e2far.network import E2FAR, Recognizer
+from e2far.synthesis import shards
+from e2far.synthesis.live import LiveFaces
+from e2far.training import auto_precision, fit, pretrain
+from e2far.weights import begin, fill_trunk, save_network, save_trunk
+
+
+@dataclass(frozen=True)
+class Job:
+    """The config of one training."""
+
+    folder: Path  # gets network.safetensors, log.csv and what else is written
+    faces: Path  # folder of the splits, whose pictures are reduced to the network's size
+    network: dict  # arguments of the network but for the numbers of coefficients, or of people
+    training: dict  # arguments of `fit`, or of `pretrain`
+    seed: int  # of weights and of the order of pictures
+    model: Path | str | None = None  # path or name of a face model; none for a recogniser
+    trunk: Path | None = None  # file of `save_trunk`, or of VGG-16 (`vggface`), to start from
+    start: Path | None = None  # file of `save_network` to start from, all of it
+    live: dict | None = None  # arguments of LiveFaces, which then replaces the split "train"
+    test: str = "test"  # the split that the network is measured on
+    people: str = "people"  # the split that a recogniser learns
+    accelerator: str = "cpu"  # of lightning_fabric.Fabric, as devices; "auto" takes what there is
+    devices: int | str = 1
+
+
+def train_job(*, progress=False, **config):
+    """Build, train and measure one E2FAR. config: fields of `Job`    progress: show a bar
+
+    Writes network.safetensors, log.csv and evaluation.npz (arrays of `evaluate`). Returns the
+    `summary` on the split `test`, None in all of several processes but the first.
+    """
+    job, options = _begin(config, progress)
+    model, size = facemodels.load_face_model(job.model), job.network["image_size"]
+    net = E2FAR(model.n_identity, model.n_expression, **job.network)
+    if job.start:
+        net.load_state_dict(begin(job.start, net).state_dict())
+    elif job.trunk:
+        fill_trunk(net, job.trunk)
+    validation = data.Faces(job.faces / "validation", size)
+    with (
+        LiveFaces(model, size, **job.live)
+        if job.live
+        else nullcontext(data.Faces(job.faces / "train", size))
+    ) as faces:
+        fit(net, model, faces, validation, **options)
+    if not options["fabric"].is_global_zero:
+        return None
+    errors = evaluation.evaluate(net, model, data.Faces(job.faces / job.test, size))
+    save_network(net, job.folder / "network.safetensors", face_model=model.name, seed=job.seed)
+    with files.replacing(job.folder / "evaluation.npz") as partial, open(partial, "wb") as file:
+        np.savez(file, **errors)
+    options["checkpoint"].unlink(missing_ok=True)
+    return evaluation.summary(errors)
+
+
+def pretrain_job(**config):
+    """Train a Recognizer on the split `people`; returns the last row of its log.
+
+    Writes network.safetensors, trunk.safetensors and log.csv. config: fields of `Job`
+    """
+    job, options = _begin(config)
+    people = data.Faces(job.faces / job.people, job.network["image_size"])
+    recognizer = Recognizer(len(people.person.unique()), **job.network)
+    if job.trunk:
+        fill_trunk(recognizer, job.trunk)
+    log = pretrain(recognizer, people, **options)
+    if not options["fabric"].is_global_zero:
+        return None
+    save_network(recognizer, job.folder / "network.safetensors", seed=job.seed)
+    save_trunk(recognizer, job.folder / "trunk.safetensors")
+    options["checkpoint"].unlink(missing_ok=True)
+    return log.iloc[-1].to_dict()
+
+
+def _begin(config, progress=False):
+    """The Job of a config and arguments for `fit` or `pretrain`, its generator seeded."""
+    job = Job(**config)
+    precision = job.training.get("precision", "32-true")
+    options = job.training | dict(
+        seed=job.seed,
+        log=job.folder / "log.csv",
+        checkpoint=job.folder / "checkpoint.pt",
+        fabric=open_fabric(job.accelerator, job.devices, precision),
+        origin=inputs_digest(config),
+        progress=progress,
+    )
+    torch.manual_seed(job.seed)
+    return job, options
+
+
+def open_fabric(accelerator, devices, precision):
+    """A launched Fabric; its processes share each batch (DDP).
+
+    devices: how many of this machine; "auto": all GPUs, or one process on a CPU. Where torchrun or
+        SLURM has started the processes, theirs count.
+    """
+    if accelerator not in ("auto", "cpu", "cuda", "gpu"):
+        raise ValueError(f"accelerator {accelerator!r}: choose auto, cpu or cuda")
+    gpus = torch.cuda.device_count()
+    if accelerator in ("cuda", "gpu") and not gpus:
+        raise ValueError("torch finds no CUDA device here: choose accelerator cpu, or auto")
+    kind = "cuda" if gpus and accelerator != "cpu" else "cpu"
+    if devices == "auto":
+        devices = gpus if kind == "cuda" else 1
+    count = int(os.environ.get("LOCAL_WORLD_SIZE") or devices)
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("SLURM_NNODES") or 1)
+    # Choice: a frozen trunk takes no part in a step, which DDP has to be told.
+    shared = DDPStrategy(find_unused_parameters=True) if count * nodes > 1 else "auto"
+    fabric = Fabric(
+        accelerator=kind,
+        devices=count,
+        num_nodes=nodes,
+        precision=auto_precision(precision, kind),
+        strategy=shared,
+    )
+    fabric.launch()
+    return fabric
+
+
+def variant_job(*, phases, features=None, **config):
+    """Heads on one trunk: first alone, the trunk frozen, then on from there, the trunk tuned in
+    several ways. Writes a network of each of `phases`, NAME.safetensors; returns a `summary` each.
+
+    phases: name -> dict of the fields of a Phase; the first has no trunk rate, each of the others
+        starts where the first ended
+    features: file of `store_features` for the first phase; None computes them at every step
+    config: fields of `Job`
+    """
+    job = Job(**config)
+    model, size = facemodels.load_face_model(job.model), job.network["image_size"]
+    torch.manual_seed(job.seed)
+    net = E2FAR(model.n_identity, model.n_expression, **job.network)
+    fill_trunk(net, job.trunk)
+    train, judged = (data.Faces(job.faces / split, size) for split in ("train", job.test))
+    options = job.training | dict(seed=job.seed, progress=False)
+    layers = {"pool5", *(net.fused or ())}
+    stored = load_file(features) if features else {}
+    stored = {layer: values for layer, values in stored.items() if layer in layers} or None
+    found, frozen = {}, None
+    for name, phase in phases.items():
+        if frozen:
+            net.load_state_dict(frozen)
+        fit(net, model, train, None, phases=[phase], features=stored, **options)
+        found[name] = evaluation.summary(evaluation.evaluate(net, model, judged))
+        path = job.folder / f"{name}.safetensors"
+        save_network(net, path, half=True, face_model=model.name, seed=job.seed)
+        frozen = frozen or {key: value.clone() for key, value in net.state_dict().items()}
+        stored = None
+    return found
+
+
+def features_job(*, folder, faces, network, trunk, path, layers, limit=None):
+    """Write what `layers` of the trunk of the file `trunk` answer for the first `limit` faces of
+    the split "train" to `path` (`evaluation.store_features`), which it returns."""
+    net = E2FAR(**network)
+    fill_trunk(net, trunk)
+    train = data.Faces(faces / "train", network["image_size"])
+    evaluation.store_features(net, train, path, layers, limit)
+    return str(path)
+
+
+def inputs_digest(config):
+    """Sixteen hexadecimal digits that change with what is in the files of a config, whose paths may
+    stay while a stage before it runs anew: face model, networks, settings of the shards."""
+    found = []
+    for name in ("faces", "model", "trunk", "start"):
+        if not config.get(name):
+            continue
+        path = morphable.SHIPPED if config[name] == "makehuman" else Path(config[name])
+        if path.is_file():
+            found.append(_digest(path, path.stat().st_mtime_ns))
+            continue
+        for index in sorted(path.glob(f"*/{data.INDEX}")):
+            header = shards.read_header(data.shard_path(index.parent, 0))
+            found.append([index.read_text(), header])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(100)
+def _digest(path, _):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -166,14 +166,11 @@ def test_ci_runs_the_readmes_commands():
     assert all(" ".join(run.split()[:2]) in readme for run in runs)
 
 
-def test_every_module_has_its_tests():
+def test_every_wing_has_its_tests():
     wings = {path.parent.name for path in (ROOT / "e2far").glob("*/__init__.py")}
     assert {
         path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] != "_"
     } == {"core", *wings}
-    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
-    for path in (ROOT / "e2far").rglob("[!_]*.py"):
-        assert path.stem in tests, f"no test names {path}"
 
 
 # Notebooks ----------------------------------------------------------------------------------------------------------------------------------------

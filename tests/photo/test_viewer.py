@@ -482,6 +482,7 @@ def complaints(browser):
     ]
 
 
+@pytest.mark.slow
 def test_the_head_is_drawn_and_every_control_changes_it(browser, page):
     first = browser.open(page)
     head = abs(first - first[0, 0]).max(-1) > 8
@@ -512,6 +513,7 @@ def test_the_head_is_drawn_and_every_control_changes_it(browser, page):
     } == {"file", "data"}
 
 
+@pytest.mark.slow
 def test_sliders_move_the_mesh_and_buttons_bring_it_back(browser, page):
     first = browser.open(page)
     browser.js("wireframe.click()")
@@ -537,6 +539,7 @@ def test_sliders_move_the_mesh_and_buttons_bring_it_back(browser, page):
     assert apart(browser.picture(), first) < 0.001 and not complaints(browser)
 
 
+@pytest.mark.slow
 def test_mouse_keys_and_wheel_turn_and_zoom(browser, page):
     browser.open(page)
     browser.js("front.click()")
@@ -560,6 +563,7 @@ def test_mouse_keys_and_wheel_turn_and_zoom(browser, page):
     assert not complaints(browser)
 
 
+@pytest.mark.slow
 def test_the_mesh_is_laid_over_the_photo_as_opaque_as_asked(browser, face, page):
     browser.open(page)
     browser.js("overlay.click()")
@@ -605,6 +609,7 @@ def test_the_mesh_is_laid_over_the_photo_as_opaque_as_asked(browser, face, page)
     )  # turned away from the photo, the photo goes
 
 
+@pytest.mark.slow
 def test_text_in_the_page_does_not_run(browser, face, tmp_path):
     viewer.write_html(
         tmp_path / "evil.html",
@@ -622,6 +627,7 @@ def test_text_in_the_page_does_not_run(browser, face, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_texture_is_shown_upright(browser, face, tmp_path):
     """Upper half of the texture green: what lies at small v, here the upper half of the head, is green."""
     vertices = face["vertices_neutral"]
@@ -645,6 +651,7 @@ def test_a_texture_is_shown_upright(browser, face, tmp_path):
 
 
 @pytest.mark.parametrize("recess_mm", [0, 160])
+@pytest.mark.slow
 def test_the_nearest_surface_is_seen(browser, face, tmp_path, recess_mm):
     """From the side the subject's left half, green, hides the red one, unless it is drawn further back."""
     left = face["vertices_neutral"][:, 0] > 0
@@ -660,6 +667,7 @@ def test_the_nearest_surface_is_seen(browser, face, tmp_path, recess_mm):
     assert green + red > 5000 and (green > 4 * red if recess_mm == 0 else red > green)
 
 
+@pytest.mark.slow
 def test_without_webgl_the_page_says_so(browser, page, tmp_path):
     without = Browser(tmp_path, "--disable-3d-apis")
     try:

@@ -84,6 +84,7 @@ def write_slowly(folder, toy):
     shards.write_split(toy, folder, "train", 60, 2, size=24, seed=0, shard_size=6, n_jobs=1)
 
 
+@pytest.mark.slow
 def test_a_data_set_whose_writer_is_killed(root, tmp_path, processes):
     """Six times, each a random while after one more shard, or none, is finished."""
 
@@ -116,6 +117,7 @@ def test_a_data_set_whose_writer_is_killed(root, tmp_path, processes):
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_trainings_that_are_killed(root, tmp_path):
     """Two side by side, of which one is killed after a few more rows of the logs, four times; the other is stopped with it."""
     both = lambda place: {
@@ -164,6 +166,7 @@ def train_and_tell(folder, **config):
     trainings.train_job(folder=folder, **config)
 
 
+@pytest.mark.slow
 def test_trainings_end_with_the_process_that_started_them(root, tmp_path, processes):
     """Else they would write beside those of the next run."""
     forever = RECIPE | dict(log_every=1, phases=[dict(steps=10**6, heads_rate=1e-3)])
@@ -196,6 +199,7 @@ def interrupt_once_trained(config):
         (config["folder"] / "interrupted").touch()
 
 
+@pytest.mark.slow
 def test_trainings_end_with_an_interrupt(root, tmp_path, processes):
     forever = RECIPE | dict(log_every=1, phases=[dict(steps=10**6, heads_rate=1e-3)])
     config = job(root, tmp_path, training=forever)
@@ -284,6 +288,7 @@ for action in (lambda: shards.write_split(root / "toy.npz", full, "restyled", 40
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(root, tmp_path):
     """A small disk in memory, where the system lets us mount one: what writes to it says so in one line that names the file, and leaves no half of one."""
     disk = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
@@ -441,6 +446,7 @@ def train_together(processes, starter, count, config, killed=False):
 
 
 @pytest.mark.parametrize("starter, first, then", [("torchrun", 1, 2), ("slurm", 2, 1)])
+@pytest.mark.slow
 def test_a_checkpoint_moves_between_one_process_and_two(
     root, tmp_path, processes, starter, first, then
 ):

@@ -7,6 +7,7 @@ from e2far.morphable import toy_model
 from e2far.pipeline import commands, trunk_trial
 
 
+@pytest.mark.slow
 def test_a_trunk_is_raced_for_its_time(tmp_path):
     model = toy_model(dtype=torch.float32)
     model.save(tmp_path / "facemodel.npz")

@@ -145,6 +145,7 @@ def test_closed_or_forgotten_faces_leave_no_process(make):
     assert gone(workers)
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_its_training():
     """One that ends without closing, with work under way, and one that is killed."""
     script = """
@@ -177,6 +178,7 @@ if __name__ == "__main__":
         training.communicate()
 
 
+@pytest.mark.slow
 def test_a_worker_survives_an_interrupt_and_is_missed_when_killed(make):
     before = set(active_children())
     faces = make()

@@ -169,6 +169,7 @@ def test_processes_that_are_always_killed_end_in_an_error(tmp_path, write, fake,
     assert 1 < len(asked) < 10 and not list(tmp_path.rglob("shard*"))
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_makes_the_same_bytes_whatever_happens_to_its_workers(tmp_path, write):
     distributed = pytest.importorskip("dask.distributed")
     write(tmp_path / "alone", people=20)
@@ -416,6 +417,7 @@ def test_progress_counts_the_shards_to_be_made(tmp_path, write, fake):
     assert seen == [("shard-000003.safetensors", 1)]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_shards(tmp_path, model):
     """A process that keeps shards of 5 MB would grow by 60 MB."""
     script = f"""

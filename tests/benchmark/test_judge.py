@@ -7,26 +7,9 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import test_datasets as owners
 import torch
 from PIL import Image
-from test_datasets import (
-    LANDMARKS,
-    NOW_SCAN,
-    make_300w_lp,
-    make_aflw2000,
-    make_bu3dfe,
-    make_frgc,
-    make_now,
-    make_realy,
-    obj,
-    picked,
-    picture,
-    points_obj,
-    put,
-    range_text,
-    write_gzip,
-    wrl,
-)
 from test_protocols import SEVEN, bumpy, moved, sheet
 
 from e2far.benchmark import judge, metrics, protocols
@@ -52,7 +35,7 @@ class Reconstructor:
     """Answers the same face to every picture. Its meshes have a second sheet, off the region,
     2.5 mm above the first, which nothing must be measured to."""
 
-    def __init__(self, rest=REST, mood=MOOD, mean=FLAT, image_landmarks=LANDMARKS):
+    def __init__(self, rest=REST, mood=MOOD, mean=FLAT, image_landmarks=owners.LANDMARKS):
         rest, mood, mean = (np.vstack((x, x + UP)).astype(np.float32) for x in (rest, mood, mean))
         triangles = np.concatenate((TRIANGLES, TRIANGLES + N))
         no_basis, tensor = torch.zeros(2 * N, 3, 1), torch.from_numpy
@@ -78,7 +61,7 @@ def turned(points, scale=1.0):
 def now(folder, scan=REST, landmarks=None, scale=1.0):
     """NoW's folder, the two people's scans being `scan`, turned."""
     landmarks = scan[CORNERS] if landmarks is None else landmarks
-    make_now(folder, turned(scan, scale), TRIANGLES, turned(landmarks, scale))
+    owners.make_now(folder, turned(scan, scale), TRIANGLES, turned(landmarks, scale))
     return open_dataset("now", folder)
 
 
@@ -143,12 +126,12 @@ def test_a_scan_above_its_landmarks_is_off_by_that_in_fengs_protocol_alone(tmp_p
 
 def bu3dfe(folder):
     """The folder of BU-3DFE, whose scans show the expression, and that of points picked on them."""
-    make_bu3dfe(folder / "data")
+    owners.make_bu3dfe(folder / "data")
     faces = " -1, ".join(" ".join(map(str, triangle)) for triangle in TRIANGLES) + " -1"
     for path in (folder / "data").glob("*/*_F3D.wrl"):
-        put(path, wrl(turned(MOOD), faces))
+        owners.put(path, owners.wrl(turned(MOOD), faces))
         points = folder / "picked" / path.parent.name / path.name.replace("_F3D.wrl", ".pp")
-        picked(points, turned(MOOD[CORNERS]))
+        owners.picked(points, turned(MOOD[CORNERS]))
     return folder / "data", folder / "picked"
 
 
@@ -170,11 +153,11 @@ def test_scans_without_landmarks_are_counted_and_cost_no_reconstruction(tmp_path
 
 
 def test_frgc_lays_the_expressive_face_on_the_range_scan(tmp_path):
-    make_frgc(tmp_path / "data")
+    owners.make_frgc(tmp_path / "data")
     for name in ("Fall2003range/02463d562", "Spring2004range/04202d099"):
         # The scan is the plane z = -1500, x from 0, y down to -99.
-        write_gzip(tmp_path / "data/nd1" / f"{name}.abs.gz", range_text(100, 100))
-        picked(tmp_path / "picked" / f"{name}.pp", FLAT[CORNERS] + [50, -45, -1500])
+        owners.write_gzip(tmp_path / "data/nd1" / f"{name}.abs.gz", owners.range_text(100, 100))
+        owners.picked(tmp_path / "picked" / f"{name}.pp", FLAT[CORNERS] + [50, -45, -1500])
     (tmp_path / "data/nd1/Spring2004range/04202d100.ppm").unlink()
     samples = open_dataset("frgc", tmp_path / "data", tmp_path / "picked")
     judged = judge.judge("frgc", samples, Reconstructor(mood=FLAT))
@@ -185,19 +168,19 @@ def test_frgc_lays_the_expressive_face_on_the_range_scan(tmp_path):
 def test_points_of_no_triangle_are_no_surface(tmp_path):
     vertices = np.concatenate((REST, REST[:20] * [1, 1, 0] + [0, 0, 40]))
     sources = dict(scan=lambda: (vertices, TRIANGLES), scan_landmarks7=lambda: REST[CORNERS])
-    picture(tmp_path / "a.png")
+    owners.picture(tmp_path / "a.png")
     item = records.Item("a", "a", tmp_path / "a.png", sources=sources)
     assert judge.measure(item, Reconstructor(), True, {})["network"]["Feng"] < 1e-4
 
 
 def test_realy_reports_its_regions(tmp_path):
-    make_realy(tmp_path)
-    put(tmp_path / "metrical_scale.txt", "2.0\n2.0\n")
+    owners.make_realy(tmp_path)
+    owners.put(tmp_path / "metrical_scale.txt", "2.0\n2.0\n")
     scan = turned(MOOD, 0.5)
     for region in (tmp_path / "REALY_scan_region").glob("*/*.obj"):
-        obj(region, scan, TRIANGLES)
+        owners.obj(region, scan, TRIANGLES)
     for keypoints in (tmp_path / "REALY_HIFI3D_keypoints").iterdir():
-        put(keypoints, points_obj([*scan[INDEX], *np.zeros((17, 3))]))
+        owners.put(keypoints, owners.points_obj([*scan[INDEX], *np.zeros((17, 3))]))
     judged = judge.judge("realy", open_dataset("realy", tmp_path), Reconstructor(), every=2)
     network, mean = by_measure(judged)
     regions = [f"REALY, {name}" for name in ("nose", "mouth", "forehead", "cheek", "all")]
@@ -232,14 +215,14 @@ def test_the_real_reconstructor_does_and_can_be_sent_to_workers(tmp_path):
 
 
 def test_aflw2000_counts_landmarks_in_percent_of_the_box_by_yaw(tmp_path):
-    make_aflw2000(tmp_path)
+    owners.make_aflw2000(tmp_path)
     samples = open_dataset("aflw2000", tmp_path)
-    reconstructor = Reconstructor(image_landmarks=LANDMARKS + [3, 4])
+    reconstructor = Reconstructor(image_landmarks=owners.LANDMARKS + [3, 4])
     judged = judge.judge("aflw2000", samples, reconstructor)
     assert reconstructor.asked[0][1] == samples[0].box
-    percent = 100 / np.sqrt(np.ptp(LANDMARKS, axis=0).prod())
+    percent = 100 / np.sqrt(np.ptp(owners.LANDMARKS, axis=0).prod())
     seen = FLAT[INDEX, :2] * [1.5, -1.5] + [200, 210]  # the mean face, by the network's camera
-    off = np.linalg.norm(seen - LANDMARKS, axis=1).mean()
+    off = np.linalg.norm(seen - owners.LANDMARKS, axis=1).mean()
     assert by_method(judged, "NME").T == pytest.approx(
         np.tile([5 * percent, off * percent], (2, 1))
     )
@@ -251,7 +234,7 @@ def test_aflw2000_counts_landmarks_in_percent_of_the_box_by_yaw(tmp_path):
 
 
 def test_turned_copies_of_one_photo_are_drawn_together(tmp_path):
-    make_300w_lp(tmp_path)
+    owners.make_300w_lp(tmp_path)
     judged = judge.judge("300w-lp", open_dataset("300w-lp", tmp_path), Reconstructor(), limit=2)
     judged.pooled[0]["pred"] += 40  # the errors of the photo's two pictures differ now
     row = by_measure(judged)[0].loc["NME, yaw 0-30 degrees"]
@@ -280,8 +263,8 @@ def test_failures_are_counted_by_reason_and_do_not_stop_the_rest(tmp_path):
 def test_one_reason_has_one_row(tmp_path):
     samples = now(tmp_path)
     for person in ("FaMoS_1_TA", "FaMoS_2_TA"):
-        empty = "<PickedPoints></PickedPoints>"
-        put(tmp_path / "scans_lmks_onlypp" / person / f"{NOW_SCAN}_picked_points.pp", empty)
+        name = f"scans_lmks_onlypp/{person}/{owners.NOW_SCAN}_picked_points.pp"
+        owners.put(tmp_path / name, "<PickedPoints></PickedPoints>")
     table = judge.table(judge.judge("now", samples, Reconstructor()))
     assert table.value.tolist() == [3] and "the file: the picked points" in table.measure[0]
 
@@ -326,7 +309,7 @@ def test_the_median_of_what_lies_beyond_the_bins_is_at_least_their_end():
 
 
 def test_a_submission_holds_neutral_skin_and_says_what_is_missing(tmp_path):
-    make_now(tmp_path / "data")
+    owners.make_now(tmp_path / "data")
     samples = open_dataset("now-test", tmp_path / "data")
     judged = judge.judge("now-test", samples, Reconstructor())
     assert "neither a scan nor landmarks" in judged.failed[0]

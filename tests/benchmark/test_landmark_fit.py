@@ -15,16 +15,15 @@ def model():
 
 
 def projected(model, n, seed=0, size=0.8, noise_px=0.0):
-    """n random faces: identity, expression, landmarks (n, 68, 2) px under a weak-perspective camera."""
+    """n random faces: identity, expression, landmarks (n, 68, 2) px, weak perspective."""
     draw = torch.Generator().manual_seed(seed)
     normal = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)
     identity, expression = normal(n, model.n_identity), normal(n, model.n_expression)
     rotation = camera.euler_to_matrix(0.3 * normal(n, 3).clamp(-1.5, 1.5))
     points = model(identity, expression)[:, model.landmarks]
-    image_points = camera.weak_perspective(
-        points, rotation, torch.full((n,), size, dtype=torch.float64), 100 + 20 * normal(n, 2)
-    )
-    return identity, expression, image_points + noise_px * normal(n, 68, 2)
+    scale, translation = torch.full((n,), size, dtype=torch.float64), 100 + 20 * normal(n, 2)
+    seen = camera.weak_perspective(points, rotation, scale, translation)
+    return identity, expression, seen + noise_px * normal(n, 68, 2)
 
 
 def mean_error(pred, true):
@@ -36,15 +35,12 @@ def test_eos_recovers_faces_from_exact_landmarks(model):
     fit = landmark_fit.LandmarkFitter(model, 0.01, 0.01, iterations=300)(points)  # it creeps
     assert fit["identity"].shape == identity.shape and fit["expression"].shape == expression.shape
     assert_close(fit["vertices"], model(fit["identity"], fit["expression"]))
-    for pred, true, zero in (
-        (model.neutral(fit["identity"]), model.neutral(identity), model.mean),
-        (
-            model.expression_offset(fit["expression"]),
-            model.expression_offset(expression),
-            0 * model.mean,
-        ),
+    for shape, found, true in (
+        (model.neutral, fit["identity"], identity),
+        (model.expression_offset, fit["expression"], expression),
     ):
-        assert mean_error(pred, true) < 0.03 * mean_error(zero, true)
+        of_mean_face = mean_error(shape(0 * true), shape(true))
+        assert mean_error(shape(found), shape(true)) < 0.03 * of_mean_face
 
 
 def test_signed_expressions_are_found(model):
@@ -56,11 +52,9 @@ def test_signed_expressions_are_found(model):
 
 
 def test_the_fit_does_not_depend_on_image_size_or_place(model):
-    points = projected(model, 3)[2]
-    fitter = landmark_fit.LandmarkFitter(model)
-    assert_close(
-        fitter(points)["identity"], fitter(points * 3.7 + 55)["identity"], atol=2e-3, rtol=0
-    )
+    points, fitter = projected(model, 3)[2], landmark_fit.LandmarkFitter(model)
+    one, other = fitter(points)["identity"], fitter(points * 3.7 + 55)["identity"]
+    assert_close(one, other, atol=2e-3, rtol=0)
 
 
 def test_large_lambda_gives_the_mean_face(model):
@@ -69,31 +63,21 @@ def test_large_lambda_gives_the_mean_face(model):
     assert mean_error(fit["vertices"], model.mean) < 0.05
 
 
-def test_noise_asks_for_more_regularisation(model):
-    lambdas = (0.01, 3.0)
-    settings = []
-    for noise_px in (0.0, 10.0):
-        identity, expression, points = projected(model, 12, seed=2, noise_px=noise_px)
-        best, table = landmark_fit.choose_regularisation(
-            model, points, identity, expression, lambdas, iterations=200
-        )
-        assert len(table) == 4
-        assert min(row["error_mm"] for row in table) == next(
-            r["error_mm"] for r in table if all(r[k] == best[k] for k in best)
-        )
-        settings.append(best)
-    assert settings[0] == dict(lambda_identity=0.01, lambda_expression=0.01)
-    assert settings[1] == dict(lambda_identity=3.0, lambda_expression=3.0)
+@pytest.mark.parametrize("noise_px, expected", [(0.0, 0.01), (10.0, 3.0)])
+def test_noise_asks_for_more_regularisation(model, noise_px, expected):
+    identity, expression, points = projected(model, 12, seed=2, noise_px=noise_px)
+    truth = points, identity, expression
+    best, table = landmark_fit.choose_regularisation(model, *truth, (0.01, 3.0), iterations=200)
+    assert best == dict(lambda_identity=expected, lambda_expression=expected)
+    errors = [row["error_mm"] for row in table]
+    assert len(errors) == 4 and best.items() <= table[errors.index(min(errors))].items()
 
 
 def test_a_fit_is_tuned_on_known_faces_of_the_same_kind(model):
     identity, expression, points = projected(model, 6, noise_px=3.0)
-    found, best = landmark_fit.fit_landmarks(
-        model, points[:2], (points[2:], identity[2:], expression[2:]), (0.1, 10.0)
-    )
-    chosen, table = landmark_fit.choose_regularisation(
-        model, points[2:], identity[2:], expression[2:], lambdas=(0.1, 10.0)
-    )
+    known = points[2:], identity[2:], expression[2:]
+    found, best = landmark_fit.fit_landmarks(model, points[:2], known, (0.1, 10.0))
+    chosen, table = landmark_fit.choose_regularisation(model, *known, lambdas=(0.1, 10.0))
     assert best == chosen and len({row["error_mm"] for row in table}) == 4
     for name, values in landmark_fit.fit(model, points[:2], **chosen).items():
         assert_close(found[name], values)

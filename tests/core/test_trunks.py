@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from e2far import network, training, trunks, weights
+from e2far import network, trunks, weights
 from e2far.analysis.features import matched_grids
 from e2far.network import E2FAR, Recognizer
 
@@ -184,8 +184,3 @@ def test_a_real_network_of_timm_takes_a_step():
     net = build("timm/resnet18", image_size=112).train()
     net(torch.rand(2, 3, 112, 112))["identity"].sum().backward()
     assert next(net.trunk.parameters()).grad.abs().sum() > 0
-
-
-def test_a_constant_rate_stays_after_its_warmup():
-    phase = training.Phase(100, 1e-3, 5e-4, schedule="constant", warmup=9)
-    assert phase.rates(0) == (1e-4, 5e-5) and phase.rates(9) == phase.rates(99) == (1e-3, 5e-4)

@@ -270,7 +270,7 @@ def test_seeds_are_points_beside_their_mean():
 
     figure = figures.seed_points(seeds, means)
     assert titles(figure.axes) == ["light, small", "full, small"] and figure.axes[0].get_ylabel()
-    control, fusion = points(figure.axes[0])
+    _, fusion = points(figure.axes[0])
     assert fusion.get_color() == plots.COLOURS["fusion"]
     tried = seeds[(seeds.variant == "control") | (seeds.regime == "light")]
     light, full = figures.seed_points(tried, means).axes

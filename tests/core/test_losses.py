@@ -30,74 +30,50 @@ def test_gram_form_is_the_plain_form_and_the_distance_between_meshes(model, draw
     pred, target, expression = draw(5, 6), draw(5, 6), draw(5, 4)
     energy = losses.vertex_energy(pred, target, losses.gram_factor(model.identity_basis))
     assert_close(energy, losses.vertex_energy_plain(pred, target, model.identity_basis))
-    assert_close(
-        energy, (model(pred, expression) - model(target, expression)).square().sum(-1).mean(-1)
-    )
+    offset = model(pred, expression) - model(target, expression)
+    assert_close(energy, offset.square().sum(-1).mean(-1))
 
 
 def test_dependent_modes_are_no_obstacle(model, draw):
     basis = model.identity_basis[..., [0, 1, 1]]
     pred, target = draw(2, 3), draw(2, 3)
-    assert_close(
-        losses.vertex_energy(pred, target, losses.gram_factor(basis)),
-        losses.vertex_energy_plain(pred, target, basis),
-    )
+    energy = losses.vertex_energy(pred, target, losses.gram_factor(basis))
+    assert_close(energy, losses.vertex_energy_plain(pred, target, basis))
 
 
 def test_one_millimetre_everywhere_is_one(model):
     basis = torch.zeros(10, 3, 1, dtype=torch.float64)
     basis[:, 1] = 1
-    assert_close(
-        losses.vertex_energy(
-            torch.ones(1, 1).double(), torch.zeros(1, 1).double(), losses.gram_factor(basis)
-        ),
-        torch.ones(1).double(),
-    )
+    one = torch.ones(1, 1).double()
+    assert_close(losses.vertex_energy(one, 0 * one, losses.gram_factor(basis)), one[0])
 
 
 def poses(draw, n):
-    angles = draw(n, 3) * 0.3
-    return camera.encode_pose(
-        camera.euler_to_matrix(angles), 0.5 + 0.05 * draw(n), 50 + 2 * draw(n, 2), 100
-    )
+    rotation = camera.euler_to_matrix(draw(n, 3) * 0.3)
+    return camera.encode_pose(rotation, 0.5 + 0.05 * draw(n), 50 + 2 * draw(n, 2), 100)
 
 
 def test_pose_energy_of_a_shift_is_its_square(model, draw):
     points, target = model.mean[model.landmarks].expand(3, -1, -1), poses(draw, 3)
     assert_close(losses.pose_energy(target, target, points), torch.zeros(3).double())
     pred = target.clone()
-    pred[:, 7] += 0.03
-    pred[:, 8] -= 0.04
-    assert_close(
-        losses.pose_energy(pred, target, points), torch.full((3,), 25.0).double()
-    )  # 5 percent of the side
+    pred[:, 7:] += torch.tensor([0.03, -0.04])  # 5 percent of the side
+    assert_close(losses.pose_energy(pred, target, points), torch.full((3,), 25.0).double())
 
 
 def test_pose_energy_measures_pixels_at_any_resolution(model, draw):
-    points, pred, target = (
-        model.mean[model.landmarks].expand(3, -1, -1),
-        poses(draw, 3),
-        poses(draw, 3),
-    )
-    px = [
-        camera.weak_perspective(points, *camera.decode_pose(pose, 180)) for pose in (pred, target)
-    ]
-    assert_close(
-        losses.pose_energy(pred, target, points),
-        ((px[0] - px[1]) * 100 / 180).square().sum(-1).mean(-1),
-    )
+    points, pred, target = model.mean[model.landmarks].expand(3, -1, -1), *poses(draw, 6).split(3)
+    seen = lambda pose: camera.weak_perspective(points, *camera.decode_pose(pose, 180))
+    percent = (seen(pred) - seen(target)) * 100 / 180
+    assert_close(losses.pose_energy(pred, target, points), percent.square().sum(-1).mean(-1))
 
 
 def test_gradients(model, draw):
-    factor, points = (
-        losses.gram_factor(model.identity_basis),
-        model.mean[model.landmarks[:5]].expand(2, -1, -1),
-    )
+    factor = losses.gram_factor(model.identity_basis)
+    points = model.mean[model.landmarks[:5]].expand(2, -1, -1)
     a, b = draw(2, 6).requires_grad_(), draw(2, 6)
     assert gradcheck(lambda x: losses.vertex_energy(x, b, factor), a)
     assert gradcheck(lambda x: losses.vertex_energy_plain(x, b, model.identity_basis[:9]), a)
     target = poses(draw, 2)
-    assert gradcheck(
-        lambda x: losses.pose_energy(x, target, points),
-        (target + 0.1 * draw(2, 9)).requires_grad_(),
-    )
+    pred = (target + 0.1 * draw(2, 9)).requires_grad_()
+    assert gradcheck(lambda x: losses.pose_energy(x, target, points), pred)

@@ -1,6 +1,5 @@
 import json
 import pickle
-import zipfile
 
 import numpy as np
 import pytest
@@ -27,109 +26,61 @@ def stored(tmp_path):
 
 def coefficients(model, n=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(
-        n, model.n_identity, generator=generator, dtype=model.mean.dtype
-    ), torch.randn(n, model.n_expression, generator=generator, dtype=model.mean.dtype)
+    draw = lambda count: torch.randn(n, count, generator=generator, dtype=model.mean.dtype)
+    return draw(model.n_identity), draw(model.n_expression)
 
 
 def test_the_regions_triangles_have_all_corners_in_it(model):
     assert torch.equal(model.region_triangles, model.triangles)
     model.region = torch.arange(40, 120)
     inside = set(model.region.tolist())
-    assert (
-        model.region_triangles.tolist()
-        == [corners for corners in model.triangles.tolist() if inside.issuperset(corners)]
-        != []
-    )
+    expected = [corners for corners in model.triangles.tolist() if inside.issuperset(corners)]
+    assert model.region_triangles.tolist() == expected != []
 
 
-def test_zero_coefficients_give_the_mean_face(model):
-    assert_close(
-        model(torch.zeros(2, 6, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.float64)),
-        model.mean.expand(2, -1, -1),
-    )
-
-
-def test_expression_zero_is_exactly_the_neutral_face(model):
+def test_zero_coefficients_give_the_mean_face_and_expression_zero_exactly_the_neutral(model):
     identity, expression = coefficients(model)
+    assert_close(model(0 * identity, 0 * expression), model.mean.expand(5, -1, -1))
     assert torch.equal(model(identity, 0 * expression), model.neutral(identity))
 
 
 def test_shapes_are_the_sum_written_out(model):
     identity, expression = coefficients(model)
-    for b, shape in enumerate(model(identity, expression)):
+    shapes = model(identity, expression)
+    for alpha, beta, shape in zip(identity, expression, shapes):
         slow = model.mean.clone()
-        for k in range(model.n_identity):
-            slow += identity[b, k] * model.identity_basis[:, :, k]
-        for k in range(model.n_expression):
-            slow += expression[b, k] * model.expression_basis[:, :, k]
+        for weight, mode in zip(alpha, model.identity_basis.unbind(2)):
+            slow += weight * mode
+        for weight, mode in zip(beta, model.expression_basis.unbind(2)):
+            slow += weight * mode
         assert_close(shape, slow)
+    assert_close(shapes - model.neutral(identity), model.expression_offset(expression))
 
 
-def test_linear_in_its_coefficients(model):
-    (a, b), (c, d) = coefficients(model), coefficients(model, seed=1)
-    assert_close(
-        model.expression_offset(2 * b - d),
-        2 * model.expression_offset(b) - model.expression_offset(d),
-    )
-    assert_close(model.neutral((a + c) / 2), (model.neutral(a) + model.neutral(c)) / 2)
-
-
-def test_expression_offset_belongs_to_no_identity(model):
-    identity, expression = coefficients(model)
-    assert_close(
-        model(identity, expression) - model.neutral(identity), model.expression_offset(expression)
-    )
+def rebuilt(model, **changes):
+    names = ("mean", "identity_basis", "expression_basis", "triangles", "landmarks", "units")
+    parts = {name: getattr(model, name) for name in names}
+    return MorphableModel(**parts | changes, unit_names=model.unit_names)
 
 
 def test_from_units_is_exact_for_units_in_the_span(model):
-    mixing = torch.randn(4, 3, dtype=torch.float64)
-    units = torch.einsum("ndl,lj->ndj", model.expression_basis, mixing)
-    model = MorphableModel(
-        model.mean,
-        model.identity_basis,
-        model.expression_basis,
-        model.triangles,
-        model.landmarks,
-        units=units,
-        unit_names=model.unit_names,
-    )
-    strengths = torch.rand(7, 3, dtype=torch.float64)
-    assert_close(
-        model.from_units(strengths), strengths @ mixing.T, atol=1e-4, rtol=0
-    )  # the matrix is rounded to five places
-    assert_close(
-        model.expression_offset(model.from_units(strengths)),
-        torch.einsum("ndj,bj->bnd", units, strengths),
-        atol=1e-3,
-        rtol=0,
-    )
+    mixing, strengths = torch.randn(4, 3).double(), torch.rand(7, 3).double()
+    units = model.expression_basis @ mixing
+    model = rebuilt(model, units=units)
+    found = model.from_units(strengths)
+    assert_close(found, strengths @ mixing.T, atol=1e-4, rtol=0)  # rounded to five places
+    expected = torch.einsum("ndj,bj->bnd", units, strengths)
+    assert_close(model.expression_offset(found), expected, atol=1e-3, rtol=0)
 
 
 def test_from_units_is_the_nearest_over_the_region(model):
     """No expression is nearer: the residual is at right angles to every mode there."""
     region = torch.arange(0, model.n_vertices, 2)
-    model = MorphableModel(
-        model.mean,
-        model.identity_basis,
-        model.expression_basis,
-        model.triangles,
-        model.landmarks,
-        region,
-        model.units,
-        model.unit_names,
-    )
-    strengths = torch.eye(3, dtype=torch.float64)
-    residual = (
-        torch.einsum("ndj,bj->bnd", model.units, strengths)
-        - model.expression_offset(model.from_units(strengths))
-    )[:, region]
-    assert_close(
-        torch.einsum("bnd,ndl->bl", residual, model.expression_basis[region]),
-        torch.zeros(3, 4, dtype=torch.float64),
-        atol=2e-2,
-        rtol=0,
-    )  # of modes with a square sum of 1,000
+    model = rebuilt(model, region=region)
+    found = model.expression_offset(model.from_units(torch.eye(3).double()))
+    residual = (model.units.permute(2, 0, 1) - found)[:, region]
+    along = torch.einsum("bnd,ndl->bl", residual, model.expression_basis[region])
+    assert_close(along, 0 * along, atol=2e-2, rtol=0)  # of modes with a square sum of 1,000
 
 
 def test_teeth_are_drawn_behind_their_place(model):
@@ -142,24 +93,18 @@ def test_teeth_are_drawn_behind_their_place(model):
 def test_save_and_load(tmp_path):
     model = toy_model(dtype=torch.float32)
     model.attributes["lips"] = torch.rand(model.n_vertices)
-    model.save(tmp_path / "new folder" / "toy.npz")
-    again = load_face_model(tmp_path / "new folder" / "toy.npz")
-    assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["toy.npz"]
+    path = tmp_path / "new folder" / "toy.npz"
+    model.save(path)
+    again = load_face_model(path)
+    assert list(path.parent.iterdir()) == [path]
     for name in ("mean", "triangles", "landmarks", "region"):
-        assert (
-            torch.equal(getattr(again, name), getattr(model, name))
-            and getattr(again, name).dtype == getattr(model, name).dtype
-        )
-    for name in ("identity_basis", "expression_basis", "units"):
-        assert torch.equal(
-            getattr(again, name), getattr(model, name).half().float()
-        )  # bases are stored at float16
+        assert_close(getattr(again, name), getattr(model, name), rtol=0, atol=0)
+    for name in ("identity_basis", "expression_basis", "units"):  # stored at float16
+        assert torch.equal(getattr(again, name), getattr(model, name).half().float())
     assert (again.name, again.unit_names) == ("toy", model.unit_names)
     assert torch.equal(again.attributes["lips"], model.attributes["lips"].half().float())
-    again.save(tmp_path / "again.npz")
-    assert (tmp_path / "again.npz").read_bytes() == (
-        tmp_path / "new folder" / "toy.npz"
-    ).read_bytes()  # what was rounded once stays
+    again.save(tmp_path / "again.npz")  # what was rounded once stays
+    assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
 
 
 def test_moves_as_one(model):
@@ -168,65 +113,36 @@ def test_moves_as_one(model):
 
 
 def test_a_missing_model_says_how_to_build_it(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="nothing.npz: it .* build it with `e2far build-face-model"
-    ):
+    with pytest.raises(FileNotFoundError, match="nothing.npz.*`e2far build-face-model"):
         load_face_model(tmp_path / "nothing.npz")
 
 
-def damaged(path, arrays, kind):
-    """Overwrite `path` with something that is not a face model."""
-    if kind == "truncated":
-        path.write_bytes(path.read_bytes()[:-500])
-    elif kind == "cut early":
-        path.write_bytes(path.read_bytes()[:50])
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "garbage":
-        path.write_bytes(b"no face here" * 50)
-    elif kind == "one byte changed":
-        content = bytearray(path.read_bytes())
-        content[len(content) // 3 : len(content) // 3 + 40] = b"x" * 40
-        path.write_bytes(content)
-    elif kind == "npy":
-        with open(path, "wb") as file:
-            np.save(file, arrays["mean"])
-    elif kind == "pickle":
-        path.write_bytes(pickle.dumps(arrays["mean"].tolist()))
-    elif kind == "other zip":
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("readme.txt", "hello")
-    elif kind == "header":
-        np.savez(path, **(arrays | dict(header=np.array("[1, 2"))))
-    elif kind == "header of another kind":
-        np.savez(path, **(arrays | dict(header=np.array("[1, 2]"))))
-    elif kind == "folder":
-        path.unlink()
-        path.mkdir()
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "truncated",
-        "cut early",
-        "empty",
-        "garbage",
-        "one byte changed",
-        "npy",
-        "pickle",
-        "other zip",
-        "header",
-        "header of another kind",
-        "folder",
-    ],
-)
-def test_files_that_are_no_face_model_give_one_line(stored, kind):
-    path, arrays = stored
-    damaged(path, arrays, kind)
-    with pytest.raises(ValueError, match="toy.npz") as caught:
+def refusal(path):
+    """What is wrong with the file, in one line that names it and says how to build another."""
+    with pytest.raises(ValueError, match=r"toy\.npz.*e2far build-face-model") as caught:
         load_face_model(path)
-    assert "\n" not in str(caught.value) and "e2far build-face-model" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_files_that_are_no_face_model_give_one_line(stored):
+    """More damage: test_damaged_files."""
+    path, arrays = stored
+    good = path.read_bytes()
+    for content in (b"", good[:50], good[:-500], b"no face here" * 50, pickle.dumps([1.0])):
+        path.write_bytes(content)
+        refusal(path)
+    for header in ("[1, 2", "[1, 2]"):
+        np.savez(path, **arrays | dict(header=np.array(header)))
+        refusal(path)
+    np.savez(path, **{name: array for name, array in arrays.items() if name != "triangles"})
+    assert "triangles" in refusal(path)
+    with open(path, "wb") as file:
+        np.save(file, arrays["mean"])
+    refusal(path)
+    path.unlink()
+    path.mkdir()
+    refusal(path)
 
 
 class Trap:
@@ -239,63 +155,42 @@ def test_nothing_in_a_file_is_executed(stored, tmp_path, monkeypatch, kind):
     path, arrays = stored
     monkeypatch.chdir(tmp_path)
     if kind == "inside":
-        np.savez(path, **(arrays | dict(mean=np.array([Trap()], dtype=object))))
+        np.savez(path, **arrays | dict(mean=np.array([Trap()], dtype=object)))
     else:
         path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match="toy.npz"):
-        load_face_model(path)
+    refusal(path)
     assert not (tmp_path / "sprung").exists()
-
-
-def test_a_file_that_lacks_a_part_is_named(stored):
-    path, arrays = stored
-    del arrays["triangles"]
-    np.savez(path, **arrays)
-    with pytest.raises(ValueError, match="toy.npz.*triangles"):
-        load_face_model(path)
 
 
 @pytest.mark.parametrize(
     "name, change, message",
     [
-        ("mean", lambda a: a[:, :2], r"mean has shape \(224, 2\)"),
-        ("identity_basis", lambda a: a[:-1], r"identity_basis has shape \(223, 3, 6\).*224"),
-        ("expression_basis", lambda a: a[:, :, 0], r"expression_basis has shape \(224, 3\)"),
+        ("mean", lambda a: a[:, :2], "mean has shape (224, 2)"),
+        ("identity_basis", lambda a: a[:-1], "identity_basis has shape (223, 3, 6)"),
         ("units", lambda a: a[:, :, :2], "3 unit names for 2 units"),
-        ("triangles", lambda a: a[:, :2], r"triangles has shape \(.*, 2\)"),
-        ("landmarks", lambda a: a[:51], r"landmarks has shape \(51,\)"),
+        ("landmarks", lambda a: a[:51], "landmarks has shape (51,)"),
         ("triangles", lambda a: a + 500, "triangles names vertex"),
         ("landmarks", lambda a: a - 500, "landmarks names vertex -"),
         ("mean", lambda a: a * np.nan, "mean holds numbers that are not finite"),
-        (
-            "identity_basis",
-            lambda a: a * np.inf,
-            "identity_basis holds numbers that are not finite",
-        ),
+        ("identity_basis", lambda a: a * np.inf, "identity_basis holds numbers that are not"),
     ],
 )
 def test_wrong_shapes_and_numbers_are_named_with_the_file(stored, name, change, message):
     path, arrays = stored
-    np.savez(path, **(arrays | {name: change(arrays[name])}))
-    with pytest.raises(ValueError, match=message) as caught:
-        load_face_model(path)
-    assert "toy.npz" in str(caught.value)
+    np.savez(path, **arrays | {name: change(arrays[name])})
+    assert message in refusal(path)
 
 
 def test_toy_model_repeats_and_has_a_face_of_its_own():
     one, same, other = toy_model(), toy_model(), toy_model(seed=1)
-    assert torch.equal(one.identity_basis, same.identity_basis) and not torch.equal(
-        one.identity_basis, other.identity_basis
-    )
+    assert torch.equal(one.identity_basis, same.identity_basis)
+    assert not torch.equal(one.identity_basis, other.identity_basis)
     assert len(set(one.landmarks.tolist())) == 68
-    edge = one.mean[one.triangles]
-    outward = torch.linalg.cross(edge[:, 1] - edge[:, 0], edge[:, 2] - edge[:, 0])
+    a, b, c = one.mean[one.triangles].unbind(1)
+    outward = torch.linalg.cross(b - a, c - a)
     assert (outward[:, 2] > -1e-9).float().mean() > 0.9  # counter-clockwise seen from the front
 
 
 def test_header_is_json(stored):
-    assert json.loads(str(stored[1]["header"]))["unit_names"] == [
-        "jawOpen",
-        "mouthSmileLeft",
-        "mouthSmileRight",
-    ]
+    names = json.loads(str(stored[1]["header"]))["unit_names"]
+    assert names == ["jawOpen", "mouthSmileLeft", "mouthSmileRight"]

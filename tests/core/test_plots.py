@@ -1,12 +1,14 @@
 import base64
 import io
+from itertools import product
 
-import matplotlib.colors
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgb
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from e2far import plots
@@ -22,44 +24,60 @@ def toy():
     return toy_model(dtype=torch.float32)
 
 
+def table(columns, rows):
+    return pd.DataFrame(rows, columns=columns.split())
+
+
 def labelled(figure):
     """Every axis that shows data says what it shows."""
-    return all(
-        axis.get_xlabel() and axis.get_ylabel()
-        for axis in figure.axes
-        if axis.axison and (axis.lines or axis.patches)
-    )
+    shown = [axis for axis in figure.axes if axis.axison and (axis.lines or axis.patches)]
+    return all(axis.get_xlabel() and axis.get_ylabel() for axis in shown)
 
 
-def test_every_method_has_a_colour_of_its_own():
-    for methods in (
-        ("mean face", "shared head", "two heads", "control", "fusion", "shipped", "oracle"),
-        ("eos, true landmarks", "eos, 2 px noise"),
-        ("identity", "expression", "pose"),
-    ):
-        colours = [matplotlib.colors.to_rgb(plots.COLOURS[m]) for m in methods]
-        assert len(set(colours)) == len(methods)
+def titles(axes):
+    return [axis.get_title() for axis in axes]
+
+
+def texts(labels):
+    return [label.get_text() for label in labels]
+
+
+def opened(png):
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def test_methods_that_are_compared_have_colours_of_their_own():
+    variants = ("mean face", "shared head", "two heads", "control", "fusion", "shipped", "oracle")
+    fits, tasks = ("eos, true landmarks", "eos, 2 px noise"), ("identity", "expression", "pose")
+    for methods in (variants, fits, tasks):
+        assert len({to_rgb(plots.COLOURS[method]) for method in methods}) == len(methods)
 
 
 def test_a_saved_figure_repeats_to_the_byte(tmp_path):
-    for name in ("one", "two"):
+    one, two = tmp_path / "made" / "one.png", tmp_path / "made" / "two.png"
+    for path in (one, two):
         figure, axis = plt.subplots()
         axis.plot([1, 2, 4])
-        assert plots.save(figure, tmp_path / "made" / f"{name}.png") is figure
-    assert (tmp_path / "made/one.png").read_bytes() == (tmp_path / "made/two.png").read_bytes()
-    assert "Software" not in Image.open(tmp_path / "made/one.png").info
+        assert plots.save(figure, path) is figure
+    assert one.read_bytes() == two.read_bytes() and "Software" not in Image.open(one).info
+
+
+def test_png_holds_the_picture():
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert_array_equal(opened(plots.png(picture)), picture)
+
+
+# ---- faces ---------------------------------------------------------------------------------------
 
 
 def test_faces_are_drawn_by_one_camera(toy):
     shapes = toy.neutral(torch.randn(3, 6, generator=torch.Generator().manual_seed(0)))
     pictures = plots.face_images(shapes, toy, size=60)
     assert pictures.shape == (3, 60, 60, 3) and pictures.dtype == np.uint8
-    assert (pictures[:, 0, 0] == 255).all() and (
-        pictures[:, 30, 30] < 250
-    ).all()  # white behind, a face in the middle
-    np.testing.assert_array_equal(plots.face_images(shapes[1:2], toy, size=60)[0], pictures[1])
-    larger = (plots.face_images(1.2 * shapes[:1], toy, size=60)[0] < 255).any(-1).sum()
-    assert larger > 1.3 * (pictures[0] < 255).any(-1).sum()  # a larger face is drawn larger
+    assert (pictures[:, 0, 0] == 255).all() and (pictures[:, 30, 30] < 250).all()  # on white
+    assert_array_equal(plots.face_images(shapes[1:2], toy, size=60)[0], pictures[1])
+    area = lambda pictures: (pictures[0] < 255).any(-1).sum()
+    assert area(plots.face_images(1.2 * shapes, toy, size=60)) > 1.3 * area(pictures)
 
 
 def test_a_turned_face_moves_its_nose_to_the_right_of_the_picture(toy):
@@ -67,251 +85,173 @@ def test_a_turned_face_moves_its_nose_to_the_right_of_the_picture(toy):
     colours = np.where(nose.numpy()[:, None], [1.0, 0, 0], [0, 0, 1.0])[None]
 
     def column(yaw):
-        picture = plots.face_images(toy.mean[None], toy, size=80, yaw_deg=yaw, albedo=colours)[
-            0
-        ].astype(int)
-        red = picture[..., 0] > picture[..., 2] + 30
-        return np.nonzero(red)[1].mean()
+        views = plots.face_images(toy.mean[None], toy, size=80, yaw_deg=yaw, albedo=colours)
+        red, _, blue = np.moveaxis(views[0].astype(int), -1, 0)
+        return np.nonzero(red > blue + 30)[1].mean()
 
     assert column(-30) < column(0) < column(30)
 
 
 def test_pictures_of_both_layouts_go_into_a_grid():
     figure = plots.image_grid(torch.rand(5, 3, 8, 8), columns=3, titles=list("abcde"), title="five")
-    assert len(figure.axes) == 6 and [axis.get_title() for axis in figure.axes] == [*"abcde", ""]
+    assert titles(figure.axes) == [*"abcde", ""]
     assert figure.axes[0].images[0].get_array().shape == (8, 8, 3)
-    same = plots.image_grid(np.zeros((2, 8, 8, 3), np.uint8), columns=2)
-    assert len(same.axes) == 2
+    assert len(plots.image_grid(np.zeros((2, 8, 8, 3), np.uint8), columns=2).axes) == 2
 
 
 def test_the_interactive_mesh_has_a_button_a_shape(toy):
-    figure = plots.mesh_view(
-        {"neutral": toy.mean.numpy(), "smile": toy.mean.numpy() + 1}, toy.triangles.numpy()
-    )
-    assert [trace.visible for trace in figure.data] == [True, False] and len(
-        figure.layout.updatemenus[0].buttons
-    ) == 2
+    shapes = {"neutral": toy.mean.numpy(), "smile": toy.mean.numpy() + 1}
+    figure = plots.mesh_view(shapes, toy.triangles.numpy())
+    assert [trace.visible for trace in figure.data] == [True, False]
+    assert len(figure.layout.updatemenus[0].buttons) == 2
     assert len(figure.data[0].x) == toy.n_vertices and len(figure.data[0].i) == len(toy.triangles)
-    assert (
-        figure.layout.scene.camera.projection.type != "orthographic"
-    )  # plotly lights the back then, and the face is black
+    # plotly would light the back, and the face would be black
+    assert figure.layout.scene.camera.projection.type != "orthographic"
+
+
+def test_errors_on_faces_wrap_into_rows_and_share_one_scale(toy):
+    errors = torch.rand(5, toy.n_vertices)
+    figure = plots.value_maps(
+        toy.mean.expand(5, -1, -1), errors, toy, list("abcde"), columns=3, inch=0.32
+    )
+    *maps, scale = [axis for axis in figure.axes if axis.axison or axis.images]
+    assert titles(maps) == list("abcde") and scale.get_ylabel() == "mm"
+    assert scale.get_ylim() == pytest.approx((0, float(errors.max())))
+
+
+def test_what_has_no_value_is_grey(toy):
+    values = torch.zeros(1, toy.n_vertices)
+    values[0, ::2] = torch.nan
+
+    def grey(values):
+        figure = plots.value_maps(toy.mean[None], values, toy, ["map"], limit=1.0)
+        return (np.ptp(np.asarray(figure.axes[0].images[0].get_array(), int), axis=-1) == 0).sum()
+
+    assert grey(values) > grey(values.nan_to_num())
+
+
+# ---- curves --------------------------------------------------------------------------------------
 
 
 def test_training_curves_show_what_the_logs_hold():
-    log = pd.DataFrame(
-        dict(
-            images=[10, 20, 30],
-            loss=[3.0, 2, 1],
-            neutral_mm=[np.nan, 4.0, 3.5],
-            neutral_mean_face_mm=[np.nan, 4.2, 4.2],
-        )
-    )
+    rows = (10, 3.0, np.nan, np.nan), (20, 2.0, 4.0, 4.2), (30, 1.0, 3.5, 4.2)
+    log = table("images loss neutral_mm neutral_mean_face_mm", rows)
     figure = plots.training_curves({"fusion, seed 0": log, "control": log[["images", "loss"]]})
-    shown = [axis for axis in figure.axes if axis.axison]
-    assert [axis.get_ylabel() for axis in shown] == ["loss", "neutral shape (mm)"] and labelled(
-        figure
-    )
-    assert [len(axis.lines) for axis in shown] == [
-        2,
-        2,
-    ]  # two methods; one method and the mean face
-    assert (
-        shown[0].lines[0].get_color() == plots.COLOURS["fusion"]
-        and shown[0].lines[1].get_color() == plots.COLOURS["control"]
-    )
+    loss, neutral = (axis for axis in figure.axes if axis.axison)
+    assert (loss.get_ylabel(), neutral.get_ylabel()) == ("loss", "neutral shape (mm)")
+    assert labelled(figure)
+    colours = [line.get_color() for line in loss.lines]
+    assert colours == [plots.COLOURS["fusion"], plots.COLOURS["control"]]
+    assert len(neutral.lines) == 2  # one method and the mean face
     plots.training_curves({})  # before the first step
 
 
 def test_cumulative_curves_reach_their_shares():
-    figure = cumulative_errors(
-        {"fusion": np.array([1.0, 2, 3, 4]), "mean face": np.array([9.0, 9.0])}, 8, "errors"
-    )
+    errors = {"fusion": np.array([1.0, 2, 3, 4]), "mean face": np.array([9.0, 9.0])}
+    figure = cumulative_errors(errors, 8, "errors")
     x, y = figure.axes[0].lines[0].get_data()
-    assert (
-        labelled(figure)
-        and (np.diff(y) >= 0).all()
-        and y[np.searchsorted(x, 2.5)] == 50
-        and y[-1] == 100
-    )
+    assert labelled(figure) and (np.diff(y) >= 0).all()
+    assert y[np.searchsorted(x, 2.5)] == 50 and y[-1] == 100
     assert figure.axes[0].lines[1].get_ydata()[-1] == 0
 
 
+def test_curves_have_an_axis_that_fits_and_a_single_answer_is_a_point():
+    rows = [("goes on", 0, 1.0, 1.0, 1.0), ("goes on", 1, 0.8, 0.7, 0.9)]
+    rows += [("goes on", 50, 0.7, 0.6, 0.8), ("looks once", 1, 0.6, 0.5, 0.7)]
+    errors = table("method iteration ratio low high", rows)
+    axis = error_curves(errors, "iteration", "iterations").axes[0]
+    many, once = (container.lines[0] for container in axis.containers)
+    assert axis.get_xscale() == "log" and list(many.get_xdata()) == [1, 50]
+    assert list(once.get_ydata()) == [0.6] and once.get_linestyle() == "None"
+    few = error_curves(errors[errors.iteration < 2], "iteration", "iterations").axes[0]
+    assert few.get_xscale() == "linear" and list(few.containers[0].lines[0].get_xdata()) == [0, 1]
+
+
+def test_times_are_bars_with_their_spread():
+    times = table("name median low high", [("a", 2.0, 1.5, 3.0), ("b", 5.0, 4.0, 7.0)])
+    figure = time_bars(times, "ms a picture", "one picture")
+    assert labelled(figure) and [bar.get_width() for bar in figure.axes[0].patches] == [2, 5]
+    assert texts(figure.axes[0].get_yticklabels()) == ["a", "b"]
+
+
+def test_growth_in_proportion_lies_on_its_dashed_line():
+    rates = product((("synthesis", 0.01), ("training", 0.002)), (1000, 4000, 16000))
+    rows = [(stage, n, n * rate, 0.0) for (stage, rate), n in rates]
+    figure = growth(table("stage pictures seconds more_gb", rows))
+    time, memory = figure.axes
+    for marks, dashes in (time.lines[:2], time.lines[2:]):
+        assert_allclose(marks.get_ydata(), dashes.get_ydata())
+    assert texts(figure.legends[0].get_texts()) == ["synthesis", "training"]
+    assert texts(memory.get_xticklabels()) == ["1,000", "4,000", "16,000"]
+
+
+def test_throughput_has_a_line_for_each_work_and_number_of_threads():
+    cases = product(("forward", "training"), (1, 2), (1, 16))
+    rows = [(work, t, b, b * t, b * t - 0.5, b * t + 0.5) for work, t, b in cases]
+    figure = throughput(table("work threads batch_size median low high", rows), "pictures")
+    lines = figure.axes[0].containers
+    assert figure.axes[0].get_xlabel() and figure.axes[0].get_ylabel() and len(lines) == 4
+    assert_allclose(lines[1].lines[0].get_xydata(), [(1, 2), (16, 32)])
+
+
+# ---- the wings' figures --------------------------------------------------------------------------
+
+
 def depth_table(trunks=("looks fixed", "random")):
-    return pd.DataFrame(
-        [
-            (target, trunk, f"pool{i}", i / 10, i / 10 - 0.05, i / 10 + 0.05)
-            for target in ("identity", "expression", "pose")
-            for trunk in trunks
-            for i in range(1, 6)
-        ],
-        columns=["target", "trunk", "layer", "value", "low", "high"],
-    )
+    cases = product(("identity", "expression", "pose"), trunks, range(1, 6))
+    rows = [(*who, f"pool{i}", i / 10, i / 10 - 0.05, i / 10 + 0.05) for *who, i in cases]
+    return table("target trunk layer value low high", rows)
 
 
 def test_depth_is_drawn_in_the_order_of_the_layers():
     figure = figures.depth_panels(depth_table(), "explained variance", columns=2)
-    assert [axis.get_title() for axis in figure.axes] == [
-        "identity",
-        "expression",
-        "pose",
-        "",
-    ] and figure.axes[0].get_ylabel() == "explained variance"
-    assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == [
-        f"pool{i}" for i in range(1, 6)
-    ]
-    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert titles(figure.axes) == ["identity", "expression", "pose", ""]
+    assert figure.axes[0].get_ylabel() == "explained variance"
+    assert texts(figure.axes[1].get_xticklabels()) == [f"pool{i}" for i in range(1, 6)]
     fixed, random = figure.axes[0].lines[:2]
-    assert (fixed.get_linestyle(), fixed.get_marker()) != (
-        random.get_linestyle(),
-        random.get_marker(),
-    )  # readable without colour
-    assert (
-        len(figures.depth_panels(depth_table("abcdefg"), "").axes[0].lines) == 8
-    )  # seven trunks and zero
+    assert_allclose(fixed.get_ydata(), [0.1, 0.2, 0.3, 0.4, 0.5])
+    looks = {(line.get_linestyle(), line.get_marker()) for line in (fixed, random)}
+    assert len(looks) == 2  # readable without colour
+    many = figures.depth_panels(depth_table("abcdefg"), "")
+    assert len(many.axes[0].lines) == 8  # seven trunks and zero
 
 
 def test_depth_can_be_explored():
     figure = figures.depth_view(depth_table(), "explained variance")
-    assert [trace.name for trace in figure.data if trace.visible] == [
-        "looks fixed",
-        "random",
-    ] and len(figure.data) == 6
+    assert [one.name for one in figure.data if one.visible] == ["looks fixed", "random"]
     button = figure.layout.updatemenus[0].buttons[2]
-    assert button.label == "pose" and [
-        trace.meta for trace, shown in zip(figure.data, button.args[0]["visible"]) if shown
-    ] == ["pose", "pose"]
+    shown = [one.meta for one, on in zip(figure.data, button.args[0]["visible"]) if on]
+    assert button.label == "pose" and shown == ["pose", "pose"] and len(figure.data) == 6
     assert list(figure.data[0].error_y.array) == pytest.approx([0.05] * 5)
 
 
 def test_heat_maps_share_one_scale():
-    tables = {
-        name: pd.DataFrame([[0.0, scale], [0.5, 1.0]], ["blink", "jaw"], ["pool1", "pool5"])
-        for name, scale in (("a", 0.2), ("b", 3.0))
-    }
-    figure = figures.heat_maps(tables, "explained variance")
+    heat = lambda top: pd.DataFrame([[0.0, top], [0.5, 1]], ["blink", "jaw"], ["pool1", "pool5"])
+    figure = figures.heat_maps(dict(a=heat(0.2), b=heat(3.0)), "explained variance")
     images = [axis.images[0] for axis in figure.axes[:2]]
-    assert {image.get_clim() for image in images} == {(0.0, 3.0)} and images[0].get_array()[
-        0, 1
-    ] == pytest.approx(0.2)
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [
-        "blink",
-        "jaw",
-    ] and figure.axes[-1].get_ylabel() == "explained variance"
+    assert {image.get_clim() for image in images} == {(0.0, 3.0)}
+    assert images[0].get_array()[0, 1] == pytest.approx(0.2)
+    assert texts(figure.axes[0].get_yticklabels()) == ["blink", "jaw"]
+    assert figure.axes[-1].get_ylabel() == "explained variance"
 
 
 def test_a_gallery_shows_one_picture_at_a_time():
-    pictures = {
-        name: np.full((8, 12, 3), grey, np.uint8) for name, grey in (("pool1", 0), ("pool5", 255))
-    }
-    figure = figures.layer_gallery(pictures)
-    assert [trace.visible for trace in figure.data] == [True, False] and [
-        step.label for step in figure.layout.sliders[0].steps
-    ] == ["pool1", "pool5"]
-    assert figure.layout.sliders[0].steps[1].args[0]["visible"] == [False, True]
-    assert (
-        np.asarray(
-            Image.open(io.BytesIO(base64.b64decode(figure.data[1].source.split(",")[1])))
-        ).mean()
-        == 255
-    )
+    grey = lambda value: np.full((8, 12, 3), value, np.uint8)
+    figure = figures.layer_gallery(dict(pool1=grey(0), pool5=grey(255)))
+    assert [trace.visible for trace in figure.data] == [True, False]
+    steps = figure.layout.sliders[0].steps
+    assert [step.label for step in steps] == ["pool1", "pool5"]
+    assert steps[1].args[0]["visible"] == [False, True]
+    assert opened(base64.b64decode(figure.data[1].source.split(",")[1])).mean() == 255
 
 
 def test_each_row_of_places_has_its_own_scale():
-    maps = {
-        row: {
-            layer: scale * torch.ones(4, 4) for layer, scale in (("pool4", one), ("pool5", other))
-        }
-        for row, one, other in (("identity", 1, 2), ("expression", 6, 5))
-    }
+    row = lambda one, other: dict(pool4=one * torch.ones(4, 4), pool5=other * torch.ones(4, 4))
+    maps = dict(identity=row(1, 2), expression=row(6, 5))
     figure = figures.place_maps(torch.rand(3, 16, 16), maps, patch=4, stride=4)
-    limits = [axis.images[1].get_clim() for axis in figure.axes if len(axis.images) == 2]
-    assert limits == [(0, 2), (0, 2), (0, 6), (0, 6)]
-    assert [axis.get_title() for axis in figure.axes if len(axis.images) == 2] == [
-        "pool4",
-        "pool5",
-        "",
-        "",
-    ]
-
-
-def test_errors_on_faces_share_one_scale(toy):
-    errors = torch.rand(2, toy.n_vertices) * torch.tensor([[1.0], [3.0]])
-    figure = plots.value_maps(toy.mean.expand(2, -1, -1), errors, toy, ["a", "b"])
-    assert [axis.get_title() for axis in figure.axes[:2]] == ["a", "b"] and len(
-        figure.axes
-    ) == 3  # the third is the colour bar
-
-
-def test_times_are_bars_with_their_spread():
-    table = pd.DataFrame(dict(name=["a", "b"], median=[2.0, 5.0], low=[1.5, 4.0], high=[3.0, 7.0]))
-    figure = time_bars(table, "ms a picture", "one picture")
-    assert labelled(figure) and [bar.get_width() for bar in figure.axes[0].patches] == [2, 5]
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
-
-
-def test_growth_in_proportion_lies_on_its_dashed_line():
-    table = pd.DataFrame(
-        [
-            dict(stage=stage, pictures=n, seconds=n * rate, more_gb=0.0)
-            for stage, rate in (("synthesis", 0.01), ("training", 0.002))
-            for n in (1000, 4000, 16000)
-        ]
-    )
-    figure = growth(table)
-    time, memory = figure.axes
-    for marks, dashes in (time.lines[:2], time.lines[2:]):
-        assert np.allclose(marks.get_ydata(), dashes.get_ydata())
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "synthesis",
-        "training",
-    ] and [tick.get_text() for tick in memory.get_xticklabels()] == ["1,000", "4,000", "16,000"]
-
-
-def test_throughput_has_a_line_for_each_work_and_number_of_threads():
-    table = pd.DataFrame(
-        [
-            (w, t, b, b * t, b * t - 0.5, b * t + 0.5)
-            for w in ("forward", "training")
-            for t in (1, 2)
-            for b in (1, 16)
-        ],
-        columns=["work", "threads", "batch_size", "median", "low", "high"],
-    )
-    figure = throughput(table, "pictures")
-    axis = figure.axes[0]
-    assert axis.get_xlabel() and axis.get_ylabel() and len(axis.containers) == 4
-    np.testing.assert_allclose(axis.containers[1].lines[0].get_xydata(), [(1, 2), (16, 32)])
-
-
-def test_seeds_are_points_beside_their_mean():
-    table = pd.DataFrame(
-        [
-            ("small", v, e, r)
-            for v in ("control", "fusion")
-            for e in ("light", "full")
-            for r in (0.8, 0.9, 1.0)
-        ],
-        columns=["trunk", "variant", "regime", "ratio"],
-    )
-    means = (
-        table.groupby(["trunk", "variant", "regime"], sort=False)["ratio"]
-        .agg(mean="mean", low="min", high="max")
-        .reset_index()
-    )
-    figure = figures.seed_points(table, means)
-    assert [axis.get_title() for axis in figure.axes] == [
-        "light, small",
-        "full, small",
-    ] and figure.axes[0].get_ylabel()
-    points = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
-    assert len(points) == 2 and points[1].get_color() == plots.COLOURS["fusion"]
-    untried = figures.seed_points(
-        table[(table.variant == "control") | (table.regime == "light")], means
-    )
-    assert [sum(len(line.get_xdata()) == 3 for line in axis.lines) for axis in untried.axes] == [
-        2,
-        1,
-    ]
+    shown = [axis for axis in figure.axes if len(axis.images) == 2]
+    assert [axis.images[1].get_clim() for axis in shown] == [(0, 2), (0, 2), (0, 6), (0, 6)]
+    assert titles(shown) == ["pool4", "pool5", "", ""]
 
 
 def test_occlusion_maps_share_one_scale():
@@ -321,84 +261,37 @@ def test_occlusion_maps_share_one_scale():
     assert len(shown) == 4 and len({image.get_clim() for image in shown}) == 1
 
 
+def test_seeds_are_points_beside_their_mean():
+    cases = product(["small"], ("control", "fusion"), ("light", "full"), (0.8, 0.9, 1.0))
+    seeds = table("trunk variant regime ratio", cases)
+    ratios = seeds.groupby(["trunk", "variant", "regime"], sort=False)["ratio"]
+    means = ratios.agg(mean="mean", low="min", high="max").reset_index()
+    points = lambda axis: [line for line in axis.lines if len(line.get_xdata()) == 3]
+
+    figure = figures.seed_points(seeds, means)
+    assert titles(figure.axes) == ["light, small", "full, small"] and figure.axes[0].get_ylabel()
+    _, fusion = points(figure.axes[0])
+    assert fusion.get_color() == plots.COLOURS["fusion"]
+    tried = seeds[(seeds.variant == "control") | (seeds.regime == "light")]
+    light, full = figures.seed_points(tried, means).axes
+    assert (len(points(light)), len(points(full))) == (2, 1)
+
+
 def test_face_measures_stand_beside_the_survey():
-    """Each mark is where its mean is, as a difference from the survey's; the dashed line is the geometric mean."""
+    """Each mark is where its mean is, as a difference from the survey's; the dashed line is the
+    geometric mean."""
     names = list(anthropometry.NORMS)
-    found = {
-        name: anthropometry.population(name)[0] + torch.tensor([1.0, 2.0, 3.0]) for name in names
-    }
-    spread = pd.DataFrame(
-        [
-            (sd, name, sd * factor)
-            for sd in (0.1, 0.2)
-            for name, factor in (("face height", 2.0), ("nasal index", 8.0))
-        ],
-        columns=["local_sd", "measure", "spread_ratio"],
-    )
-    figure = face_measures(found, spread, 0.2)
+    population = lambda name: anthropometry.population(name)[0]
+    found = {name: population(name) + torch.tensor([1.0, 2.0, 3.0]) for name in names}
+    cases = product((0.1, 0.2), (("face height", 2.0), ("nasal index", 8.0)))
+    rows = [(sd, measure, sd * factor) for sd, (measure, factor) in cases]
+    figure = face_measures(found, table("local_sd measure spread_ratio", rows), 0.2)
+
     left, right = figure.axes
     assert labelled(figure) and len(left.get_yticks()) == len(names) - len(anthropometry.INDICES)
-    marks = [
-        bar.lines[0].get_xydata()[0] for bar in left.containers[:3]
-    ]  # ours, women, men of the first measure
+    # Of the first measure: ours, women, men
+    marks = [bar.lines[0].get_xydata()[0, 0] for bar in left.containers[:3]]
     women, men = (anthropometry.NORMS[names[0]][sex][0] for sex in ("female", "male"))
-    np.testing.assert_allclose(
-        [x for x, _ in marks], [2, (women - men) / 2, (men - women) / 2], atol=1e-5
-    )
+    assert_allclose(marks, [2, (women - men) / 2, (men - women) / 2], atol=1e-5)
     dashed = next(line for line in right.lines if line.get_linestyle() == "--")
-    np.testing.assert_allclose(dashed.get_xydata(), [(0.1, 0.4), (0.2, 0.8)])
-
-
-def test_png_holds_the_picture():
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(plots.png(picture)))), picture)
-
-
-def test_value_maps_wrap_into_rows(face_model):
-    figure = plots.value_maps(
-        face_model.mean[None].repeat(5, 1, 1),
-        np.zeros((5, face_model.n_vertices)),
-        face_model,
-        list("abcde"),
-        columns=3,
-        inch=0.32,
-    )
-    shown = [axis for axis in figure.axes if axis.images]
-    assert len(shown) == 5 and [axis.get_title() for axis in shown] == list("abcde")
-
-
-def test_curves_have_an_axis_that_fits_and_a_single_answer_is_a_point():
-    table = pd.DataFrame(
-        dict(
-            method=["goes on"] * 3 + ["looks once"],
-            iteration=[0, 1, 50, 1],
-            ratio=[1.0, 0.8, 0.7, 0.6],
-            low=[1.0, 0.7, 0.6, 0.5],
-            high=[1.0, 0.9, 0.8, 0.7],
-        )
-    )
-    axis = error_curves(table, "iteration", "iterations").axes[0]
-    many, once = (container.lines[0] for container in axis.containers)
-    assert (
-        axis.get_xscale() == "log"
-        and list(many.get_xdata()) == [1, 50]
-        and list(once.get_ydata()) == [0.6]
-        and once.get_linestyle() == "None"
-    )
-    few = error_curves(table[table.iteration < 2], "iteration", "iterations").axes[0]
-    assert few.get_xscale() == "linear" and list(few.containers[0].lines[0].get_xdata()) == [0, 1]
-
-
-def test_what_has_no_value_is_grey(toy):
-    values = torch.zeros(1, toy.n_vertices)
-    values[0, ::2] = torch.nan
-    blank, half = (
-        plots.value_maps(toy.mean[None], given, toy, ["map"], limit=1.0)
-        .axes[0]
-        .images[0]
-        .get_array()
-        for given in (values.nan_to_num(), values)
-    )
-    assert (np.ptp(np.asarray(half, int), axis=-1) == 0).sum() > (
-        np.ptp(np.asarray(blank, int), axis=-1) == 0
-    ).sum()
+    assert_allclose(dashed.get_xydata(), [(0.1, 0.4), (0.2, 0.8)])

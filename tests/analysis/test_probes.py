@@ -41,7 +41,8 @@ def pictures(n, size):
 
 
 class Network(nn.Module):
-    """pool1 is the picture at half size, fc1 the four quadrants' grey; identity is the left half's grey, expression the top left corner's."""
+    """pool1 is the picture at half size, fc1 the four quadrants' grey; identity is the left half's
+    grey, expression the top left corner's."""
 
     def __init__(self):
         super().__init__()
@@ -52,15 +53,13 @@ class Network(nn.Module):
         return dict(pool1=self.weight * nn.functional.avg_pool2d(image, 2))
 
     def activations(self, image):
-        return self.features(image) | dict(
-            fusion=image[:, :2, ::8, ::8], fc1=image[:, 0, ::16, ::16].flatten(1)
-        )
+        heads = dict(fusion=image[:, :2, ::8, ::8], fc1=image[:, 0, ::16, ::16].flatten(1))
+        return self.features(image) | heads
 
     def forward(self, image):
-        return dict(
-            identity=image[:, 0, :, :16].mean((1, 2))[:, None],
-            expression=2 * image[:, 0, :8, :8].mean((1, 2))[:, None].repeat(1, 2),
-        )
+        left, corner = image[:, 0, :, :16], image[:, 0, :8, :8]
+        expression = 2 * corner.mean((1, 2))[:, None].repeat(1, 2)
+        return dict(identity=left.mean((1, 2))[:, None], expression=expression)
 
 
 def test_layer_features_keep_the_place():
@@ -76,14 +75,11 @@ def test_layer_features_keep_the_place():
 
 def test_layer_features_take_vectors_and_whole_maps():
     faces, layers = Faces(), ("pixels", "fc1", "fusion", "pool1")
-    found = layer_features(Network(), faces, layers, dict(pixels=2, pool1=1), batch_size=6)
-    assert {name: x.shape for name, x in found.items()} == dict(
-        pixels=(20, 12), fc1=(20, 4), fusion=(20, 2 * 4 * 4), pool1=(20, 3)
-    )
+    found = layer_features(Network(), faces, layers, dict(pixels=2), batch_size=6)
+    lengths = dict(pixels=12, fc1=4, fusion=2 * 4 * 4, pool1=3 * 16 * 16)
+    assert {name: x.shape for name, x in found.items()} == {k: (20, n) for k, n in lengths.items()}
     assert all(x.dtype == np.float32 for x in found.values())
     np.testing.assert_array_equal(found["fc1"], faces.grey)
-    whole = layer_features(Network(), faces, ("pixels", "pool1"))
-    assert whole["pool1"].shape == (20, 3 * 16 * 16) and whole["pixels"].shape == (20, 3 * 32 * 32)
 
 
 def test_layer_features_name_what_the_networks_name():
@@ -93,18 +89,13 @@ def test_layer_features_name_what_the_networks_name():
 
 
 def test_layer_features_take_pictures_themselves():
-    class Batches:
-        def __len__(self):
-            return 5
-
-        def __getitems__(self, rows):
-            return dict(image=pictures(5, 32)[rows].float() / 255)
-
+    faces = Faces(5)
+    stored = (255 * faces.__getitems__(range(5))["image"]).round().to(torch.uint8)
     one, other = (
-        layer_features(Network(), faces, ("pool1",), batch_size=2)["pool1"]
-        for faces in (pictures(5, 32), Batches())
+        layer_features(Network(), images, ("pool1",), batch_size=2)["pool1"]
+        for images in (stored, faces)
     )
-    assert np.array_equal(one, other)
+    np.testing.assert_allclose(one, other, atol=0.51 / 255)
 
 
 def people(n=120, pictures=5, d=40, t=3):
@@ -114,20 +105,20 @@ def people(n=120, pictures=5, d=40, t=3):
 
 def test_a_feature_that_is_the_coefficient_explains_all_and_noise_nothing():
     person, noise, target = people()
-    telling = np.concatenate(
-        [noise[:, :5], target @ rng.normal(size=(3, 3)), np.zeros((len(target), 1))], 1
-    )
+    mixed, dead = target @ rng.normal(size=(3, 3)), np.zeros((len(target), 1))
+    telling = np.concatenate([noise[:, :5], mixed, dead], 1)
     train = person < 80
-    for features, low, high in ((telling, 0.999, 1.0), (noise, -0.05, 0.05)):
+    for features, least, most in ((telling, 0.999, 1.0), (noise, -0.05, 0.05)):
         probe = probes.fit_probe(features[train], target[train], person[train])
-        value, below, above = probes.explained_variance(
-            probe.predict(features[~train]), target[~train], person=person[~train]
-        )
-        assert low <= value <= high and below <= value <= above
+        predicted = probe.predict(features[~train])
+        found = probes.explained_variance(predicted, target[~train], person=person[~train])
+        value, low, high = found
+        assert least <= value <= most and low <= value <= high
 
 
 def test_regularisation_is_chosen_across_people():
-    """Features that only tell people apart predict what a person always does, for people already met. Folds by person see through it."""
+    """Features that only tell people apart predict what a person always does, for people already
+    met. Folds by person see through it."""
     n, pictures = 40, 10
     person = np.repeat(np.arange(n), pictures)
     features = np.eye(n)[person] + 0.01 * rng.normal(size=(n * pictures, n))
@@ -137,9 +128,8 @@ def test_regularisation_is_chosen_across_people():
 
 
 def ridge_on_components(features, target, alpha, dimension):
-    return make_pipeline(
-        StandardScaler(), PCA(dimension, svd_solver="full"), Ridge(alpha=alpha)
-    ).fit(features, target)
+    components = PCA(dimension, svd_solver="full")
+    return make_pipeline(StandardScaler(), components, Ridge(alpha=alpha)).fit(features, target)
 
 
 def test_a_probe_is_ridge_regression_on_components_and_a_plain_readout():
@@ -153,36 +143,33 @@ def test_a_probe_is_ridge_regression_on_components_and_a_plain_readout():
     np.testing.assert_allclose(probe.predict(features), expected.predict(features), rtol=1e-8)
 
 
-def test_the_path_of_alphas_is_ridge_regression_at_each():
-    features, target, alphas = (
-        rng.normal(size=(50, 7)) + 3,
-        rng.normal(size=(50, 2)) - 5,
-        (0.1, 10.0, 1e4),
-    )
-    for x in (features, np.concatenate([features, features], 1)):  # of full rank, and not
-        for alpha, weight, bias in zip(alphas, *probes.ridge_path(x, target, alphas)):
-            expected = Ridge(alpha=alpha).fit(x, target)
-            np.testing.assert_allclose(weight, expected.coef_.T, atol=1e-10)
-            np.testing.assert_allclose(bias, expected.intercept_, atol=1e-10)
+@pytest.mark.parametrize("copies", [1, 2])  # of full rank, and not
+def test_the_path_of_alphas_is_ridge_regression_at_each(copies):
+    x = np.tile(rng.normal(size=(50, 7)) + 3, copies)
+    target, alphas = rng.normal(size=(50, 2)) - 5, (0.1, 10.0, 1e4)
+    for alpha, weight, bias in zip(alphas, *probes.ridge_path(x, target, alphas)):
+        expected = Ridge(alpha=alpha).fit(x, target)
+        np.testing.assert_allclose(weight, expected.coef_.T, atol=1e-10)
+        np.testing.assert_allclose(bias, expected.intercept_, atol=1e-10)
 
 
 def test_nested_predictions_know_what_a_feature_holds():
-    """A feature that is the coefficient tells all of it, noise nothing, and one that tells people apart nothing about people not yet met."""
+    """A feature that is the coefficient tells all of it, noise nothing, and one that tells people
+    apart nothing about people not yet met."""
     person, noise, target = people()
     person = rng.permutation(person)  # pictures of a person do not lie together
     habit = rng.normal(size=(120, 2))[person]  # what a person always does
     targets = dict(held=target, absent=rng.normal(size=(600, 4)), habit=habit)
-    found = probes.nested_predictions(np.concatenate([target, noise[:, :5]], 1), targets, person)
-    share = lambda name, found: probes.explained_variance(
-        found[name], targets[name], person=person, samples=50
-    )[0]
-    assert share("held", found) > 0.999 and abs(share("absent", found)) < 0.05
-    assert {name: x.shape for name, x in found.items()} == {
-        name: x.shape for name, x in targets.items()
-    }
-    apart = probes.nested_predictions(np.eye(120)[person], targets, person)
+
+    def share(name, features):
+        found = probes.nested_predictions(features, targets, person)[name]
+        assert found.shape == targets[name].shape
+        return probes.explained_variance(found, targets[name], person=person, samples=50)[0]
+
+    telling, apart = np.concatenate([target, noise[:, :5]], 1), np.eye(120)[person]
+    assert share("held", telling) > 0.999 and abs(share("absent", telling)) < 0.05
     assert abs(share("habit", apart)) < 0.05
-    seen = ridge_on_components(np.eye(120)[person], habit, 0.1, 119).predict(np.eye(120)[person])
+    seen = ridge_on_components(apart, habit, 0.1, 119).predict(apart)
     # It could, of people it has met.
     assert probes.explained_variance(seen, habit, samples=1)[0] > 0.99
 
@@ -196,28 +183,22 @@ def test_every_block_of_targets_has_an_alpha_of_its_own():
 
 
 def test_nested_predictions_are_out_of_fold():
-    """What is predicted for a person does not change with their own targets, and depends on everybody else's."""
+    """What is predicted for a person does not change with their own targets, and depends on
+    everybody else's."""
     person, features, target = people(20, d=6)
     person = rng.permutation(person)
     target += features[:, :3]
+    predict = lambda y: probes.nested_predictions(features, dict(t=y), person)["t"]
     changed = target + 9 * (person == 4)[:, None]
-    one, other = (
-        probes.nested_predictions(features, dict(t=y), person)["t"] for y in (target, changed)
-    )
-    fixed = np.isclose(one, other).all(1)
-    assert (
-        fixed[person == 4].all()
-        and 4 <= len(set(person[fixed])) <= 6
-        and not fixed[~np.isin(person, person[fixed])].any()
-    )
+    fixed = np.isclose(predict(target), predict(changed)).all(1)
+    fold = set(person[fixed])
+    assert 4 in fold and 4 <= len(fold) <= 6
+    assert (fixed == np.isin(person, [*fold])).all()
 
 
 def test_people_are_recognised_by_what_tells_them_apart():
-    person = np.tile(np.arange(20), 8)
-    telling, noise = (
-        np.eye(20)[person] + 1e-3 * rng.normal(size=(160, 20)),
-        rng.normal(size=(160, 30)),
-    )
+    person, noise = np.tile(np.arange(20), 8), rng.normal(size=(160, 30))
+    telling = np.eye(20)[person] + 1e-3 * noise[:, :20]
     assert (probes.recognise(telling, person) == person).all()
     assert (probes.recognise(noise, person) == person).mean() < 0.15  # chance is 1 / 20
 
@@ -232,17 +213,16 @@ def test_layers_are_compared_at_one_dimension():
 def test_explained_variance_is_weighed_by_vertices():
     target = rng.normal(size=(500, 3))
     target -= target.mean(0)
-    assert probes.explained_variance(target, target)[0] == 1
-    assert probes.explained_variance(0 * target, target)[0] == pytest.approx(0)
+    explained = lambda *arrays: probes.explained_variance(*arrays)[0]
+    assert explained(target, target) == 1 and explained(0 * target, target) == pytest.approx(0)
     half = target * [1, 0, 0]  # the first coefficient only, which moves most
-    factor = np.diag([10.0, 1, 1])
-    energy = np.square(target @ factor).sum(0)
-    assert probes.explained_variance(half, target, factor)[0] == pytest.approx(
-        energy[0] / energy.sum()
-    )
+    energy = np.square(target).sum(0) * [100, 1, 1]
+    share = energy[0] / energy.sum()
+    assert explained(half, target, np.diag([10.0, 1, 1])) == pytest.approx(share)
     mixing = np.triu(rng.normal(size=(3, 3)))  # R (p - t), not (p - t) R
-    expected = 1 - np.square(mixing @ (half - target).T).sum() / np.square(mixing @ target.T).sum()
-    assert probes.explained_variance(half, target, mixing)[0] == pytest.approx(expected)
+    energy = lambda x: np.square(mixing @ x.T).sum()
+    expected = 1 - energy(half - target) / energy(target)
+    assert explained(half, target, mixing) == pytest.approx(expected)
 
 
 def test_occlusion_lights_up_the_place_that_matters():
@@ -293,15 +273,14 @@ def test_receptive_fields_are_those_of_the_gradient(layer, size, stride):
     image = torch.rand(4, 3, side, side, dtype=torch.float64, requires_grad=True)
     middle = side // stride // 2
     trunk(image)[layer][:, :, middle, middle].sum().backward()
-    rows, columns = (
-        torch.nonzero(image.grad.abs().sum((0, 1)).sum(axis)).flatten() for axis in (1, 0)
-    )
-    for seen in (rows, columns):
-        extent = int(seen.max() - seen.min()) + 1
+    reached = image.grad.abs().sum((0, 1))
+    for axis in (0, 1):
+        seen = torch.nonzero(reached.sum(axis)).flatten()
+        first, end = seen.min(), seen.max() + 1
+        extent = int(end - first)
         assert extent == size if layer in ("pool1", "pool2") else size / 2 < extent <= size
-        assert (
-            abs((seen.max() + seen.min() + 1) / 2 - (middle + 0.5) * stride) <= (size - extent) / 2
-        )  # around the cell's own place
+        # Around the cell's own place.
+        assert abs((first + end) / 2 - (middle + 0.5) * stride) <= (size - extent) / 2
 
 
 def test_layers_are_matched_to_pool5():
@@ -309,9 +288,8 @@ def test_layers_are_matched_to_pool5():
     grids = matched_grids(net)
     assert grids == dict(pixels=10, pool1=6, pool2=4, pool3=3, pool4=2, pool5=2)
     found = layer_features(net, pictures(2, 80), grids=grids)
-    assert {name: x.shape[1] for name, x in found.items()} == dict(
-        pixels=300, pool1=288, pool2=256, pool3=288, pool4=256, pool5=256
-    )
+    lengths = dict(pixels=300, pool1=288, pool2=256, pool3=288, pool4=256, pool5=256)
+    assert {name: x.shape[1] for name, x in found.items()} == lengths
     assert matched_grids(E2FAR(6, 4, image_size=48, width=1 / 8))["pool4"] == 1
 
 
@@ -334,12 +312,9 @@ def test_batch_norm_is_measured_on_pictures():
 
 
 def test_seed_interval_is_students():
-    mean, low, high = probes.seed_interval([1.0, 2.0, 3.0])
-    assert (
-        mean == 2
-        and high - mean == pytest.approx(4.302653 / 3**0.5)
-        and mean - low == pytest.approx(high - mean)
-    )
+    half = 4.302653 / 3**0.5
+    found = probes.seed_interval([1.0, 2.0, 3.0])
+    assert tuple(found) == pytest.approx((2, 2 - half, 2 + half))
 
 
 def test_an_accuracy_has_an_interval_over_people():

@@ -115,9 +115,9 @@ def test_what_cannot_be_done_is_said_in_one_line(run, folder, out):
 
 
 def test_one_bad_photo_does_not_stop_the_rest(run, out):
-    result = run("text.jpg", "astronaut.png", "wall.png", options=["--only", "ply"])
+    result = run("text.jpg", "astronaut.png", "wall.png", options=["--only", "overlay"])
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 2
-    assert "astronaut.ply" in written(out)
+    assert "astronaut_overlay.png" in written(out)
 
 
 def test_photos_of_one_name_do_not_overwrite_each_other(run, folder, out):
@@ -232,13 +232,13 @@ def test_an_interrupted_folder_is_taken_up_again(run, album, out, monkeypatch):
         return whole(self)
 
     monkeypatch.setattr(Face, "to_dict", interrupt)
-    result = run(album, options=["--only", "ply"])
+    result = run(album, options=["--only", "overlay"])
     first = written(out)
     assert result.exit_code == 130 and "1 reconstructed" in result.stdout
-    assert set(first) == {"a.ply", "a.json"}
-    result = run(album, options=["--only", "ply"])
+    assert set(first) == {"a_overlay.png", "a.json"}
+    result = run(album, options=["--only", "overlay"])
     assert "2 reconstructed, 1 finished before" in result.stdout
-    names = {f"{name}.{kind}" for name in ("a", "b", "sub/a") for kind in ("ply", "json")}
+    names = {name + end for name in ("a", "b", "sub/a") for end in (".json", "_overlay.png")}
     assert set(written(out)) == names and first.items() <= written(out).items()
 
 

@@ -1,4 +1,5 @@
-"""Tests import each other by name, whatever their folder. One BLAS thread, so that tests run beside each other, and no window for figures. Set before numpy and torch are imported."""
+"""Tests import each other by name, whatever their folder. One BLAS thread, so that tests run beside
+each other, and no window for figures. Set before numpy and torch are imported."""
 
 import os
 import sys
@@ -8,7 +9,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ["MPLBACKEND"] = "Agg"
 
-# Tests of one folder import the small faces and trainings of another, in processes of their own too.
+# Tests of one folder import small faces and trainings of another, in their own processes too.
 folders = [str(path) for path in sorted(Path(__file__).parent.iterdir()) if path.is_dir()]
 sys.path[:0] = folders
 os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -196,7 +196,7 @@ def test_a_damaged_file_is_sound_or_refused_in_one_line(name, good, tmp_path):
 
 
 def read_many(name, content, folder, count, faults):
-    """Read `count` damaged files of a kind, with little memory; the first fault goes to `faults`."""
+    """Read `count` damaged files of a kind in little memory; the first fault goes to `faults`."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES,) * 2)

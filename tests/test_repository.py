@@ -1,6 +1,8 @@
-"""The files of the repository agree with each other: packages, notebooks, stages, parameters, figures."""
+"""The files of the repository agree with each other: packages, notebooks, stages, parameters,
+figures. Files of a user's own beside them, which git does not track, do not matter."""
 
 import ast
+import functools
 import re
 import subprocess
 import tomllib
@@ -14,21 +16,24 @@ import e2far
 from e2far.pipeline import long_training, trunk_trial
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NAMES = [
-    "00_quickstart",
-    "01_data_synthesis",
-    "02_training",
-    "03_layer_features",
-    "04_benchmark",
-    "05_speed",
-]
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+NAMES = "00_quickstart 01_data_synthesis 02_training 03_layer_features 04_benchmark 05_speed"
+NAMES = NAMES.split()
+EXTRAS = "notebooks test readers cluster speed video facemodel".split()
+
+
+def text(path):
+    return (ROOT / path).read_text()
+
+
+PROJECT = tomllib.loads(text("pyproject.toml"))["project"]
+STAGES = yaml.safe_load(text("dvc.yaml"))["stages"]
+PARAMS = yaml.safe_load(text("params.yaml"))
 
 each_notebook = pytest.mark.parametrize("name", NAMES)
 each_stage = pytest.mark.parametrize("stage", STAGES)
+only_default = pytest.mark.skipif(
+    PARAMS["profile"] != "default", reason="the other profiles' numbers are not printed"
+)
 
 
 def plain(entries):
@@ -37,297 +42,218 @@ def plain(entries):
 
 
 def outputs(stage):
-    return plain(
-        [
-            *STAGES[stage].get("outs", []),
-            *STAGES[stage].get("metrics", []),
-            *STAGES[stage].get("plots", []),
-        ]
-    )
+    kinds = ("outs", "metrics", "plots")
+    return [path for kind in kinds for path in plain(STAGES[stage].get(kind, []))]
 
 
 ALL_OUTPUTS = {out for stage in STAGES for out in outputs(stage)}
 
 
-def source(name):
-    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+def is_in(path, places):
+    """Whether `path` is one of `places`, or lies in one."""
+    return any(path == place or path.startswith(f"{place}/") for place in places)
+
+
+@functools.cache
+def notebook(name, folder="notebooks"):
+    return nbformat.read(ROOT / folder / f"{name}.ipynb", as_version=4)
 
 
 def executed(name):
-    return nbformat.read(ROOT / "reports" / "notebooks" / f"{name}.ipynb", as_version=4)
+    return notebook(name, "reports/notebooks")
 
 
 def code(notebook):
     """Sources of the code cells, papermill's own left out."""
-    return [
-        cell.source
-        for cell in notebook.cells
-        if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    own = "injected-parameters"
+    return [cell.source for cell in cells if own not in cell.metadata.get("tags", [])]
 
 
 def requirements(*extras):
-    return [
-        r
-        for group in (
-            PYPROJECT["project"]["dependencies"],
-            *(PYPROJECT["project"]["optional-dependencies"][e] for e in extras),
-        )
-        for r in group
-    ]
+    groups = [PROJECT["optional-dependencies"][extra] for extra in extras]
+    return sum(groups, PROJECT["dependencies"])
 
 
 def package(requirement):
     return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
 
 
-def tracked():
-    """Files that git holds, or would."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if listed.returncode:
+@functools.cache
+def tracked(folder=""):
+    """Paths below `folder` that git holds."""
+    command = ["git", "ls-files", "-z", "--", f"./{folder}"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    if not listed:
         pytest.skip("not a git checkout")
-    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
-# Packages -----------------------------------------------------------------------------------------------------------------------------------------
+# Packages -------------------------------------------------------------------------------------
+
+
+def environment_yml():
+    """Its conda packages, and pip's."""
+    *packages, last = yaml.safe_load(text("environment.yml"))["dependencies"]
+    return packages, last["pip"]
+
+
+def ci():
+    return yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]["test"]
 
 
 def test_environment_yml_lists_the_packages_of_pyproject():
-    listed = next(
-        entry["pip"]
-        for entry in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-        if isinstance(entry, dict)
-    )
+    _, listed = environment_yml()
     options = [entry for entry in listed if entry.startswith("--")]
-    assert sorted(set(listed) - set(options)) == sorted(
-        requirements("notebooks", "test", "readers", "cluster", "speed", "video", "facemodel")
-    )
+    assert sorted(set(listed) - set(options)) == sorted(requirements(*EXTRAS))
     assert options == ["--constraint constraints.txt", "--editable ."]
 
 
 def test_environment_yml_asks_for_a_python_that_ci_tests():
-    python = next(
-        entry
-        for entry in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-        if str(entry).startswith("python")
-    )
-    tested = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"][
-        "strategy"
-    ]["matrix"]["python"]
-    assert (
-        python
-        == f"python{PYPROJECT['project']['requires-python']},<3.{int(tested[-1].split('.')[1]) + 1}"
-    )
+    python = next(entry for entry in environment_yml()[0] if entry.startswith("python"))
+    newest = int(ci()["strategy"]["matrix"]["python"][-1].split(".")[1])
+    assert python == f"python{PROJECT['requires-python']},<3.{newest + 1}"
 
 
 def test_constraints_pin_every_package():
-    pins = {
-        package(line): line
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-    }
-    assert all("==" in line for line in pins.values())
-    assert not [
-        r
-        for r in requirements(
-            "notebooks", "test", "readers", "cluster", "speed", "video", "facemodel", "dev"
-        )
-        if package(r) not in pins and "==" not in r
-    ]
+    lines = [line for line in text("constraints.txt").splitlines() if line and line[0] != "#"]
+    assert all("==" in line for line in lines)
+    pinned = {package(line) for line in lines}
+    needed = [line for line in requirements(*EXTRAS, "dev") if "==" not in line]
+    assert not {package(line) for line in needed} - pinned
 
 
 def test_makefile_installs_the_face_models_package_as_pyproject_names_it():
-    assert all(
-        f"'{requirement}'" in (ROOT / "Makefile").read_text()
-        for requirement in requirements("facemodel")[-1:]
-    )
+    (anny,) = PROJECT["optional-dependencies"]["facemodel"]
+    assert f"'{anny}'" in text("Makefile")
 
 
 def test_one_version_everywhere():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert (
-        e2far.__version__
-        == citation["version"]
-        == re.search(r"(?m)^## (.*)", (ROOT / "CHANGELOG.md").read_text())[1]
-    )
+    citation = yaml.safe_load(text("CITATION.cff"))
+    newest = re.search(r"(?m)^## (.*)", text("CHANGELOG.md"))[1]
+    assert e2far.__version__ == citation["version"] == newest
     assert citation["references"][0]["identifiers"][0]["value"] == "arXiv:1704.05020"
 
 
 def test_ci_runs_the_readmes_commands():
-    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
-    runs = [step["run"] for step in steps if "run" in step]
-    assert [" ".join(run.split()[:2]) for run in runs] == ["make test", "make reproduce"]
-    readme = (ROOT / "README.md").read_text()
-    assert all(" ".join(run.split()[:2]) in readme for run in runs)
+    runs = [" ".join(step["run"].split()[:2]) for step in ci()["steps"] if "run" in step]
+    assert runs == ["make test", "make reproduce"]
+    assert all(run in text("README.md") for run in runs)
 
 
 def test_every_wing_has_its_tests():
-    wings = {path.parent.name for path in (ROOT / "e2far").glob("*/__init__.py")}
-    assert {
-        path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] != "_"
-    } == {"core", *wings}
+    wings = {path.parts[1] for path in tracked("e2far") if len(path.parts) == 3}
+    assert {path.parts[1] for path in tracked("tests") if len(path.parts) == 3} == {"core", *wings}
 
 
-# Notebooks ----------------------------------------------------------------------------------------------------------------------------------------
+# Notebooks ------------------------------------------------------------------------------------
 
 
 def test_the_notebooks_are_those_of_the_design():
-    assert [path.stem for path in NOTEBOOKS] == NAMES
+    assert [path.stem for path in tracked("notebooks") if path.suffix == ".ipynb"] == NAMES
 
 
 @each_notebook
 def test_sources_are_stripped_and_use_the_common_kernel(name):
-    notebook = source(name)
-    nbformat.validate(notebook)
-    assert notebook.metadata.kernelspec.name == "python3"
-    for cell in notebook.cells:
+    nbformat.validate(notebook(name))
+    assert notebook(name).metadata.kernelspec.name == "python3"
+    for cell in notebook(name).cells:
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None
-
-
-@each_notebook
-def test_code_cells_compile(name):
-    cells = code(source(name))
-    for cell in cells:
-        ast.parse(cell)
+            ast.parse(cell.source)
 
 
 @each_notebook
 def test_a_notebook_asks_takes_parameters_explains_and_ends_with_what_was_found(name):
-    cells = source(name).cells
+    cells = notebook(name).cells
     assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
-    assert [
-        cell.source.split("#")[0].strip()
-        for cell in cells
-        if "parameters" in cell.metadata.get("tags", [])
-    ] == ["profile = None"]
+    told = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert [source.split("#")[0].strip() for source in told] == ["profile = None"]
+
     prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    assert (
-        re.search(r"\?|[Ww]hether", " ".join(prose))
-        and cells[-1].cell_type == "markdown"
-        and "found" in re.findall(r"(?m)^## (.*)", "\n".join(prose))[-1].lower()
-    )
-    assert sum(len(text.split()) < 12 for text in prose) <= 1, "a heading alone explains nothing"
-    assert len(prose) >= sum(text.count("\n## ") + text.startswith("## ") for text in prose)
-    assert sum(len(text.split()) for text in prose) >= 250
+    headings = re.findall(r"(?m)^## (.*)", "\n".join(prose))
+    assert re.search(r"\?|[Ww]hether", " ".join(prose))
+    assert cells[-1].cell_type == "markdown" and "found" in headings[-1].lower()
+    assert sum(len(source.split()) < 12 for source in prose) <= 1, "a heading explains nothing"
+    assert len(prose) >= len(headings) and sum(len(source.split()) for source in prose) >= 250
 
 
 @each_notebook
 def test_an_executed_copy_ran_to_its_end_without_an_error(name):
-    notebook = executed(name)
-    for cell in notebook.cells:
+    for cell in executed(name).cells:
         if cell.cell_type == "code" and cell.source.strip():
             assert cell.execution_count, f"a cell was not executed:\n{cell.source}"
             assert not [out for out in cell.outputs if out.output_type == "error"]
 
 
-def results_version():
-    """The version that the committed results are of; where it is not this one, the README says so."""
-    behind = re.search(
-        r"committed results are those of version (\d+\.\d+\.\d+)", (ROOT / "README.md").read_text()
-    )
-    return behind[1] if behind else e2far.__version__
-
-
 @each_notebook
 def test_an_executed_copy_is_of_the_committed_code(name):
-    if results_version() != e2far.__version__:
-        pytest.skip(f"the committed results are of {results_version()}")
-    assert code(executed(name)) == code(source(name))
+    """Unless the README says that the results are of another version."""
+    behind = re.search(r"committed results are those of version ([\d.]+\d)", text("README.md"))
+    if behind and behind[1] != e2far.__version__:
+        pytest.skip(f"the committed results are of {behind[1]}")
+    assert code(executed(name)) == code(notebook(name))
 
 
 @each_notebook
 def test_executed_copies_hold_no_machines_paths(name):
-    text = (ROOT / "reports" / "notebooks" / f"{name}.ipynb").read_text()
-    assert str(ROOT) not in text and not re.search(
-        r"/(home|Users|root|tmp)/", re.sub(r'"image/\w+": "[^"]*"', "", text)
-    )
+    copy = text(f"reports/notebooks/{name}.ipynb")
+    without_pictures = re.sub(r'"image/\w+": "[^"]*"', "", copy)
+    assert str(ROOT) not in copy
+    assert not re.search(r"/(home|Users|root|tmp)/", without_pictures)
 
 
-# Stages and parameters ----------------------------------------------------------------------------------------------------------------------------
+# Stages and parameters ------------------------------------------------------------------------
 
 
 def test_every_profile_has_the_same_sections_with_the_same_keys():
     profiles = PARAMS["profiles"]
-    assert (
-        list(profiles) == ["smoke", "default", "weights", "paper"] and PARAMS["profile"] in profiles
-    )
-    first = {section: set(values) for section, values in profiles["smoke"].items()}
-    for name, sections in profiles.items():
-        assert {section: set(values) for section, values in sections.items()} == first, name
+    assert list(profiles) == ["smoke", "default", "weights", "paper"]
+    assert PARAMS["profile"] in profiles
+    keys = lambda profile: {section: set(values) for section, values in profile.items()}
+    for name, profile in profiles.items():
+        assert keys(profile) == keys(profiles["smoke"]), name
 
 
 def test_small_numbers_are_numbers():
     """YAML reads 1e-4 as text."""
 
     def texts(value):
-        if isinstance(value, dict):
-            return [t for v in value.values() for t in texts(v)]
-        if isinstance(value, list):
-            return [t for v in value for t in texts(v)]
+        if isinstance(value, dict | list):
+            parts = value.values() if isinstance(value, dict) else value
+            return [found for part in parts for found in texts(part)]
         return [value] if isinstance(value, str) else []
 
-    assert not [text for text in texts(PARAMS) if re.fullmatch(r"[\d.]+e[+-]?\d+", text)]
+    assert not [found for found in texts(PARAMS) if re.fullmatch(r"[\d.]+e[+-]?\d+", found)]
 
 
 @each_stage
 def test_a_stage_declares_files_that_exist_or_are_made(stage):
     for dep in plain(STAGES[stage]["deps"]):
-        assert dep in ALL_OUTPUTS or (ROOT / dep).exists(), (
-            f"{stage} depends on {dep}, which nobody makes"
-        )
+        assert dep in ALL_OUTPUTS or (ROOT / dep).exists(), f"nobody makes {dep}"
 
 
 @each_stage
 def test_a_stage_runs_its_notebook_and_keeps_the_copy(stage):
-    commands = STAGES[stage]["cmd"]
-    notebooks = re.findall(
-        r"papermill.* (notebooks/\S+\.ipynb) (\S+)",
-        "\n".join([commands] if isinstance(commands, str) else commands),
-    )
-    assert len(notebooks) == (stage not in ("environment", "facemodel"))
-    for notebook, copy in notebooks:
-        assert (
-            notebook in STAGES[stage]["deps"]
-            and copy == f"reports/{notebook}"
-            and copy in outputs(stage)
-        )
+    runs = re.findall(r"papermill.*? (notebooks/\S+\.ipynb) (\S+)", str(STAGES[stage]["cmd"]))
+    assert len(runs) == (stage not in ("environment", "facemodel"))
+    for source, copy in runs:
+        assert source in STAGES[stage]["deps"]
+        assert copy == f"reports/{source}" and copy in outputs(stage)
 
 
 @each_stage
 def test_a_stage_depends_on_the_modules_that_its_notebook_imports(stage):
     """But for those that only read params.yaml, whose blocks are watched, and draw."""
-    deps = plain(STAGES[stage]["deps"])
-    for notebook in [ROOT / dep for dep in deps if dep.endswith(".ipynb")]:
-        tree = ast.parse("\n".join(code(nbformat.read(notebook, as_version=4))))
-        names = {
-            name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module.startswith("e2far")
-            for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
-        }
-        paths = {name.replace(".", "/") for name in names} - {
-            "e2far",
-            "e2far/pipeline",
-            "e2far/pipeline/params",
-            "e2far/plots",
-        }
-        used = {
-            path + ending
-            for path in paths
-            for ending in (".py", "/__init__.py")
-            if (ROOT / (path + ending)).exists()
-        }
-        assert not {
-            path
-            for path in used
-            if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)
-        }
+    deps, names = plain(STAGES[stage]["deps"]), set()
+    for dep in deps:
+        if dep.endswith(".ipynb"):
+            for node in ast.walk(ast.parse("\n".join(code(notebook(Path(dep).stem))))):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("e2far"):
+                    names |= {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+    names -= {"e2far", "e2far.pipeline", "e2far.pipeline.params", "e2far.plots"}
+    modules = [name.replace(".", "/") + end for name in names for end in (".py", "/__init__.py")]
+    assert not [path for path in modules if (ROOT / path).exists() and not is_in(path, deps)]
 
 
 @each_stage
@@ -336,106 +262,74 @@ def test_a_stage_watches_blocks_that_every_profile_has(stage):
     assert "profile" in watched
     for profile in PARAMS["profiles"]:
         for entry in watched:
-            value = PARAMS
-            for key in entry.replace("${profile}", profile).split("."):
-                value = value[key]
+            keys = entry.replace("${profile}", profile).split(".")
+            functools.reduce(lambda block, key: block[key], keys, PARAMS)
 
 
 def test_no_two_stages_write_the_same_place():
-    places = [out for stage in STAGES for out in outputs(stage)]
-    assert len(set(places)) == len(places)
+    assert len(ALL_OUTPUTS) == sum(len(outputs(stage)) for stage in STAGES)
 
 
 @pytest.mark.parametrize("document", ["README.md", "data/README.md", "CONTRIBUTING.md"])
 def test_figures_and_links_exist_and_figures_have_a_stage(document):
-    text = (ROOT / document).read_text()
-    for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", text):
+    for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", text(document)):
         path = (ROOT / document).parent / link
         assert path.exists(), f"{document} links to {link}, which does not exist"
         if path.suffix in (".png", ".svg", ".ipynb") and "reports" in link:
             place = path.resolve().relative_to(ROOT).as_posix()
-            assert any(place == out or place.startswith(f"{out}/") for out in ALL_OUTPUTS), (
-                f"no stage makes {link}"
-            )
+            assert is_in(place, ALL_OUTPUTS), f"no stage makes {link}"
 
 
+@only_default
 def test_the_front_page_prints_the_table_that_the_default_profile_made():
-    if PARAMS["profile"] != "default":
-        pytest.skip("the other profiles' numbers are not for the front page")
-    assert (ROOT / "reports/metrics/benchmark.md").read_text() in (ROOT / "README.md").read_text()
+    assert text("reports/metrics/benchmark.md") in text("README.md")
 
 
 def test_the_first_screen_rounds_that_table():
-    rows = {
-        cells[0]: cells[1:]
-        for line in (ROOT / "README.md").read_text().splitlines()
-        if line.startswith("| ")
-        for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
-    }
+    lines = [line for line in text("README.md").splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = {name: numbers for name, *numbers in cells}
     for first, below in {
         "our network, one look": "our network, shipped weights",
         "eos, a classic, fitted to 68 landmarks 2 px off the truth": "eos, 2 px noise",
-        "our network, then a fit to such landmarks": "our network, refined on landmarks with 2 px noise",
+        "our network, then a fit to such landmarks": (
+            "our network, refined on landmarks with 2 px noise"
+        ),
     }.items():
         assert rows[first] == [f"{float(cell.split()[0]) + 1e-9:.2f}" for cell in rows[below][:2]]
 
 
+@only_default
 @pytest.mark.parametrize("table", ["benchmark", "groups"])
 def test_the_model_card_prints_the_shipped_networks_numbers(table):
-    if PARAMS["profile"] != "default":
-        pytest.skip("the other profiles' numbers are not for the card")
-    printed = re.search(
-        rf"(?s)<!-- {table} -->\n(.*?)<!-- /{table} -->",
-        (ROOT / "data/weights/MODEL_CARD.md").read_text(),
-    )[1]
-    lines = (ROOT / f"reports/metrics/{table}.md").read_text().splitlines(keepends=True)
-    wanted = (
-        lines
-        if table == "groups"
-        else [
-            *lines[:2],
-            *(
-                line
-                for line in lines[2:]
-                if line.startswith(("| mean face |", "| our network, shipped weights |"))
-            ),
-        ]
-    )
-    assert len(wanted) >= 4 and printed == "".join(wanted)
+    between = rf"(?s)<!-- {table} -->\n(.*?)<!-- /{table} -->"
+    printed = re.search(between, text("data/weights/MODEL_CARD.md"))[1]
+    lines = text(f"reports/metrics/{table}.md").splitlines(keepends=True)
+    if table == "benchmark":
+        rows = ("| mean face |", "| our network, shipped weights |")
+        lines = lines[:2] + [line for line in lines[2:] if line.startswith(rows)]
+    assert len(lines) >= 4 and printed == "".join(lines)
 
 
 def test_every_committed_figure_belongs_to_a_stage():
     """Or to a make target of hours, which no profile runs: `make trunks` and `make long`."""
     by_target = {trunk_trial.TABLE, long_training.CURVES}
-    for path in (ROOT / "reports").rglob("*"):
-        if path.is_file() and path.name != ".gitignore" and path not in by_target:
-            place = path.relative_to(ROOT).as_posix()
-            assert any(place == out or place.startswith(f"{out}/") for out in ALL_OUTPUTS), (
-                f"no stage makes {place}"
-            )
+    for path in tracked("reports"):
+        if path.name != ".gitignore" and ROOT / path not in by_target:
+            assert is_in(path.as_posix(), ALL_OUTPUTS), f"no stage makes {path}"
 
 
-# Sizes --------------------------------------------------------------------------------------------------------------------------------------------
+# Sizes ----------------------------------------------------------------------------------------
 
 
 def test_what_is_shipped_is_small():
-    weights = sum(path.stat().st_size for path in (ROOT / "data/weights").iterdir())
-    reports = sum(path.stat().st_size for path in (ROOT / "reports").rglob("*") if path.is_file())
-    assert weights < 15e6 and reports < 30e6
-
-
-def test_no_other_file_is_large():
-    assert not [
-        path
-        for path in tracked()
-        if path.stat().st_size > 5e6
-        and not {"weights", "reports"} & set(path.relative_to(ROOT).parts)
-    ]
+    size = lambda paths: sum((ROOT / path).stat().st_size for path in paths)
+    assert size(tracked("data/weights")) < 15e6 and size(tracked("reports")) < 30e6
+    others = [path for path in tracked() if not {"weights", "reports"} & set(path.parts)]
+    assert not [path for path in others if size([path]) > 5e6]
 
 
 def test_nothing_unfinished_is_tracked():
-    assert not [
-        path
-        for path in tracked()
-        if path.suffix in (".partial", ".pyc", ".log") or ".ipynb_checkpoints" in path.parts
-    ]
+    unfinished = {".partial", ".pyc", ".log"}
+    assert not [path for path in tracked() if path.suffix in unfinished]
+    assert not [path for path in tracked() if ".ipynb_checkpoints" in path.parts]

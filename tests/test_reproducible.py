@@ -16,38 +16,20 @@ from e2far.synthesis import shards
 
 def make(root, out):
     """A small data set and a short training of both phases."""
-    shards.write_split(
-        root / "toy.npz", out / "faces", "train", 3, 2, size=48, seed=0, shard_size=4, n_jobs=1
-    )
+    options = dict(size=48, seed=0, shard_size=4, n_jobs=1)
+    shards.write_split(root / "toy.npz", out / "faces", "train", 3, 2, **options)
     train(root, out / "trained")
 
 
 def train(root, folder):
-    recipe = dict(
-        batch_size=16,
-        expression_weight=5.0,
-        pose_weight=1.0,
-        weight_decay=1e-3,
-        clip=5.0,
-        ema=0.9,
-        augment=0.5,
-        log_every=1,
-        checkpoint_every=5,
-        validate_every=4,
-        optimizer="adamw",
-        phases=[
-            dict(steps=3, heads_rate=2e-3),
-            dict(steps=4, heads_rate=2e-3, trunk_rate=2e-3, warmup=2),
-        ],
-    )
-    return trainings.train_job(
-        folder=folder,
-        faces=root,
-        model=root / "toy.npz",
-        network=dict(image_size=48, width=1 / 8, batch_norm=True),
-        training=recipe,
-        seed=0,
-    )
+    frozen, whole = dict(heads_rate=2e-3), dict(heads_rate=2e-3, trunk_rate=2e-3)  # the trunk
+    phases = [frozen | dict(steps=3), whole | dict(steps=4, warmup=2)]
+    recipe = dict(batch_size=16, expression_weight=5.0, pose_weight=1.0, phases=phases)
+    recipe |= dict(optimizer="adamw", weight_decay=1e-3, clip=5.0, ema=0.9, augment=0.5)
+    recipe |= dict(log_every=1, checkpoint_every=5, validate_every=4)
+    network = dict(image_size=48, width=1 / 8, batch_norm=True)
+    config = dict(faces=root, model=root / "toy.npz", network=network, training=recipe)
+    return trainings.train_job(folder=folder, seed=0, **config)
 
 
 AGAIN = """
@@ -67,14 +49,11 @@ def made(root, tmp_path_factory):
     """The same made here, and in a process with another hash seed and two threads for all that is
     not torch's; there the training once more, with two threads of torch's."""
     folder = tmp_path_factory.mktemp("made")
-    two = dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "2"
-    ) | dict(OMP_WAIT_POLICY="passive")  # threads that spin are slow on a busy machine
-    again = subprocess.Popen(
-        [sys.executable, "-c", AGAIN, root, folder],
-        env=os.environ | two | dict(PYTHONHASHSEED="7"),
-        cwd=Path(__file__).parent,
-    )
+    libraries = [f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")]
+    other = dict.fromkeys(libraries, "2") | dict(PYTHONHASHSEED="7")
+    other |= dict(OMP_WAIT_POLICY="passive")  # threads that spin are slow on a busy machine
+    command, here = [sys.executable, "-c", AGAIN, root, folder], Path(__file__).parent
+    again = subprocess.Popen(command, env=os.environ | other, cwd=here)
     make(root, folder / "first")
     assert again.wait(300) == 0
     return folder
@@ -82,16 +61,9 @@ def made(root, tmp_path_factory):
 
 def test_data_and_training_are_the_same_bytes_twice(made):
     first, again = contents(made / "first"), contents(made / "again")
-    assert (
-        first == again
-        and {
-            "faces/train/000/shard-000001.safetensors",
-            "trained/network.safetensors",
-            "trained/evaluation.npz",
-            "trained/log.csv",
-        }
-        <= first.keys()
-    )
+    trained = {f"trained/{name}" for name in ("network.safetensors", "evaluation.npz", "log.csv")}
+    assert first == again
+    assert trained | {"faces/train/000/shard-000001.safetensors"} <= first.keys()
 
 
 def test_with_two_threads_a_training_is_the_same_but_for_rounding(made):

@@ -1,8 +1,12 @@
-"""Kills runs at random moments and looks whether anything is lost: `python tests/pipeline/interrupt.py [FOLDER]`, ten to twenty minutes. No test of pytest's: test_interruption.py holds the short ones.
+"""Kills runs at random moments and looks whether anything is lost, in ten to twenty minutes:
+`python tests/pipeline/interrupt.py [FOLDER]`. test_interruption.py holds the short ones.
 
-Each part (synthesis, training with its evaluation, reconstruction of a folder of photos, the whole study under the smoke profile by `dvc repro`) first runs undisturbed. Then it runs in another folder,
-is killed with SIGKILL at random moments, and runs on each time. At each kill, every file that has its final name must be whole. At the end, what was finished at a kill must be the same file still (inode and
-time), and all files must equal those of the undisturbed run byte for byte, but for the times that are noted down. Leave e2far/ alone meanwhile: a job knows the code that made it.
+Each part (synthesis, trainings, reconstruction of a folder of photos, the study under the smoke
+profile by `dvc repro`) first runs undisturbed. Then it runs in another folder, is killed with
+SIGKILL at random moments, and runs on each time. At each kill, every file that has its final name
+must be whole. At the end, what was finished at a kill must be the same file still (inode and time),
+and all files must equal those of the undisturbed run byte for byte, but for the times that are
+noted down. Leave e2far/ alone meanwhile: a job knows the code that made it.
 """
 
 import argparse
@@ -28,74 +32,45 @@ from skimage import data as pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMINGS = ["images_per_s", "seconds", "remaining_s"]
-STAGES = [
-    "facemodel",
-    "synthesis",
-    "training",
-    "layers",
-    "benchmark",
-    "quickstart",
-]  # all but speed, whose numbers are times
-NETWORK = dict(image_size=48, width=1 / 8, batch_norm=True)
+# All but speed, whose numbers are times.
+STAGES = "facemodel synthesis training layers benchmark quickstart".split()
 
 
-# What is killed ----------------------------------------------------------------------------------------------------------------------------------
+# What is killed -------------------------------------------------------------------------------
 
 
 def synthesis(folder):
     from e2far.synthesis import shards
 
+    options = dict(size=48, seed=0, shard_size=10, n_jobs=2)
     for split, people in dict(train=300, test=100).items():
-        shards.write_split(
-            "makehuman", folder, split, people, 2, size=48, seed=0, shard_size=10, n_jobs=2
-        )
+        shards.write_split("makehuman", folder, split, people, 2, **options)
 
 
 def training(folder):
-    """Three trainings, two at a time, each measured on the split test."""
+    """Two trainings side by side, each measured on the split test, and a recogniser."""
     from e2far.pipeline import jobs, trainings
     from e2far.synthesis import shards
 
+    options = dict(size=48, seed=0, shard_size=40, n_jobs=1)
     for split in ("train", "validation", "test"):
-        shards.write_split(
-            "makehuman", folder / "faces", split, 40, 2, size=48, seed=0, shard_size=40, n_jobs=1
-        )
-    common = dict(
-        batch_size=16,
-        weight_decay=0.0,
-        clip=5.0,
-        augment=0.5,
-        log_every=5,
-        checkpoint_every=4,
-        validate_every=20,
-    )
-    fit = dict(
-        expression_weight=5.0,
-        pose_weight=1.0,
-        ema=0.9,
-        phases=[dict(steps=30, heads_rate=1e-3), dict(steps=50, heads_rate=1e-3, trunk_rate=1e-3)],
-    )
-    regressors = {
-        f"seed {seed}": dict(
-            folder=folder / "models" / str(seed),
-            faces=folder / "faces",
-            model="makehuman",
-            network=NETWORK,
-            training=common | fit,
-            seed=seed,
-        )
-        for seed in (0, 1)
-    }
-    recogniser = dict(
-        folder=folder / "models" / "recogniser",
-        faces=folder / "faces",
-        network=NETWORK,
-        training=common | dict(steps=60, learning_rate=1e-3),
-        seed=0,
-        people="train",
-    )
+        shards.write_split("makehuman", folder / "faces", split, 40, 2, **options)
+    both = dict(batch_size=16, weight_decay=0.0, clip=5.0, augment=0.5)
+    both |= dict(log_every=5, checkpoint_every=4, validate_every=20)
+    phases = [dict(steps=30, heads_rate=1e-3), dict(steps=50, heads_rate=1e-3, trunk_rate=1e-3)]
+    fit = both | dict(expression_weight=5.0, pose_weight=1.0, ema=0.9, phases=phases)
+    pretrain = both | dict(steps=60, learning_rate=1e-3)
+
+    def job(name, **config):
+        network = dict(image_size=48, width=1 / 8, batch_norm=True)
+        place = dict(folder=folder / "models" / name, faces=folder / "faces")
+        return {name: dict(network=network) | place | config}
+
+    regressors = job("0", model="makehuman", training=fit, seed=0)
+    regressors |= job("1", model="makehuman", training=fit, seed=1)
+    recogniser = job("recogniser", training=pretrain, seed=0, people="train")
     jobs.run_many(regressors, 2, resume=True)
-    jobs.run_many(dict(recogniser=recogniser), 1, function=trainings.pretrain_job, resume=True)
+    jobs.run_many(recogniser, 1, function=trainings.pretrain_job, resume=True)
 
 
 def reconstruction(folder):
@@ -108,45 +83,29 @@ def reconstruction(folder):
         if not (photos / f"{side}.png").exists():
             Image.fromarray(pictures.astronaut()).resize((side, side)).save(photos / "new", "PNG")
             (photos / "new").rename(photos / f"{side}.png")
-    cli.app(
-        ["reconstruct", str(photos), "--out", str(folder / "faces")],
-        standalone_mode=False,
-    )
+    cli.app(["reconstruct", str(photos), "--out", str(folder / "faces")], standalone_mode=False)
 
 
 def study(folder):
     """`dvc repro`, as `make resume` calls it, in a copy of this repository."""
+
+    def python(*words):
+        ours = os.environ | dict(PYTHONPATH=str(folder))
+        subprocess.run([sys.executable, *words], check=True, cwd=folder, env=ours)
+
     if not (folder / "ready").exists():
-        for name in subprocess.run(
-            ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.split("\0")[:-1]:
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        for name in subprocess.check_output(listed, cwd=ROOT, text=True).split("\0")[:-1]:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
-        subprocess.run(
-            [sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"],
-            check=True,
-            cwd=folder,
-        )
-        subprocess.run(
-            [sys.executable, "-c", "from e2far.pipeline import params; params.choose('smoke')"],
-            check=True,
-            cwd=folder,
-            env=os.environ | dict(PYTHONPATH=str(folder)),
-        )
+        python("-m", "dvc", "config", "--local", "core.no_scm", "true")
+        python("-c", "from e2far.pipeline import params; params.choose('smoke')")
         (folder / "ready").touch()
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", *STAGES],
-        check=True,
-        cwd=folder,
-        env=os.environ | dict(PYTHONPATH=str(folder)),
-    )
+    python("-m", "dvc", "repro", *STAGES)
 
 
-# What must hold ----------------------------------------------------------------------------------------------------------------------------------
+# What must hold -------------------------------------------------------------------------------
 
 
 def open_whole(path):
@@ -168,83 +127,77 @@ def open_whole(path):
 
 
 def files(folder):
-    """Files of `folder` that have their final names; not DVC's own, nor what a stage of its writes and would write anew."""
-    left_out = {".dvc", ".git", "reports"} if (folder / "dvc.yaml").exists() else set()
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not path.name.endswith(".partial")
-        and not {
-            part
-            for part in path.relative_to(folder).parts
-            if part in left_out or part.startswith(".e2far-") or part == "__pycache__"
-        }
-    ]
+    """Files of `folder` that have their final names; not DVC's own, nor what a stage of its writes
+    and would write anew."""
+    left_out = {"__pycache__"}
+    if (folder / "dvc.yaml").exists():
+        left_out |= {".dvc", ".git", "reports"}
+
+    def is_ours(path):
+        parts = path.relative_to(folder).parts
+        is_temporary = any(part.startswith(".e2far-") for part in parts)
+        return path.suffix != ".partial" and not left_out & set(parts) and not is_temporary
+
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and is_ours(path)]
 
 
 def finished(folder):
-    """Inode and time of each shard, of what finished trainings have written, and of what belongs to finished photos."""
+    """Inode and time of each shard, of what finished trainings have written, and of what belongs to
+    finished photos."""
     paths = [path for path in files(folder) if path.name.startswith("shard-")]
     for record in (path for path in files(folder) if path.suffix == ".json"):
         if record.name == "job.json" and "result" in json.loads(record.read_text()):
-            paths += [
-                record,
-                *(
-                    path
-                    for path in record.parent.glob("*.*")
-                    if path.suffix in (".safetensors", ".npz")
-                ),
-            ]
+            beside = (record.parent.glob(f"*.{kind}") for kind in ("safetensors", "npz"))
+            paths += [record, *(path for found in beside for path in found)]
         elif record.parent.name == "faces" and record.name[0].isdigit():
             paths += record.parent.glob(f"{record.stem}[._]*")
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
 def contents(folder):
-    """Path -> bytes of all that a run made, without the times that a training notes down and without the folder's own name."""
+    """Path -> bytes of all that a run made, without the times that a training notes down and
+    without the folder's own name."""
     found = {}
-    for path in sorted(
-        path
-        for path in Path(folder).rglob("*")
-        if path.is_file() and not path.name.endswith(".partial")
-    ):
-        name, content = path.relative_to(folder).as_posix(), path.read_bytes()
+    for path in sorted(Path(folder).rglob("*")):
+        if path.suffix == ".partial" or not path.is_file():
+            continue
+        content = path.read_bytes()
         if path.name == "log.csv":
-            content = (
-                pd.read_csv(io.BytesIO(content)).drop(columns=TIMINGS).to_csv(index=False).encode()
-            )
+            log = pd.read_csv(io.BytesIO(content)).drop(columns=TIMINGS)
+            content = log.to_csv(index=False).encode()
         elif path.name == "job.json":
             record = json.loads(content.decode().replace(str(folder), ""))
-            if isinstance(record.get("result"), dict):
-                record["result"] = {
-                    key: value for key, value in record["result"].items() if key not in TIMINGS
-                }
+            for name in TIMINGS:
+                if isinstance(record.get("result"), dict):
+                    record["result"].pop(name, None)
             content = json.dumps(record).encode()
-        found[name] = content
+        found[path.relative_to(folder).as_posix()] = content
     return found
 
 
-# Killing -----------------------------------------------------------------------------------------------------------------------------------------
+# Killing --------------------------------------------------------------------------------------
+
+
+def has_changed(folder, since):
+    paths = (path for path in (folder, *folder.rglob("*")) if path.exists())
+    return any(path.lstat().st_mtime > since for path in paths)
 
 
 def run(part, folder, log, kill_after=None, orphans=False):
-    """Run a part in `folder`. If it ends by itself: the seconds from its first change of a file to its first finished file, and from there to its end. If it is killed, `kill_after` seconds after that change: its descendants.
+    """Run a part in `folder`.
 
-    orphans: its process group alone is killed; what has left the group, as Jupyter's kernels do, must see it and end by itself
+    If it ends by itself: the seconds from its first change of a file to its first finished file,
+    and from there to its end. If it is killed, `kill_after` seconds after that change: its
+    descendants.
+
+    orphans: its process group alone is killed; what has left the group, as Jupyter's kernels do,
+        must see it and end by itself
     """
     with open(log, "a") as file:
-        began = time.time()
-        process = subprocess.Popen(
-            [sys.executable, __file__, str(folder), "--run", part],
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-            env=environment(),
-        )
-        while process.poll() is None and not any(
-            path.lstat().st_mtime > began for path in (folder, *folder.rglob("*")) if path.exists()
-        ):
+        command, began = [sys.executable, __file__, str(folder), "--run", part], time.time()
+        options = dict(stdout=file, stderr=file, start_new_session=True, env=environment())
+        process = subprocess.Popen(command, **options)
+        while process.poll() is None and not has_changed(folder, began):
             time.sleep(0.05)
         began, first = time.monotonic(), None
         while process.poll() is None and kill_after is None:
@@ -267,26 +220,41 @@ def run(part, folder, log, kill_after=None, orphans=False):
 
 
 def writes_on(process):
-    """Whether a process lives that should not. joblib's may: they finish the shards that they have been given, whole and as any other would, and end after five minutes without work."""
-    with suppress(
-        psutil.NoSuchProcess
-    ):  # a zombie has been killed, and nobody has asked yet how it ended
-        return process.status() != psutil.STATUS_ZOMBIE and not {"loky", "resource_tracker"} & set(
-            " ".join(process.cmdline()).replace(".", " ").split()
-        )
+    """Whether a process lives that should not. joblib's may: they finish the shards that they have
+    been given, whole and as any other would, and end after five minutes without work."""
+    with suppress(psutil.NoSuchProcess):
+        words = " ".join(process.cmdline()).replace(".", " ").split()
+        # A zombie has been killed, and nobody has asked yet how it ended.
+        is_zombie = process.status() == psutil.STATUS_ZOMBIE
+        return not is_zombie and not {"loky", "resource_tracker"} & set(words)
     return False
 
 
 def environment():
     """Ours without what would choose other sizes, and with what the Makefile sets."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("E2FAR_")}
-    return kept | dict(
-        PYTHONPATH=str(ROOT),
-        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        OMP_NUM_THREADS="1",
-        PYTHONHASHSEED="0",
-        DVC_NO_ANALYTICS="1",
-    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    fixed = dict(OMP_NUM_THREADS="1", PYTHONHASHSEED="0", DVC_NO_ANALYTICS="1")
+    return kept | fixed | dict(PYTHONPATH=str(ROOT), PATH=path)
+
+
+def faults_of(path):
+    try:
+        open_whole(path)
+    except Exception as error:
+        return [f"{path} is not whole: {error}"]
+    return []
+
+
+def results(folder):
+    """`contents` that must equal those of another run."""
+    other = (".dvc/", "dvc.lock", "data/timings/")
+    found = {name: one for name, one in contents(folder).items() if not name.startswith(other)}
+    return {name: one for name, one in found.items() if "__pycache__" not in name}
+
+
+def say(text):
+    print(text, flush=True)
 
 
 def disturb(part, kills, folder, rng):
@@ -296,17 +264,19 @@ def disturb(part, kills, folder, rng):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
     start, work = run(part, whole, log)
-    print(
-        f"{part}: {start:.0f} s to the first finished file and {work:.0f} s more, undisturbed",
-        flush=True,
-    )
+    say(f"{part}: {start:.0f} s to the first finished file, {work:.0f} s more, undisturbed")
 
     done, faults, kept = 0, [], {}
+
+    def look_what_is_kept():
+        nonlocal kept, faults
+        now = finished(killed)
+        faults += [f"{path} was made again" for path in kept if now.get(path) != kept[path]]
+        kept = now
+
     while done < kills:
-        moment, orphans = (
-            rng.uniform(0.8, 1.1) * start + rng.uniform(0, 2) * work / (kills + 1),
-            rng.random() < 0.5,
-        )
+        moment = rng.uniform(0.8, 1.1) * start + rng.uniform(0, 2) * work / (kills + 1)
+        orphans = rng.random() < 0.5
         left = run(part, killed, log, moment, orphans)
         if isinstance(left, tuple):  # it was too quick: once more from nothing
             shutil.rmtree(killed)
@@ -316,67 +286,40 @@ def disturb(part, kills, folder, rng):
         done += 1
         time.sleep(1 + 4 * orphans)
         faults += [f"{process} lives on" for process in left if writes_on(process)]
-        for path in files(killed):
-            try:
-                open_whole(path)
-            except Exception as error:
-                faults.append(f"{path} is not whole: {error}")
-        now = finished(killed)
-        faults += [f"{path} was made again" for path in kept if now.get(path) != kept[path]]
-        kept = now
-        print(
-            f"  kill {done} after {moment:.1f} s ({'group' if orphans else 'all'}): {len(kept)} files finished, {sum(1 for _ in killed.rglob('*.partial'))} partial",
-            flush=True,
-        )
+        faults += [fault for path in files(killed) for fault in faults_of(path)]
+        look_what_is_kept()
+        partial = len([*killed.rglob("*.partial")])
+        who = "group" if orphans else "all"
+        say(f"  kill {done} after {moment:.1f} s ({who}): {len(kept)} finished, {partial} partial")
     run(part, killed, log)
-    now = finished(killed)
-    faults += [f"{path} was made again" for path in kept if now.get(path) != kept[path]]
-    one, other = (
-        {
-            name: content
-            for name, content in contents(path).items()
-            if not name.startswith((".dvc/", "dvc.lock", "data/timings/"))
-            and "__pycache__" not in name
-        }
-        for path in (whole, killed)
-    )
-    faults += [
-        f"{name} differs" for name in sorted({*one, *other}) if one.get(name) != other.get(name)
-    ]
+    look_what_is_kept()
+    one, other = results(whole), results(killed)
+    names = sorted({*one, *other})
+    faults += [f"{name} differs" for name in names if one.get(name) != other.get(name)]
     faults += [f"{path} is left" for path in killed.rglob("*.partial")]
     for fault in faults:
-        print(f"  FAULT: {fault}", flush=True)
-    print(
-        f"{part}: {done} kills, {len(kept)} finished files kept, {len(one)} files compared, {len(faults)} faults",
-        flush=True,
-    )
+        say(f"  FAULT: {fault}")
+    say(f"{part}: {done} kills, {len(kept)} files kept, {len(one)} compared, {len(faults)} faults")
     return not faults
 
 
-PARTS = dict(synthesis=5, training=5, reconstruction=3, study=7)
+PARTS = dict(synthesis=5, training=5, reconstruction=3, study=7)  # kills
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        type=Path,
-        default=ROOT / ".scratch" / "interrupt",
-        help="where to work; default: .scratch/interrupt",
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    default = ROOT / ".scratch" / "interrupt"
+    parser.add_argument("folder", nargs="?", type=Path, default=default, help="where to work")
     parser.add_argument("--parts", default=",".join(PARTS), help="some of %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--run", choices=PARTS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    folder = asked.folder.resolve()
     if asked.run:
-        return globals()[asked.run](asked.folder.resolve())
-    fine = [
-        disturb(part, PARTS[part], asked.folder.resolve(), random.Random(f"{asked.seed} {part}"))
-        for part in asked.parts.split(",")
-    ]
+        return globals()[asked.run](folder)
+    seeded = {part: random.Random(f"{asked.seed} {part}") for part in asked.parts.split(",")}
+    fine = [disturb(part, PARTS[part], folder, rng) for part, rng in seeded.items()]
     sys.exit(not all(fine))
 
 

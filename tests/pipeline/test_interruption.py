@@ -1,4 +1,5 @@
-"""Killed at random moments, the disk full, the folder read-only: nothing finished is lost, and the next run ends with the bytes of one that was never disturbed. `interrupt.py` does it to whole runs."""
+"""Killed at random moments, the disk full, the folder read-only: nothing finished is lost, and the
+next run ends with the bytes of an undisturbed one. `interrupt.py` does it to whole runs."""
 
 import multiprocessing
 import os
@@ -22,55 +23,26 @@ import psutil
 import pytest
 import torch
 from interrupt import contents, finished
+from small_jobs import FROZEN, RECIPE, SIZES, WHOLE, job
 from test_shards import FakeStudio
 from test_training import build, model, root  # noqa: F401 (fixtures)
 
 from e2far import data, weights
-from e2far.morphable import toy_model
 from e2far.pipeline import jobs, trainings
-from e2far.synthesis import shards, studio
+from e2far.synthesis import shards
 from e2far.training import Run
-
-SIZES = dict(image_size=48, width=1 / 16, batch_norm=True)
-RECIPE = dict(
-    batch_size=8,
-    expression_weight=1.0,
-    pose_weight=0.1,
-    weight_decay=1e-3,
-    clip=5.0,
-    ema=0.9,
-    augment=0.5,
-    log_every=3,
-    checkpoint_every=4,
-    phases=[dict(steps=5, heads_rate=1e-3), dict(steps=10, heads_rate=1e-3, trunk_rate=1e-3)],
-)
-LONGER = RECIPE | dict(
-    phases=[dict(steps=10, heads_rate=1e-3), dict(steps=25, heads_rate=1e-3, trunk_rate=1e-3)]
-)
 
 
 @pytest.fixture(scope="module")
 def processes():
     """Where processes come from that have imported torch already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["e2far.pipeline.jobs", "interrupt", "test_shards", "test_training"]
-    )
+    modules = ["e2far.pipeline.jobs", "interrupt", "test_shards", "test_training"]
+    context.set_forkserver_preload(modules)
     return context
 
 
-def job(root, folder, **changes):
-    return (
-        dict(
-            folder=folder,
-            faces=root,
-            model=root / "toy.npz",
-            network=SIZES,
-            training=RECIPE,
-            seed=0,
-        )
-        | changes
-    )
+# Processes that are killed --------------------------------------------------------------------
 
 
 class SlowStudio(FakeStudio):
@@ -80,85 +52,81 @@ class SlowStudio(FakeStudio):
 
 
 def write_slowly(folder, toy):
-    studio.Studio = SlowStudio
+    shards.Studio = SlowStudio
     shards.write_split(toy, folder, "train", 60, 2, size=24, seed=0, shard_size=6, n_jobs=1)
 
 
 @pytest.mark.slow
 def test_a_data_set_whose_writer_is_killed(root, tmp_path, processes):
-    """Six times, each a random while after one more shard, or none, is finished."""
+    """Six times, each a random while after none, one or two more shards are finished."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
 
     def start(folder):
         process = processes.Process(target=write_slowly, args=(folder, root / "toy.npz"))
         process.start()
         return process
 
-    start(tmp_path / "whole").join()
+    start(whole).join()
     rng, kept = random.Random(0), {}
     for kill in range(6):
-        process = start(tmp_path / "killed")
-        while (
-            process.is_alive()
-            and len(list((tmp_path / "killed").rglob("*.safetensors"))) < len(kept) + kill % 3
-        ):
+        process = start(killed)
+        while process.is_alive() and len([*killed.rglob("*.safetensors")]) < len(kept) + kill % 3:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.03))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        now = finished(tmp_path / "killed")
+        now = finished(killed)
         assert all(shards.read_header(path) for path in now) and now.items() >= kept.items()
         with pytest.raises(FileNotFoundError, match="no finished data set"):
-            data.Faces(tmp_path / "killed" / "train")
+            data.Faces(killed / "train")
         kept = now
     assert 3 <= len(kept) < 20
-    start(tmp_path / "killed").join()
-    assert finished(tmp_path / "killed").items() >= kept.items()
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    start(killed).join()
+    assert finished(killed).items() >= kept.items() and contents(killed) == contents(whole)
 
 
 @pytest.mark.slow
 def test_trainings_that_are_killed(root, tmp_path):
-    """Two side by side, of which one is killed after a few more rows of the logs, four times; the other is stopped with it."""
-    both = lambda place: {
-        name: job(root, tmp_path / place / name, seed=seed, training=LONGER)
-        for seed, name in enumerate("ab")
+    """Of two side by side one is killed after a few more rows of the logs, four times; the other
+    is stopped with it."""
+    longer = RECIPE | dict(phases=[FROZEN | dict(steps=10), WHOLE | dict(steps=25)])
+    both = lambda folder: {
+        name: job(root, folder / name, seed=seed, training=longer) for seed, name in enumerate("ab")
     }
-    whole, rng, kept, kills = jobs.run_many(both("whole")), random.Random(1), {}, 0
-    written = lambda: [path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*/log.csv")]
+    killed, rng, kept, kills = tmp_path / "killed", random.Random(1), {}, 0
+    whole = jobs.run_many(both(tmp_path / "whole"))
+    written = lambda: {path.stat().st_mtime_ns for path in killed.glob("*/log.csv")}
+
+    def kill_one(before, more, over):
+        nonlocal kills
+        seen = set(before)
+        while not over.wait(0.002) and len(seen) < len(before) + more:
+            with suppress(FileNotFoundError):
+                seen |= written()
+        workers = multiprocessing.active_children()
+        workers = [worker for worker in workers if worker.name.startswith("ForkServerProcess")]
+        if workers and not over.is_set():
+            rng.choice(workers).kill()
+            kills += 1
+
     for _ in range(4):
         over = threading.Event()
-
-        def kill(before, more):
-            nonlocal kills
-            seen = set(before)
-            while not over.wait(0.002) and len(seen) < len(before) + more:
-                with suppress(FileNotFoundError):
-                    seen |= set(written())
-            running = [
-                process
-                for process in multiprocessing.active_children()
-                if process.name.startswith("ForkServerProcess")
-            ]
-            if running and not over.is_set():
-                rng.choice(running).kill()
-                kills += 1
-
-        killer = threading.Thread(target=kill, args=(written(), rng.randint(1, 4)))
+        killer = threading.Thread(target=kill_one, args=(written(), rng.randint(1, 4), over))
         killer.start()
         try:
-            jobs.run_many(both("killed"), resume=True)
+            jobs.run_many(both(killed), resume=True)
         except RuntimeError as error:
             assert "its process was killed" in str(error)
         over.set()
         killer.join()
-        now = finished(tmp_path / "killed")
+        now = finished(killed)
         assert now.items() >= kept.items()
         kept = now
     assert kills >= 2
-    found = jobs.run_many(both("killed"), resume=True)
-    assert finished(tmp_path / "killed").items() >= kept.items()
-    assert found == whole and contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert jobs.run_many(both(killed), resume=True) == whole
+    assert finished(killed).items() >= kept.items()
+    assert contents(killed) == contents(tmp_path / "whole")
 
 
 def train_and_tell(folder, **config):
@@ -167,53 +135,26 @@ def train_and_tell(folder, **config):
 
 
 @pytest.mark.slow
-def test_trainings_end_with_the_process_that_started_them(root, tmp_path, processes):
-    """Else they would write beside those of the next run."""
-    forever = RECIPE | dict(log_every=1, phases=[dict(steps=10**6, heads_rate=1e-3)])
-    config, log = job(root, tmp_path, training=forever), tmp_path / "log.csv"
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_trainings_end_with_the_process_that_started_them(root, tmp_path, processes, how):
+    """Killed, or by Ctrl-C; else they would write beside those of the next run."""
+    forever = RECIPE | dict(log_every=1, phases=[FROZEN | dict(steps=10**6)])
+    long = dict(long=job(root, tmp_path, training=forever))
     parent = processes.Process(
-        target=jobs.run_many, args=(dict(long=config),), kwargs=dict(function=train_and_tell)
+        target=jobs.run_many, args=(long,), kwargs=dict(function=train_and_tell)
     )
     parent.start()
-    while not log.exists():
+    while not (tmp_path / "log.csv").exists():
         assert parent.is_alive()
         time.sleep(0.05)
     worker = psutil.Process(int((tmp_path / "pid").read_text()))
-    parent.kill()
-    parent.join()
+    os.kill(parent.pid, how)
+    parent.join(60)
+    assert parent.exitcode == (1 if how == signal.SIGINT else -how)
     assert not psutil.wait_procs([worker], timeout=20)[1]
 
 
-def interrupt_once_trained(config):
-    """Ctrl-C, as soon as the training has written its log."""
-
-    def interrupt():
-        while not (config["folder"] / "log.csv").exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    try:
-        jobs.run_many(dict(long=config), function=train_and_tell)
-    except KeyboardInterrupt:
-        (config["folder"] / "interrupted").touch()
-
-
-@pytest.mark.slow
-def test_trainings_end_with_an_interrupt(root, tmp_path, processes):
-    forever = RECIPE | dict(log_every=1, phases=[dict(steps=10**6, heads_rate=1e-3)])
-    config = job(root, tmp_path, training=forever)
-    parent = processes.Process(target=interrupt_once_trained, args=(config,))
-    parent.start()
-    parent.join(60)
-    assert parent.exitcode == 0 and (tmp_path / "interrupted").exists()
-    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(root, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    return folder, trainings.train_job(**job(root, folder))
+# Disks that are full, folders that are read-only ----------------------------------------------
 
 
 @contextmanager
@@ -227,62 +168,73 @@ def files_up_to(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def after_each_checkpoint(patch, stop):
+    save = Run.save
+    patch.setattr(Run, "save", lambda run: (save(run), stop()))
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, trainings.train_job(**job(root, folder))
+
+
 @pytest.mark.parametrize(
     "file, size", [("log.csv", 100), ("checkpoint.pt", 50_000), ("network.safetensors", 50_000)]
 )
 def test_a_training_on_a_full_disk_names_the_file_and_goes_on_later(
     root, undisturbed, tmp_path, file, size
 ):
-    """The error is one line; what was there stays, and the next run goes on from it."""
     folder, whole = undisturbed
-    config = job(root, tmp_path / "full")
-    config["folder"].mkdir()
+    config = job(root, tmp_path)
     if file == "network.safetensors":
         config["training"] = RECIPE | dict(checkpoint_every=None)
-    with (
-        files_up_to(size),
-        pytest.raises(OSError, match=rf"^\[Errno 27\] File too large: '{tmp_path}/full/{file}'$"),
-    ):
+    one_line = rf"^\[Errno 27\] File too large: '{tmp_path}/{file}'$"
+    with files_up_to(size), pytest.raises(OSError, match=one_line):
         trainings.train_job(**config)
-    assert not list(tmp_path.rglob("*.partial")) and not (config["folder"] / file).exists()
-    assert trainings.train_job(**config) == whole
-    assert contents(tmp_path / "full") == contents(folder)
+    assert not list(tmp_path.rglob("*.partial")) and not (tmp_path / file).exists()
+    assert trainings.train_job(**config) == whole and contents(tmp_path) == contents(folder)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(root, tmp_path):
     config = job(root, tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "save", once(Run.save))
-        with pytest.raises(KeyboardInterrupt):
-            trainings.train_job(**config)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        after_each_checkpoint(patch, interrupt)
+        trainings.train_job(**config)
     before = (tmp_path / "checkpoint.pt").read_bytes()
     with files_up_to(50_000), pytest.raises(OSError, match="checkpoint.pt"):
         trainings.train_job(**config)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
-def once(save):
-    def save_and_stop(run):
-        save(run)
-        raise KeyboardInterrupt
+def write_split(root, folder, split="restyled", people=400):
+    shards.Studio = FakeStudio
+    options = dict(size=48, seed=0, shard_size=20, n_jobs=1)
+    return shards.write_split(root / "toy.npz", folder, split, people, 2, **options)
 
-    return save_and_stop
+
+def writers(root, folder):
+    """All that writes to `folder`."""
+    never = RECIPE | dict(checkpoint_every=None)
+    return [
+        lambda: write_split(root, folder),
+        lambda: weights.save_network(build(), folder / "network.safetensors"),
+        lambda: trainings.train_job(**job(root, folder / "trained")),
+        lambda: trainings.train_job(**job(root, folder / "quickly", training=never)),
+    ]
 
 
 FULL = """
 import sys
 from pathlib import Path
-from e2far import weights
-from e2far.pipeline import trainings
-from e2far.synthesis import shards
-from test_interruption import RECIPE, FakeStudio, build, job
-root, full = map(Path, sys.argv[1:])
-shards.Studio = FakeStudio
-never = RECIPE | dict(checkpoint_every=None)
-for action in (lambda: shards.write_split(root / "toy.npz", full, "restyled", 400, 2, size=48, seed=0, shard_size=20, n_jobs=1), lambda: weights.save_network(build(), full / "network.safetensors"),
-               lambda: trainings.train_job(**job(root, full / "trained")), lambda: trainings.train_job(**job(root, full / "quickly", training=never))):
+from test_interruption import writers
+for write in writers(*map(Path, sys.argv[1:])):
     try:
-        action()
+        write()
     except (OSError, RuntimeError) as error:
         print(error)
 """
@@ -290,151 +242,92 @@ for action in (lambda: shards.write_split(root / "toy.npz", full, "restyled", 40
 
 @pytest.mark.slow
 def test_a_disk_that_is_really_full(root, tmp_path):
-    """A small disk in memory, where the system lets us mount one: what writes to it says so in one line that names the file, and leaves no half of one."""
-    disk = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if (
-        not shutil.which("unshare")
-        or subprocess.run(
-            [*disk, f"mount -t tmpfs -o size=256k none {tmp_path}"], capture_output=True
-        ).returncode
-    ):
+    """A small disk in memory, where the system lets us mount one: what writes to it says so in one
+    line that names the file, and leaves no half of one."""
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=256k none {tmp_path}"
+    tried = shutil.which("unshare") and subprocess.run([*alone, mount], capture_output=True)
+    if not tried or tried.returncode:
         pytest.skip("no disk may be mounted here")
-    command = f"mount -t tmpfs -o size=256k none {tmp_path} && {sys.executable} -c '{FULL}' {root} {tmp_path}; find {tmp_path} -name '*.partial'"
+    fill = f"{sys.executable} -c '{FULL}' {root} {tmp_path}; find {tmp_path} -name '*.partial'"
     done = subprocess.run(
-        [*disk, command], capture_output=True, text=True, cwd=Path(__file__).parent, timeout=120
+        [*alone, f"{mount} && {fill}"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
-    told = done.stdout.splitlines()
-    assert len(told) == 4 and all(
-        re.search(rf"\[Errno 28\] No space left on device: '{tmp_path}/[^']+'", line)
-        for line in told
-    ), done.stdout + done.stderr[-2000:]
+    told, said = done.stdout.splitlines(), done.stdout + done.stderr[-2000:]
+    one_line = rf"\[Errno 28\] No space left on device: '{tmp_path}/[^']+'"
+    assert len(told) == 4 and all(re.search(one_line, line) for line in told), said
 
 
 @pytest.fixture
-def read_only(root):
-    """A folder that may be read, not written to; root, who may write everywhere, becomes nobody meanwhile."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder, me = Path(folder), os.geteuid()
-        subprocess.run(["cp", "-r", f"{root}/.", folder], check=True)
-        yield (
-            folder,
-            lambda: (
-                [
-                    path.chmod(0o555 if path.is_dir() else 0o444)
-                    for path in (*folder.rglob("*"), folder)
-                ]
-                and me == 0
-                and os.seteuid(65534)
-            ),
-        )
-        os.seteuid(me)
-        for path in (folder, *folder.rglob("*")):
-            path.chmod(0o755)
+def read_only(root, monkeypatch):
+    """A copy of `root`, and what forbids to write to it; root, who may write everywhere, becomes
+    nobody meanwhile."""
+    monkeypatch.setattr(shards, "Studio", FakeStudio)
+    me = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path lies where nobody may not read
+        folder = Path(shutil.copytree(root, folder, dirs_exist_ok=True))
+
+        def change(file, directory, user):
+            if user == me:
+                os.seteuid(me)
+            for path in (*folder.rglob("*"), folder):
+                path.chmod(directory if path.is_dir() else file)
+            if me == 0:
+                os.seteuid(user)
+
+        yield folder, lambda: change(0o444, 0o555, 65534)
+        change(0o644, 0o755, me)
 
 
 def test_a_read_only_folder_is_named_and_keeps_what_it_holds(read_only):
     folder, lock = read_only
-    write = lambda split: shards.write_split(
-        folder / "toy.npz", folder, split, 2, 2, size=48, seed=0, shard_size=2, n_jobs=1
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(studio, "Studio", FakeStudio)
-        write("restyled")
-        before = contents(folder)
-        lock()
-        for action in (
-            lambda: write("restyled"),
-            lambda: write("repeated"),
-            lambda: trainings.train_job(**job(folder, folder / "trained")),
-            lambda: jobs.run_many(dict(a=job(folder, folder / "trained"))),
-            lambda: weights.save_network(build(), folder / "network.safetensors"),
-        ):
-            with pytest.raises(
-                PermissionError, match=rf"^\[Errno 13\] Permission denied: '{folder}[^\n]*'$"
-            ):
-                action()
-        assert len(data.Faces(folder / "restyled").person) == 4 and contents(folder) == before
+    write_split(folder, folder, people=2)
+    before = contents(folder)
+    lock()
+    again = lambda: write_split(folder, folder, people=2)
+    side_by_side = lambda: jobs.run_many(dict(a=job(folder, folder / "trained")))
+    other = lambda: write_split(folder, folder, "repeated", people=2)
+    one_line = rf"^\[Errno 13\] Permission denied: '{folder}[^\n]*'$"
+    for write in (again, other, side_by_side, *writers(folder, folder)[1:3]):
+        with pytest.raises(PermissionError, match=one_line):
+            write()
+    assert len(data.Faces(folder / "restyled").person) == 4 and contents(folder) == before
 
 
-def test_a_finished_training_is_done_anew_when_what_it_starts_from_has_changed(root, tmp_path):
-    """The paths stay, what is in the files does not: as when a stage before it has run with other parameters."""
-    subprocess.run(["cp", "-r", root, tmp_path / "faces"], check=True)
-    weights.save_trunk(build(), tmp_path / "trunk.safetensors")
-    config = job(tmp_path / "faces", tmp_path / "job", trunk=tmp_path / "trunk.safetensors")
-    jobs.run_many(dict(job=config))
-    other, shard = build(), data.shard_path(config["faces"] / "train", 0)
-    torch.nn.init.zeros_(next(other.trunk.parameters()))
-    columns = {key: torch.from_numpy(value.copy()) for key, value in data._read(shard).items()}
-    for path, change in (
-        (config["trunk"], lambda path: weights.save_trunk(other, path)),
-        (config["model"], toy_model(seed=1).save),
-        (shard, lambda path: data.write_shard(path, columns, shards.header(dict(seed=1)))),
-    ):
-        assert jobs.finished(config)
-        before = path.read_bytes()
-        change(path)
-        assert not jobs.finished(config)
-        path.write_bytes(before)
-    assert jobs.finished(config)
-
-
-# One process and two -----------------------------------------------------------------------------------------------------------------------------
+# One process and two --------------------------------------------------------------------------
 
 # What a process finds in its environment, started as one of `count` by ...
 STARTERS = dict(
-    torchrun=lambda rank, count, port: dict(
-        RANK=rank,
-        LOCAL_RANK=rank,
-        WORLD_SIZE=count,
-        LOCAL_WORLD_SIZE=count,
-        GROUP_RANK=0,
-        GROUP_WORLD_SIZE=1,
-        ROLE_RANK=rank,
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=port,
-        TORCHELASTIC_RUN_ID="x",
+    torchrun=lambda rank, count, port: (
+        f"RANK={rank} LOCAL_RANK={rank} WORLD_SIZE={count} LOCAL_WORLD_SIZE={count} GROUP_RANK=0 "
+        f"GROUP_WORLD_SIZE=1 ROLE_RANK={rank} MASTER_ADDR=127.0.0.1 MASTER_PORT={port} "
+        "TORCHELASTIC_RUN_ID=x"
     ),
-    slurm=lambda rank, count, port: dict(
-        SLURM_JOB_ID=1,
-        SLURM_JOB_NAME="x",
-        SLURM_NNODES=1,
-        SLURM_NODEID=0,
-        SLURM_NODELIST="127.0.0.1",
-        SLURM_NTASKS=count,
-        SLURM_NTASKS_PER_NODE=count,
-        SLURM_PROCID=rank,
-        SLURM_LOCALID=rank,
-        MASTER_PORT=port,
+    slurm=lambda rank, count, port: (
+        f"SLURM_JOB_ID=1 SLURM_JOB_NAME=x SLURM_NNODES=1 SLURM_NODEID=0 SLURM_NODELIST=127.0.0.1 "
+        f"SLURM_NTASKS={count} SLURM_NTASKS_PER_NODE={count} SLURM_PROCID={rank} "
+        f"SLURM_LOCALID={rank} MASTER_PORT={port}"
     ),
 )
 
 
 def part_of_a_training(environment, count, config, killed):
-    """One of `count` processes that share each batch; killed: the first one ends them all once the checkpoint is written"""
-    os.environ |= {name: str(value) for name, value in environment.items()}
+    os.environ |= dict(pair.split("=") for pair in environment.split())
     torch.set_num_threads(1)
     if killed:
-        save = Run.save
-
-        def save_and_end(run):
-            save(run)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        Run.save = save_and_end
+        with pytest.MonkeyPatch.context() as patch:
+            after_each_checkpoint(patch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            trainings.train_job(**config, devices=count)
     trainings.train_job(**config, devices=count)
 
 
 def train_together(processes, starter, count, config, killed=False):
+    """`count` processes that share each batch; killed: once the first checkpoint is written"""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running = [
-        processes.Process(
-            target=part_of_a_training,
-            args=(STARTERS[starter](rank, count, port), count, config, killed),
-        )
-        for rank in range(count)
-    ]
+    told = [(STARTERS[starter](rank, count, port), count, config, killed) for rank in range(count)]
+    running = [processes.Process(target=part_of_a_training, args=args) for args in told]
     for process in running:
         process.start()
     running[0].join(60)
@@ -445,33 +338,40 @@ def train_together(processes, starter, count, config, killed=False):
     assert killed or [process.exitcode for process in running] == [0] * count
 
 
-@pytest.mark.parametrize("starter, first, then", [("torchrun", 1, 2), ("slurm", 2, 1)])
-@pytest.mark.slow
-def test_a_checkpoint_moves_between_one_process_and_two(
-    root, tmp_path, processes, starter, first, then
-):
-    """Without BatchNorm, whose statistics are each process's own, only the order of sums differs. The checkpoint lies between two rows of the log."""
-    recipe = RECIPE | dict(
-        ema=None,
-        phases=[dict(steps=2, heads_rate=1e-3), dict(steps=4, heads_rate=1e-3, trunk_rate=1e-3)],
-        log_every=3,
-    )
+def assert_trained_alike(one, two):
+    """But for rounding, since sums are in another order."""
+    nets = [weights.load_network(folder / "network.safetensors") for folder in (one, two)]
+    torch.testing.assert_close(*(net.state_dict() for net in nets), rtol=1e-3, atol=1e-5)
+    one, two = (pd.read_csv(folder / "log.csv") for folder in (one, two))
+    assert list(one.images) == list(two.images) and np.allclose(two.loss, one.loss, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def alone(root, tmp_path_factory):
+    """A config without BatchNorm, whose statistics are each process's own; and its training in one
+    process. Its checkpoint lies between two rows of the log."""
+    recipe = RECIPE | dict(ema=None, phases=[FROZEN | dict(steps=2), WHOLE | dict(steps=4)])
     config = dict(network=SIZES | dict(batch_norm=False), training=recipe)
-    trainings.train_job(**job(root, tmp_path / "one", **config))
-    moved = job(root, tmp_path / "moved", **config)
+    folder = tmp_path_factory.mktemp("alone")
+    trainings.train_job(**job(root, folder, **config))
+    return folder, config
+
+
+def test_two_processes_train_as_one_does(root, tmp_path, processes, alone):
+    folder, config = alone
+    train_together(processes, "torchrun", 2, job(root, tmp_path, **config))
+    assert_trained_alike(folder, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("starter, first, then", [("torchrun", 1, 2), ("slurm", 2, 1)])
+def test_a_checkpoint_moves_between_one_process_and_two(
+    root, tmp_path, processes, alone, starter, first, then
+):
+    folder, config = alone
+    moved = job(root, tmp_path, **config)
     train_together(processes, starter, first, moved, killed=True)
-    assert (
-        torch.load(tmp_path / "moved" / "checkpoint.pt", weights_only=True)["step"] == 4
-        and not (tmp_path / "moved" / "network.safetensors").exists()
-    )
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4
+    assert not (tmp_path / "network.safetensors").exists()
     train_together(processes, starter, then, moved)
-    one, other = (
-        weights.load_network(tmp_path / name / "network.safetensors").state_dict()
-        for name in ("one", "moved")
-    )
-    for name in one:
-        torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-5)
-    logs = [pd.read_csv(tmp_path / name / "log.csv") for name in ("one", "moved")]
-    assert list(logs[1].images) == list(logs[0].images) == [24, 48] and np.allclose(
-        logs[1].loss, logs[0].loss, rtol=1e-4
-    )
+    assert_trained_alike(folder, tmp_path)

@@ -1,30 +1,22 @@
-"""The long training: what it says of itself, and that a cooldown starts from what it has reached."""
+"""The long training: what it says of itself; a cooldown starts from what it has reached."""
+
+import shutil
 
 import pandas as pd
 import pytest
-import torch
+from test_training import model, write_split  # noqa: F401 (fixture)
 
 from e2far import weights
-from e2far.morphable import toy_model
 from e2far.pipeline import commands, long_training, params, trainings
-from e2far.synthesis import shards
 
 
 def write_log(folder, recipe, images, ratios):
     (folder / recipe).mkdir(parents=True)
-    rows = pd.DataFrame(
-        dict(
-            images=images,
-            neutral_ratio=ratios,
-            expression_ratio=ratios,
-            expressive_ratio=ratios,
-            remaining_s=7200.0,
-        )
-    )
+    kinds = ("neutral_ratio", "expression_ratio", "expressive_ratio")
+    rows = pd.DataFrame(dict(images=images) | dict.fromkeys(kinds, ratios))
     between = pd.DataFrame(dict(images=[n + 1 for n in images]))  # rows without a validation
-    pd.concat([rows, between]).sort_values("images").to_csv(
-        folder / recipe / "log.csv", index=False
-    )
+    log = pd.concat([rows.assign(remaining_s=7200.0), between]).sort_values("images")
+    log.to_csv(folder / recipe / "log.csv", index=False)
 
 
 @pytest.fixture
@@ -54,78 +46,64 @@ def test_a_committed_table_alone_is_reported(tmp_path, nothing_committed):
     assert "At 0.20 million pictures" in long_training.report(tmp_path / "nothing", 10_000, 64)
 
 
-def test_without_measurements_it_says_so(tmp_path, nothing_committed):
-    assert "not measured anything" in long_training.report(tmp_path, 100, 64)
-
-
 def test_other_recipes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'tomorrow': choose one of .*scratch, before"):
         commands.train_long(tmp_path, "tomorrow")
 
 
 @pytest.fixture
-def folder(tmp_path, nothing_committed, monkeypatch):
-    """Of profile smoke, with a toy face model and stored faces in place of those made as it goes, whose workers take seconds to start."""
-    toy_model(dtype=torch.float32).save(tmp_path / "facemodel.npz")
-    p = params.load("long", "smoke")
-    commands.make_faces(tmp_path, p.judged, p.image_size, "smoke")
-    shards.write_split(
-        tmp_path / "facemodel.npz", tmp_path / "faces", "train", 8, 2, size=48, seed=0, n_jobs=1
-    )
+def folder(tmp_path, nothing_committed, monkeypatch, model):
+    """Of profile smoke, with a toy face model and stored faces in place of those made as it goes,
+    whose workers take seconds to start."""
+    model.save(tmp_path / "facemodel.npz")
+    size, splits = params.load("long", "smoke").image_size, ("train", "validation", "test")
+    for seed, split in enumerate(splits):
+        write_split(tmp_path / "faces" / split, model, 16, seed, size)
+    monkeypatch.setattr(commands, "make_faces", lambda *_: None)
     train_job = trainings.train_job
     monkeypatch.setattr(trainings, "train_job", lambda live, **config: train_job(**config))
     return tmp_path
 
 
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
 def test_it_is_stopped_cooled_down_and_taken_up_again(folder, monkeypatch, capsys):
-    with monkeypatch.context() as patched:
-        patched.setattr(
-            trainings, "save_network", interrupt
-        )  # stopped with its last checkpoint written
-        with pytest.raises(KeyboardInterrupt):
-            commands.train_long(folder, profile="smoke")
-    commands.train_long(folder, cooldown=True, profile="smoke")
-    start = weights.load_network(folder / "ours" / "reached.safetensors")
+    train = lambda **options: commands.train_long(folder, profile="smoke", **options)
+    ours, cooled = folder / "ours", folder / "ours-cooldown"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(trainings, "save_network", interrupt)  # its last checkpoint is written
+        train()
+    train(cooldown=True)
+    start = weights.load_network(ours / "reached.safetensors")
     assert start.metadata["images"] == 32 and start.config["trunk"] == "residual"
-    commands.train_long(folder, profile="smoke")  # and the training itself can still go on
-    assert len(pd.read_csv(folder / "ours" / "log.csv")) == 2
+    train()  # and the training itself can still go on
+    assert len(pd.read_csv(ours / "log.csv")) == 2
     assert long_training.curves(folder).recipe.unique().tolist() == ["ours", "ours-cooldown"]
 
-    stored = (folder / "ours" / "network.safetensors").read_bytes()
-    commands.train_long(folder, profile="smoke")  # what has ended is not trained again
-    assert (
-        "has ended" in capsys.readouterr().out
-        and (folder / "ours" / "network.safetensors").read_bytes() == stored
-    )
-    for path in (folder / "ours-cooldown").iterdir():
-        path.unlink()
-    commands.train_long(
-        folder, cooldown=True, profile="smoke"
-    )  # and can be cooled down from its end
-    assert (folder / "ours-cooldown" / "network.safetensors").exists()
+    stored = (ours / "network.safetensors").read_bytes()
+    train()  # what has ended is not trained again
+    assert "has ended" in capsys.readouterr().out
+    assert (ours / "network.safetensors").read_bytes() == stored
+    shutil.rmtree(cooled)
+    train(cooldown=True)  # and can be cooled down from its end
+    assert (cooled / "network.safetensors").exists()
 
 
-def test_the_recipe_before_differs_in_what_it_says(folder):
-    ours, before = (long_training.config(folder, recipe, "smoke") for recipe in ("ours", "before"))
-    assert (
-        before["network"]["trunk"] == "vgg16"
-        and not before["training"]["mirror"]
-        and before["live"]["loose_boxes"] == 0
-    )
-    assert {
-        name for name in ours["training"] if ours["training"][name] != before["training"][name]
-    } == {"phases", "mirror", "augment"}
+def test_the_recipe_before_differs_in_what_it_says(tmp_path):
+    ours, before = (long_training.config(tmp_path, name, "smoke") for name in ("ours", "before"))
+    assert before["network"]["trunk"] == "vgg16" and before["live"]["loose_boxes"] == 0
+    one, other = ours["training"], before["training"]
+    assert {name for name in one if one[name] != other[name]} == {"phases", "mirror", "augment"}
+    assert not other["mirror"]
 
 
 def test_status_of_nothing_writes_nothing(tmp_path, nothing_committed, capsys):
     commands.train_long(tmp_path / "nothing", status=True, profile="smoke")
-    assert "not measured anything" in capsys.readouterr().out and not long_training.CURVES.exists()
+    assert "not measured anything" in capsys.readouterr().out and not [*tmp_path.iterdir()]
 
 
 def test_a_cooldown_before_any_training_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="begin the training first"):
         long_training.reach(tmp_path, "ours", {})
-
-
-def interrupt(*_, **__):
-    raise KeyboardInterrupt

@@ -1,7 +1,4 @@
-from pathlib import Path
-
 import pytest
-import yaml
 
 from e2far.pipeline import params
 
@@ -12,12 +9,19 @@ def no_environment(monkeypatch):
     monkeypatch.delenv("E2FAR_OUT", raising=False)
 
 
+FILE = """\
+profile: small        # the choice
+seed: 7
+profiles:
+  small: {speed: {n: 1, rate: 1.0e-3}}
+  large: {speed: {n: 9, rate: 1.0e-3}}
+"""
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A repository of one params.yaml."""
-    (tmp_path / "params.yaml").write_text(
-        "profile: small        # the choice\nseed: 7\nprofiles:\n  small: &s\n    speed: {n: 1, rate: 1.0e-3}\n  large:\n    speed: {n: 9, rate: 1.0e-3}\n"
-    )
+    (tmp_path / "params.yaml").write_text(FILE)
     monkeypatch.setattr(params, "ROOT", tmp_path)
     return tmp_path
 
@@ -25,11 +29,8 @@ def root(tmp_path, monkeypatch):
 def test_a_section_becomes_attributes(root):
     p = params.load("speed")
     assert (p.profile, p.seed, p.n, p.rate) == ("small", 7, 1, 0.001)
-    assert (p.data, p.reports, p.weights) == (
-        root / "data",
-        root / "reports",
-        root / "data" / "weights",
-    )
+    assert (p.data, p.reports) == (root / "data", root / "reports")
+    assert p.weights == root / "data/weights"
 
 
 def test_argument_goes_before_environment_before_file(root, monkeypatch):
@@ -41,9 +42,7 @@ def test_argument_goes_before_environment_before_file(root, monkeypatch):
 
 
 def test_an_unknown_profile_or_section_is_named_with_the_known_ones(root, monkeypatch):
-    with pytest.raises(
-        ValueError, match="no profile 'huge' in params.yaml: choose one of small, large"
-    ):
+    with pytest.raises(ValueError, match="no profile 'huge' .*: choose one of small, large"):
         params.load("speed", "huge")
     with pytest.raises(ValueError, match="profile 'small' has no section 'sped': it has speed"):
         params.load("sped")
@@ -55,30 +54,16 @@ def test_an_unknown_profile_or_section_is_named_with_the_known_ones(root, monkey
 def test_e2far_out_moves_what_is_written_and_not_the_shipped_weights(root, monkeypatch, tmp_path):
     monkeypatch.setenv("E2FAR_OUT", str(tmp_path / "scratch"))
     p = params.load("speed")
-    assert (p.data, p.reports, p.weights) == (
-        tmp_path / "scratch/data",
-        tmp_path / "scratch/reports",
-        root / "data/weights",
-    )
+    assert (p.data, p.reports) == (tmp_path / "scratch/data", tmp_path / "scratch/reports")
+    assert p.weights == root / "data/weights"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("E2FAR_OUT", "relative")
     assert params.load("speed").data == tmp_path / "relative/data"
 
 
 def test_choosing_a_profile_changes_one_line(root):
-    before = (root / "params.yaml").read_text()
     params.choose("large")
-    assert (root / "params.yaml").read_text() == before.replace(
-        "profile: small ", "profile: large "
-    )
+    assert (root / "params.yaml").read_text() == FILE.replace("profile: small ", "profile: large ")
     with pytest.raises(ValueError, match="no profile 'huge'"):
         params.choose("huge")
     assert params.load("speed").n == 9
-
-
-def test_the_repository_has_every_profile_with_every_section():
-    profiles = yaml.safe_load((Path(params.ROOT) / "params.yaml").read_text())["profiles"]
-    assert {"smoke", "default", "weights", "paper"} <= set(profiles)
-    for profile in profiles:
-        for section in profiles[profile]:
-            assert params.load(section, profile).profile == profile

@@ -21,22 +21,15 @@ def ran(source, seconds, **more):
 
 
 def test_the_seconds_of_every_code_cell_are_kept(tmp_path):
-    notebook = write(
-        tmp_path / "run.ipynb",
-        new_markdown_cell("# Why?\nSo."),
-        ran("first, line = 1, 2\nsecond = 3", 1.23456),
-        new_markdown_cell("## And 2. how?"),
-        new_markdown_cell("So."),
-        ran("", 0.5),
-    )
+    first = new_markdown_cell("# Why?\nSo."), ran("first, line = 1, 2\nsecond = 3", 1.23456)
+    second = new_markdown_cell("## And 2. how?"), new_markdown_cell("So."), ran("", 0.5)
+    notebook = write(tmp_path / "run.ipynb", *first, *second)
     record.notebook(notebook, tmp_path / "new" / "run.csv")
     found = pd.read_csv(tmp_path / "new" / "run.csv", keep_default_na=False)
-    assert (
-        found.cell.tolist() == [1, 4]
-        and found.section.tolist() == ["Why?", "And 2. how?"]
-        and found.first_line.tolist() == ["first, line = 1, 2", ""]
-        and found.seconds.tolist() == [1.235, 0.5]
-    )
+    assert found[["cell", "section", "first_line", "seconds"]].values.tolist() == [
+        [1, "Why?", "first, line = 1, 2", 1.235],
+        [4, "And 2. how?", "", 0.5],
+    ]
 
 
 def test_a_notebook_that_papermill_did_not_run_is_refused(tmp_path):
@@ -46,7 +39,7 @@ def test_a_notebook_that_papermill_did_not_run_is_refused(tmp_path):
 
 
 def test_an_executed_notebook_keeps_no_random_names(tmp_path):
-    """A progress bar in Jupyter is a widget with another name in each run; what stands beside it stays."""
+    """A progress bar is a widget with another name in each run; what stands beside it stays."""
 
     def execute(path, name):
         view = dict(model_id=name, version_major=2, version_minor=0)
@@ -63,28 +56,22 @@ def test_an_executed_notebook_keeps_no_random_names(tmp_path):
 def test_the_record_is_the_same_bytes_twice_and_says_what_decides_results(tmp_path):
     for name in ("one.json", "new/two.json"):
         record.environment(tmp_path / name)
-    found = json.loads((tmp_path / "one.json").read_text())
-    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "new" / "two.json").read_bytes()
-    assert (
-        found["versions"]["torch"] == importlib.metadata.version("torch")
-        and found["versions"]["numpy"] == numpy.__version__
+    one, two = (tmp_path / name for name in ("one.json", "new/two.json"))
+    found, versions = json.loads(one.read_text()), json.loads(one.read_text())["versions"]
+    assert one.read_bytes() == two.read_bytes()
+    assert versions["torch"] == importlib.metadata.version("torch")
+    assert versions["numpy"] == numpy.__version__ and found["precision"] in (
+        "bf16-mixed",
+        "32-true",
     )
-    assert (
-        found["precision"] in ("bf16-mixed", "32-true")
-        and found["cores"] >= 1
-        and found["processor"] is not None
-    )
+    assert found["cores"] >= 1 and found["processor"] is not None
     assert found["profile"] in params.read()["profiles"] and found["seed"] == params.read()["seed"]
 
 
 def test_commit_and_changed_sources(tmp_path, monkeypatch):
     """Of the checkout alone: new files elsewhere, and results, do not count."""
-    git = lambda *words: subprocess.run(
-        ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    git = lambda *words: subprocess.check_output([*command, *words], text=True).strip()
     (tmp_path / "params.yaml").write_bytes((params.ROOT / "params.yaml").read_bytes())
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "a.csv").write_text("1")
@@ -104,9 +91,6 @@ def test_commit_and_changed_sources(tmp_path, monkeypatch):
 
 
 def test_packages_of_extras_that_are_not_installed_are_left_out(monkeypatch):
-    monkeypatch.setattr(
-        importlib.metadata,
-        "requires",
-        lambda name: ["numpy>=2", "no-such-package; extra == 'none'"],
-    )
+    needed = ["numpy>=2", "no-such-package; extra == 'none'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: needed)
     assert record.versions() == dict(numpy=numpy.__version__)

@@ -39,9 +39,9 @@ def replacing(path, writer=""):
         partial.unlink(missing_ok=True)
 
 
-def source_version(*modules):
-    """Sixteen hexadecimal digits that change when the source of one of `modules` does."""
-    sources = b"".join(Path(module.__file__).read_bytes() for module in modules)
+def source_version(paths):
+    """Sixteen hexadecimal digits that change when one of the source files `paths` does."""
+    sources = b"".join(path.read_bytes() for path in sorted(paths))
     return hashlib.sha256(sources).hexdigest()[:16]
 
 

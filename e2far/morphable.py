@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+import e2far
 from e2far.files import read_npz, reading, replacing
 
-SHIPPED = Path(__file__).resolve().parent.parent / "data" / "weights" / "makehuman.npz"
+SHIPPED = e2far.SHIPPED / "makehuman.npz"
 BASES = ("identity_basis", "expression_basis", "units")
 INDICES = ("triangles", "landmarks", "region")
 

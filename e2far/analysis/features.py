@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch.optim.swa_utils import update_bn
 
 from e2far.data import to_float
-
 from e2far.trunks import BLOCKS, LAYERS, map_sizes
 
 

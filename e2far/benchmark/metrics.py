@@ -10,7 +10,6 @@ import roma
 import torch
 from scipy.spatial.transform import Rotation
 
-
 # iBUG: eye corners from right to left, nose base, mouth corners
 NOW_LANDMARKS = (36, 39, 42, 45, 33, 48, 54)
 

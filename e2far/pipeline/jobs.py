@@ -4,7 +4,6 @@ A job is a function of keyword arguments, its config, which has a `folder` of it
 job.json there keeps config and result, as JSON values.
 """
 
-import hashlib
 import inspect
 import json
 import multiprocessing
@@ -114,8 +113,7 @@ def _identity(config, function):
     paths = {*PACKAGE.glob("*.py"), Path(inspect.getfile(function))}
     if config.get("live"):
         paths |= {*PACKAGE.glob("synthesis/*.py"), *PACKAGE.glob("facemodels/*.py")}
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()[:16]
-    known = config | dict(inputs=inputs_digest(config), code=code)
+    known = config | dict(inputs=inputs_digest(config), code=files.source_version(paths))
     return json.loads(json.dumps(known, default=str))
 
 

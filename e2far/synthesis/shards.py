@@ -21,7 +21,7 @@ import joblib
 import torch
 from safetensors import SafetensorError, safe_open
 
-from e2far import camera, data, morphable, raster
+from e2far import camera, data, files, morphable, raster
 from e2far.facemodels import arkit, load_face_model
 from e2far.synthesis.studio import SPLITS, Studio, photograph_many
 
@@ -211,15 +211,11 @@ def sweep(folder, count):
 def fingerprint(model):
     """Sixteen hexadecimal digits that change with any number of the face model."""
     values = [*model.buffers(), *model.attributes.values()]
-    return _digest(value.numpy().tobytes() for value in values)
+    contents = b"".join(value.numpy().tobytes() for value in values)
+    return hashlib.sha256(contents).hexdigest()[:16]
 
 
 def code_version():
     """Sixteen hexadecimal digits that change with the source of all that draws a picture."""
     core = [Path(module.__file__) for module in (arkit, camera, morphable, raster)]
-    paths = [*sorted(Path(__file__).parent.glob("*.py")), *core]
-    return _digest(path.read_bytes() for path in paths)
-
-
-def _digest(contents):
-    return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
+    return files.source_version([*Path(__file__).parent.glob("*.py"), *core])

@@ -77,6 +77,7 @@ def test_commit_and_changed_sources(tmp_path, monkeypatch):
     (tmp_path / "reports" / "a.csv").write_text("1")
     monkeypatch.setattr(params, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    params.choose("default")
 
     def found():
         record.environment(tmp_path / "record.json")

@@ -95,14 +95,14 @@ def draw_pairs(model, n, size, seed, n_jobs=1, **studio):
     """
     draw = lambda studio, number: counterfactuals(studio, seed, number)
     pairs = _draw(draw, n, n_jobs, model, size, studio)
-    return {name: _stack([pair[name] for pair in pairs]) for name in pairs[0]}
+    return {name: stack([pair[name] for pair in pairs]) for name in pairs[0]}
 
 
 # ---- samples, in this world or another -----------------------------------------------------------
 
 
-def draw_sample(model, people, size, seed, n_jobs=1, shifts=(), **studio):
-    """Two photos of each of `people` with all that a probe may ask for: tensors, a row a photo.
+def draw_sample(model, people, size, seed, n_jobs=1, shifts=(), split="test", pictures=2, **studio):
+    """Photos of `people` with all that a probe may ask for: tensors, a row a photo.
 
     Those of `draw_pairs`; person (n,); units (n, J) in [0, 1], strengths of the model's named
     units; albedo (n, 3), linear colour of the skin; light (n, 4), strength and direction of the
@@ -111,27 +111,26 @@ def draw_sample(model, people, size, seed, n_jobs=1, shifts=(), **studio):
     shifts: names out of SHIFTS    others: as for `draw_pairs`
     """
     shifts = tuple(shifts)
-    draw = lambda studio, person: _photograph_twice(studio, seed, person, shifts)
+    draw = lambda studio, person: [
+        _photograph(studio, seed, split, person, picture, shifts) for picture in range(pictures)
+    ]
     rows = _draw(draw, people, n_jobs, model, size, studio)
-    return _stack([row for photos in rows for row in photos])
+    return stack([row for photos in rows for row in photos])
 
 
-def _photograph_twice(studio, seed, person, shifts):
-    rows = []
-    for picture in (0, 1):
-        place = [seed, SPLITS.index("test"), person, picture]
-        recipe = studio.recipe(seed, "test", person, picture)
-        recipe = shift_domain(recipe, shifts, np.random.default_rng([*place, 2]))
-        # The first that `Studio.recipe` draws.
-        first = np.random.default_rng([*place[:3], picture + 1])
-        about = dict(
-            person=np.int64(person),
-            units=arkit.draw_units(studio.model.unit_names, first),
-            albedo=np.float32(recipe["person"]["looks"]["skin"]),
-            light=np.float32(recipe["harmonics"][:4].mean(-1)),
-        )
-        rows.append(studio.expose(recipe) | about)
-    return rows
+def _photograph(studio, seed, split, person, picture, shifts):
+    place = [seed, SPLITS.index(split), person, picture]
+    recipe = studio.recipe(seed, split, person, picture)
+    recipe = shift_domain(recipe, shifts, np.random.default_rng([*place, 2]))
+    # The first that `Studio.recipe` draws.
+    first = np.random.default_rng([*place[:3], picture + 1])
+    about = dict(
+        person=np.int64(person),
+        units=arkit.draw_units(studio.model.unit_names, first),
+        albedo=np.float32(recipe["person"]["looks"]["skin"]),
+        light=np.float32(recipe["harmonics"][:4].mean(-1)),
+    )
+    return studio.expose(recipe) | about
 
 
 def _draw(draw, n, n_jobs, model, size, settings):
@@ -150,7 +149,7 @@ def _draw_block(draw, numbers, model, size, settings):
     return found
 
 
-def _stack(rows):
+def stack(rows):
     stacked = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
     return stacked | dict(image=stacked["image"].permute(0, 3, 1, 2))
 

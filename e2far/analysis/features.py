@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.optim.swa_utils import update_bn
 
 from e2far.data import to_float
-from e2far.trunks import BLOCKS, LAYERS, map_sizes
+from e2far.trunks import BLOCKS, LAYERS
 
 
 @torch.no_grad()
@@ -38,8 +38,7 @@ def layer_vectors(network, images, layers, grids):
 
     Maps are average-pooled to the sides in `grids`, or kept whole; vectors stay as they are.
     """
-    answer = network.features if {"pixels", *LAYERS}.issuperset(layers) else network.activations
-    maps = dict(pixels=images) | answer(images)
+    maps = dict(pixels=images) | network.activations(images)
 
     def vector(layer):
         x, side = maps[layer], grids.get(layer)
@@ -49,17 +48,19 @@ def layer_vectors(network, images, layers, grids):
 
 
 def matched_grids(network):
-    """Sides at which every layer has at least as many features (channels x side²) as pool5.
+    """Sides at which every layer has at least as many features (channels x side²) as the last maps.
 
     As nearly as squares allow, the pixels too: early layers have few channels but large maps, so
     they keep more places and lose no comparison for lack of numbers.
     """
-    maps = dict(pixels=(3, network.image_size)) | map_sizes(network.trunk, network.image_size)
-    channels, side = maps["pool5"]
-    total = channels * side**2
+    blank = torch.zeros(1, 3, network.image_size, network.image_size)
+    with torch.no_grad():
+        trunk = getattr(network, "trunk", network)
+        maps = dict(pixels=blank) | trunk(blank)
+    total = [*maps.values()][-1].numel()
     return {
-        layer: min(side, int(np.ceil(np.sqrt(total / channels))))
-        for layer, (channels, side) in maps.items()
+        layer: min(x.shape[-1], int(np.ceil(np.sqrt(total / x.shape[1]))))
+        for layer, x in maps.items()
     }
 
 

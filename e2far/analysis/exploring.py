@@ -1,0 +1,164 @@
+"""The small package that notebook 3 plays with, so that it runs right after `make setup`.
+
+data/explore/ holds a few hundred faces with their numbers, four people with four expressions each,
+small networks, and decoders: what a linear reader makes of each layer, fitted on thousands of other
+faces. dlib's recogniser comes from its own package; its untrained twin is made again from its seed.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from e2far import losses
+from e2far.analysis import counterfactuals, probes
+from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, Subject, calibrate
+from e2far.network import E2FAR, Recognizer
+from e2far.recogniser import Recogniser, weights_file
+from e2far.synthesis.studio import Studio
+from e2far.weights import load_network, save_network
+
+POSES = dict(yaw_deg=25.0, pitch_deg=10.0, roll_deg=10.0, without=("obstacles",))
+# Unit names without their side -> strength
+EXPRESSIONS = {
+    "neutral": {},
+    "smile": {"mouthSmile": 1.0, "cheekSquint": 0.7, "eyeSquint": 0.4},
+    "open mouth": {"jawOpen": 0.8},
+    "raised brows": {"browInnerUp": 1.0, "browOuterUp": 1.0, "eyeWide": 0.8},
+}
+SHEET = 16  # faces in a row of the pictures' file
+SEED = 0  # of the untrained twin
+
+
+def write(folder, model, networks, sample, *, people, pictures, rank, components, seed, n_jobs=1):
+    """Write the package to `folder`.
+
+    networks: name -> E2FAR or Recognizer, of END_TO_END and PEOPLE    sample: faces for the
+    decoders, of `counterfactuals.draw_sample`    people, pictures: how many faces are shown
+    rank: numbers that a decoder passes on, for identity and expression each
+    """
+    folder = Path(folder)
+    size = sample["image"].shape[-1]
+    faces = counterfactuals.draw_sample(
+        model, people, size, seed + 3, n_jobs, split="repeated", pictures=pictures, **POSES
+    )
+    for name, rows in dict(faces=faces, expressions=_pose_expressions(model, size, seed)).items():
+        _write_faces(folder / name, rows)
+    for name, network in networks.items():
+        save_network(network, folder / f"{name.replace(' ', '_')}.safetensors", half=True)
+    decoders = {}
+    for name, subject in open_subjects(folder).items():
+        for layer, x in subject.features(sample).items():
+            found = fit_decoder(x, sample, model, rank, components)
+            decoders |= {f"{name}/{layer}/{key}": part for key, part in found.items()}
+    save_file(decoders, folder / "decoders.safetensors")
+
+
+def _pose_expressions(model, size, seed, people=4):
+    """Some people ahead, each with every one of EXPRESSIONS: a sample, a row a picture."""
+    studio, rows = Studio(model, size, **POSES), []
+    for person in range(people):
+        factors = counterfactuals.draw_factors(studio, seed + 4, "test", person)
+        for wanted in EXPRESSIONS.values():
+            strengths = [
+                wanted.get(n.removesuffix("Left").removesuffix("Right"), 0.0)
+                for n in model.unit_names
+            ]
+            expression = model.from_units(torch.tensor(strengths)[None])[0].numpy()
+            rows.append(
+                counterfactuals.photograph(studio, factors | dict(expression=expression))
+                | dict(person=np.int64(person))
+            )
+    return counterfactuals.stack(rows)
+
+
+def _write_faces(stem, sample):
+    """STEM.jpg, all pictures on one sheet, and STEM.safetensors, their numbers."""
+    images = sample["image"].permute(0, 2, 3, 1).numpy()
+    n, side = len(images), images.shape[1]
+    sheet = np.zeros((-(-n // SHEET) * side, SHEET * side, 3), np.uint8)
+    for i, image in enumerate(images):
+        y, x = i // SHEET * side, i % SHEET * side
+        sheet[y : y + side, x : x + side] = image
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(stem.with_suffix(".jpg"), quality=88, subsampling=0)
+    numbers = {key: x for key, x in sample.items() if key != "image"}
+    halved = {key: x.half() if x.is_floating_point() else x for key, x in numbers.items()}
+    save_file({key: x.contiguous() for key, x in halved.items()}, stem.with_suffix(".safetensors"))
+
+
+def read_faces(folder, name="faces"):
+    """The sample `name` ("faces" or "expressions") of the package in `folder`."""
+    stem = Path(folder) / name
+    numbers = load_file(stem.with_suffix(".safetensors"))
+    sample = {key: x.float() if x.is_floating_point() else x for key, x in numbers.items()}
+    sheet = np.asarray(Image.open(stem.with_suffix(".jpg")))
+    side = sheet.shape[1] // SHEET
+    tiles = sheet.reshape(-1, side, SHEET, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+    images = torch.from_numpy(tiles[: len(sample["person"])].copy()).permute(0, 3, 1, 2)
+    return sample | dict(image=images)
+
+
+def open_subjects(folder):
+    """The subjects of the package: name -> Subject."""
+    folder, faces = Path(folder), read_faces(folder)
+    recogniser = Subject(RECOGNISER, Recogniser().load(weights_file()), aligned=True)
+    twin = Subject(TWIN, Recogniser(), aligned=True)
+    torch.manual_seed(SEED)
+    calibrate(twin.network, twin.look(faces)[:128] / 255)
+    own = {
+        name: Subject(name, load_network(folder / f"{name.replace(' ', '_')}.safetensors", kind))
+        for name, kind in {END_TO_END: E2FAR, PEOPLE: Recognizer}.items()
+    }
+    return {RECOGNISER: recogniser, TWIN: twin} | own
+
+
+# ---- decoders ------------------------------------------------------------------------------------
+
+
+def fit_decoder(features, sample, model, rank, components):
+    """A linear reader of identity and expression from features (n, d), in few numbers: dict of
+    tensors `KIND.read` (d, rank), `KIND.spread` (rank, T) and `KIND.bias` (T,), half precision.
+
+    A ridge probe, then cut to the `rank` directions in which its answers differ most in mm.
+    """
+    found, person = {}, sample["person"].numpy()
+    for kind in ("identity", "expression"):
+        probe = probes.fit_probe(features, sample[kind].numpy(), person, components)
+        basis = getattr(model, f"{kind}_basis")[model.region]
+        R = losses.gram_factor(basis).double().numpy()
+        moved = (features @ probe.weight) @ R.T
+        axes = np.linalg.svd(moved - moved.mean(0), full_matrices=False)[2][:rank].T  # (T, rank)
+        parts = dict(
+            read=probe.weight @ R.T @ axes,
+            spread=np.linalg.solve(R, axes).T,
+            bias=probe.bias,
+        )
+        # What is cut off still has a mean.
+        mean = features.mean(0) @ probe.weight
+        parts["bias"] = probe.bias + mean - mean @ R.T @ axes @ parts["spread"]
+        found |= {
+            f"{kind}.{key}": torch.from_numpy(part).half().contiguous()
+            for key, part in parts.items()
+        }
+    return found
+
+
+class Decoders:
+    """What each layer remembers of a face, as coefficients: the decoders of the package."""
+
+    def __init__(self, folder):
+        self.parts = load_file(Path(folder) / "decoders.safetensors")
+
+    def __call__(self, name, layer, features):
+        """Identity (n, K) and expression (n, L) that a layer of a subject tells of."""
+        x, answers = torch.as_tensor(features), []
+        for kind in ("identity", "expression"):
+            read, spread, bias = (
+                self.parts[f"{name}/{layer}/{kind}.{key}"].float()
+                for key in ("read", "spread", "bias")
+            )
+            answers.append(x @ read @ spread + bias)
+        return answers

@@ -1,0 +1,118 @@
+"""What each layer of a subject knows: scores with intervals over people, in tables.
+
+Every score is a ratio of sums over pictures, so its interval is a bootstrap over people of that
+ratio, and two layers, judged on the same pictures, are compared pair by pair. With E the squared
+error of a picture and S its squared distance from the mean answer:
+
+    explained variance           1 - sum E / sum S
+    layer a less layer b         sum (E_b - E_a) / sum S
+    kept at a of what b has      sum (S - E_a) / sum (S - E_b)
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from e2far.analysis import probes
+from e2far.evaluation import bootstrap_ratio
+
+
+def squared_errors(features, targets, factors, person, components):
+    """Target -> (E (n,), S (n,)) of probes that read targets (n, T) in features (n, d), nested over
+    people. factors: target -> R of `losses.gram_factor`, for errors in mm² on the face"""
+    found, guess = {}, probes.nested_predictions(features, targets, person, components)
+    for name, truth in targets.items():
+        R = factors.get(name, torch.eye(truth.shape[1])).double().numpy()
+        offsets = guess[name] - truth, truth - truth.mean(0)
+        found[name] = tuple(np.square(offset @ R.T).sum(1) for offset in offsets)
+    return found
+
+
+def naming_errors(features, person, components):
+    """For "who is it": E (n,) is 1 where the wrong person is named, S (n,) is 1."""
+    right = probes.recognise(features, person, components) == person
+    return {"who is it": (1.0 - right, np.ones(len(person)))}
+
+
+class Scores:
+    """Errors of many subjects, layers and targets on the same people, and tables of them.
+
+    Networks of one kind (seeds) are averaged, picture by picture.
+    """
+
+    def __init__(self):
+        self.errors = {}  # (view, trunk, readout, layer, target) -> {seed: (E, S)}
+        self.people = {}  # view -> (n,)
+
+    def add(self, view, person, trunk, seed, readout, layer, found):
+        """Take in what `squared_errors` or `naming_errors` found in one layer."""
+        self.people[view] = person
+        for target, pair in found.items():
+            key = view, trunk, readout, layer, target
+            self.errors.setdefault(key, {})[seed] = pair
+
+    def mean(self, key):
+        """E (n,), S (n,), averaged over the seeds."""
+        return np.mean([*self.errors[key].values()], 0)
+
+    def table(self, depths, samples):
+        """Explained variance of every target in every layer (data frame).
+
+        depths: trunk -> layer -> depth    samples: of the bootstrap; single units have a tenth
+        """
+        rows = []
+        for key, by_seed in self.errors.items():
+            view, trunk, readout, layer, target = key
+            E, S = self.mean(key)
+            count = samples // 10 if target.startswith("unit ") else samples
+            value, low, high = bootstrap_ratio(S - E, S, self.people[view], count)
+            each = [1 - e.sum() / s.sum() for e, s in by_seed.values()]
+            rows.append(
+                dict(view=view, readout=readout, trunk=trunk, layer=layer)
+                | dict(depth=depths[trunk][layer], target=target, value=value, low=low, high=high)
+                | dict(seeds=len(each), lowest_seed=min(each), highest_seed=max(each))
+            )
+        return pd.DataFrame(rows)
+
+    def difference(self, key, layer, other, samples):
+        """Explained variance in `layer` less that in `other`: value, low, high.
+
+        key: view, trunk, readout, target
+        """
+        view, trunk, readout, target = key
+        E, S = self.mean((view, trunk, readout, layer, target))
+        E_other, _ = self.mean((view, trunk, readout, other, target))
+        return bootstrap_ratio(E_other - E, S, self.people[view], samples)
+
+    def kept(self, key, layer, peak, samples):
+        """Explained variance in `layer` as a share of that in `peak`: value, low, high."""
+        view, trunk, readout, target = key
+        E, S = self.mean((view, trunk, readout, layer, target))
+        E_peak, _ = self.mean((view, trunk, readout, peak, target))
+        return bootstrap_ratio(S - E, S - E_peak, self.people[view], samples)
+
+
+def summarise_peaks(scores, table, tops, samples):
+    """Where each target peaks and how much of the peak is kept at the top (data frame).
+
+    tops: trunk -> its last layer. Rows: kept, share of the peak; fall, peak less top, with
+    intervals. Targets that nothing explains (peak below .01) are left out.
+    """
+    rows = []
+    groups = table.groupby(["view", "readout", "trunk", "target"], sort=False)
+    for (view, readout, trunk, target), part in groups:
+        # Choice: pixels are no layer, and cannot be the peak.
+        part = part[part.layer != "pixels"]
+        peak = part.loc[part.value.idxmax()]
+        if tops[trunk] not in set(part.layer) or peak.value < 0.01:
+            continue
+        key, top = (view, trunk, readout, target), tops[trunk]
+        fall = scores.difference(key, peak.layer, top, samples)
+        kept = scores.kept(key, top, peak.layer, samples)
+        rows.append(
+            dict(view=view, readout=readout, trunk=trunk, target=target)
+            | dict(peak=peak.layer, top=top, at_peak=peak.value)
+            | dict(zip(("kept", "kept_low", "kept_high"), kept))
+            | dict(zip(("fall", "fall_low", "fall_high"), fall))
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,83 @@
+"""The networks under study: how each is shown a face, and what its layers are called."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from e2far.analysis.chips import cut_chips
+from e2far.analysis.features import layer_features, matched_grids
+from e2far.recogniser import STAGES
+from e2far.trunks import BLOCKS
+
+RECOGNISER, TWIN = "recogniser", "recogniser, untrained"
+END_TO_END, PEOPLE, UNTRAINED = "end to end", "synthetic people", "end to end, untrained"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network (`activations(image)` gives its layers) and how it is shown a face."""
+
+    name: str  # of its kind; several networks of a kind differ by their seed
+    network: nn.Module
+    seed: int = 0
+    aligned: bool = False  # shown chips, as dlib's recogniser is; else our squares
+
+    def look(self, sample):
+        """Pictures (n, 3, S, S) uint8 as the network wants them.
+
+        sample: image (n, 3, s, s) uint8, landmarks (n, 68, 2) px
+        """
+        if self.aligned:
+            return cut_chips(sample["image"], sample["landmarks"])
+        size = self.network.image_size
+        return torch.cat(
+            [
+                F.interpolate(part.float(), size=size, mode="bilinear", antialias=True).byte()
+                for part in sample["image"].split(256)
+            ]
+        )
+
+    @property
+    def layers(self):
+        """Layer -> its depth: share of the convolutions passed, 0 for the pixels."""
+        counts = dict(pixels=0)
+        if self.aligned:
+            counts["conv1"] = passed = 1
+            for i, (_, blocks, _) in enumerate(STAGES, 1):
+                counts[f"stage{i}"] = passed = passed + 2 * blocks
+        else:
+            passed = 0
+            for i, (_, convolutions) in enumerate(BLOCKS, 1):
+                counts[f"pool{i}"] = passed = passed + convolutions
+        depths = {layer: count / passed for layer, count in counts.items()}
+        return depths | (dict(average=1.08, descriptor=1.16) if self.aligned else {})
+
+    def features(self, sample, layers=None, whole=False):
+        """Layer -> (n, d) float32, maps pooled to about as many numbers as the last one has;
+        whole: as they are."""
+        grids = {} if whole else matched_grids(self.network)
+        return layer_features(self.network, self.look(sample), layers or [*self.layers], grids)
+
+
+@torch.no_grad()
+def calibrate(network, images):
+    """Fill `network` with random weights after He et al. (2015), then scale and shift each layer so
+    that its channels have mean 0 and variance 1 over `images`, as BatchNorm would."""
+
+    def standardise(layer, _, maps):
+        mean, std = maps.mean((0, 2, 3)), maps.std((0, 2, 3)) + 1e-5
+        layer.weight.div_(std.view(-1, 1, 1, 1))
+        layer.bias.copy_((layer.bias - mean) / std)
+        return (maps - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    for layer in convolutions:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    hooks = [layer.register_forward_hook(standardise) for layer in convolutions]
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return network.eval()

@@ -1,0 +1,218 @@
+"""What the layers of several networks know: the tables and the faces behind notebook 3.
+
+python -m e2far.pipeline.layer_study [PHOTOS]: trains the small networks, draws faces that none of
+them has met, reads every layer of every subject, and writes reports/metrics/layers/*.csv and
+data/explore. PHOTOS is the user's own folder of AFLW2000-3D or 300W-LP.
+"""
+
+import sys
+from functools import partial
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from e2far import data, losses
+from e2far.analysis import counterfactuals, exploring, layers, photos, similarity
+from e2far.analysis.features import measure_batch_norm
+from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAINED
+from e2far.analysis.subjects import Subject, calibrate
+from e2far.facemodels import arkit, load_face_model
+from e2far.network import E2FAR, Recognizer
+from e2far.pipeline import jobs, params, trainings
+from e2far.recogniser import Recogniser, weights_file
+from e2far.weights import load_network
+
+SIZE = 160  # px of the faces that are drawn; each subject gets them as it wants them
+AHEAD = dict(yaw_deg=15.0, pitch_deg=8.0, roll_deg=8.0, without=("obstacles",))
+WHOLE = ("stage2", "stage3", "stage4", "stage5", "pool3", "pool4", "pool5")  # maps also read whole
+
+
+def main(profile=None, folder=None):
+    """The whole study. folder: of real photos, or None"""
+    p = params.load("layers", profile)
+    reached = train_networks(p)
+    model = load_face_model(p.data / "facemodel" / "model.npz")
+    draw_samples(p, model)
+    if folder:
+        save_file(photos.read_sample(folder, SIZE), place(p, "real photos"))
+    kinds = {RECOGNISER: [0], TWIN: p.seeds, PEOPLE: p.seeds, END_TO_END: p.seeds}
+    kinds |= {UNTRAINED: p.seeds}
+    subjects = [(kind, seed) for kind, seeds in kinds.items() for seed in seeds]
+    views = ["looking ahead", "all poses", "people"] + ["real photos"] * bool(folder)
+    tasks = (joblib.delayed(study)(p, views, *subject) for subject in subjects)
+    found = joblib.Parallel(p.n_jobs)(tasks)
+    write_tables(p, found, reached)
+    networks = {kind: open_subject(p, kind, p.seeds[0]).network for kind in (PEOPLE, END_TO_END)}
+    sample = load_file(place(p, "looking ahead"))
+    options = p.pack | dict(components=p.components, seed=p.seed, n_jobs=p.n_jobs)
+    exploring.write(p.data / "explore", model, networks, sample, **options)
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+def train_networks(p):
+    """Train the small networks, some seeds of each kind; finished ones are kept."""
+    faces = data.Faces(p.data / "faces" / "train")
+    settings = params.settings(params.load("training", p.profile), faces)
+    shared = ("batch_size", "optimizer", "weight_decay", "clip", "precision", "augment")
+    shared = {key: settings.recognition[key] for key in shared}
+    loss = {key: settings.training[key] for key in ("expression_weight", "pose_weight", "ema")}
+    plain = {key: settings.network[key] for key in ("image_size", "width", "batch_norm")}
+    recognisers, regressors = {}, {}
+    for seed in p.seeds:
+        common = dict(faces=p.data / "faces", seed=seed)
+        recognisers[f"{PEOPLE} {seed}"] = common | dict(
+            folder=network_folder(p, PEOPLE, seed),
+            network=plain,
+            training=shared | p.recogniser,
+        )
+        regressors[f"{END_TO_END} {seed}"] = common | dict(
+            folder=network_folder(p, END_TO_END, seed),
+            model=p.data / "facemodel" / "model.npz",
+            network=settings.network,
+            training=shared | loss | dict(phases=[p.regressor]),
+            test="validation",
+        )
+    run = partial(jobs.run_many, n_jobs=p.n_jobs, resume=True)
+    return run(recognisers, function=trainings.pretrain_job) | run(regressors)
+
+
+def network_folder(p, kind, seed):
+    return p.data / "analysis" / kind.replace(" ", "_") / str(seed)
+
+
+def open_subject(p, kind, seed):
+    """The subject of a kind and a seed; untrained ones are calibrated on drawn faces."""
+    if kind == RECOGNISER:
+        return Subject(kind, Recogniser().load(weights_file()), seed, aligned=True)
+    if kind in (PEOPLE, END_TO_END):
+        path, of = network_folder(p, kind, seed) / "network.safetensors", E2FAR
+        return Subject(kind, load_network(path, Recognizer if kind == PEOPLE else of), seed)
+    some = {key: rows[:128] for key, rows in load_file(place(p, "all poses")).items()}
+    torch.manual_seed(seed)
+    if kind == TWIN:
+        subject = Subject(kind, Recogniser(), seed, aligned=True)
+        calibrate(subject.network, subject.look(some) / 255)
+    else:
+        config = load_network(network_folder(p, END_TO_END, seed) / "network.safetensors").config
+        subject = Subject(kind, E2FAR(**config), seed)
+        measure_batch_norm(subject.network, subject.look(some), len(some["image"]))
+    return subject
+
+
+# ---- faces ---------------------------------------------------------------------------------------
+
+
+def draw_samples(p, model):
+    """Faces that no network has met, a file for each view, and the counterfactual pairs."""
+    synthesis = params.load("synthesis", p.profile)
+    ranges = {key: getattr(synthesis, key) for key in params.ANGLES}
+    draw = partial(counterfactuals.draw_sample, model, size=SIZE, seed=p.seed + 2, n_jobs=p.n_jobs)
+    views = {
+        "looking ahead": draw(p.people, **AHEAD),
+        "all poses": draw(p.people, **ranges),
+        "people": draw(p.named["people"], pictures=p.named["pictures"], split="repeated", **ranges),
+    }
+    pairs = counterfactuals.draw_pairs(model, p.pairs, SIZE, p.seed + 1, p.n_jobs, **ranges)
+    views |= {f"pairs, {name}": sample for name, sample in pairs.items()}
+    place(p, "").parent.mkdir(parents=True, exist_ok=True)
+    for view, sample in views.items():
+        save_file({key: x.contiguous() for key, x in sample.items()}, place(p, view))
+
+
+def place(p, view):
+    return p.data / "analysis" / "samples" / f"{view}.safetensors"
+
+
+def targets_of(sample, model):
+    """Target -> (n, T): what probes are asked for. Movements of one kind, left and right, go
+    together: "unit jawOpen"."""
+    found = {name: sample[name].numpy() for name in ("identity", "expression", "light", "albedo")}
+    found["pose"] = sample["pose"][:, :6].numpy()
+    units = {}
+    for j, name in enumerate(model.unit_names):
+        units.setdefault(f"unit {arkit.action_of(name)}", []).append(sample["units"][:, j].numpy())
+    return found | {name: np.stack(x, 1) for name, x in units.items() if np.any(x)}
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def study(p, views, kind, seed):
+    """Of one subject: kind, depths of its layers, arguments for `Scores.add`, moves (data frame)."""
+    torch.set_num_threads(1)
+    subject = open_subject(p, kind, seed)
+    rows = [row for view in views for row in judge(p, view, subject)]
+    return kind, subject.layers, rows, measure_moves(p, subject)
+
+
+def judge(p, view, subject):
+    """Arguments for `Scores.add`, of all layers of a subject in a view."""
+    sample = load_file(place(p, view))
+    person = sample["person"].numpy()
+    if view == "people":
+        measure = layers.naming_errors
+    else:
+        measure = partial(layers.squared_errors, **questions(p, view, sample))
+    read = {"pooled": subject.features(sample)}
+    if view == "all poses":
+        read["whole"] = subject.features(sample, set(WHOLE) & set(subject.layers), whole=True)
+    return [
+        (view, person, subject.name, subject.seed, readout, layer)
+        + (measure(x, person=person, components=p.components),)
+        for readout, features in read.items()
+        for layer, x in features.items()
+    ]
+
+
+def questions(p, view, sample):
+    """What probes are asked for: dicts `targets` and `factors` of `layers.squared_errors`."""
+    if view == "real photos":
+        return dict(targets=photos.targets_of(sample), factors={})
+    model = load_face_model(p.data / "facemodel" / "model.npz")
+    factors = {
+        name: losses.gram_factor(getattr(model, f"{name}_basis")[model.region])
+        for name in ("identity", "expression")
+    }
+    return dict(targets=targets_of(sample, model), factors=factors)
+
+
+def measure_moves(p, subject):
+    """How far each factor of a picture moves each layer (data frame)."""
+    read = lambda name: subject.features(load_file(place(p, f"pairs, {name}")))
+    original, another, rows = read("original"), read("another"), []
+    changed = {factor: read(factor) for factor in counterfactuals.FACTORS}
+    for layer, depth in subject.layers.items():
+        pairs = [(factor, changed[factor], another) for factor in changed]
+        pairs.append(("expression / identity", changed["expression"], changed["identity"]))
+        for target, one, other in pairs:
+            found = similarity.relative_change(original[layer], one[layer], other[layer])
+            row = dict(trunk=subject.name, seed=subject.seed, layer=layer, depth=depth)
+            rows.append(row | dict(target=target) | dict(zip(("value", "low", "high"), found)))
+    return pd.DataFrame(rows)
+
+
+def write_tables(p, found, reached):
+    """reports/metrics/layers/: probes.csv, peaks.csv, moved.csv, networks.csv."""
+    out, scores, depths = p.reports / "metrics" / "layers", layers.Scores(), {}
+    out.mkdir(parents=True, exist_ok=True)
+    for kind, known, rows, _ in found:
+        depths[kind] = known
+        for row in rows:
+            scores.add(*row)
+    table = scores.table(depths, p.bootstrap)
+    tops = {kind: [*known][-1] for kind, known in depths.items()}
+    peaks = layers.summarise_peaks(scores, table, tops, p.bootstrap)
+    moved, networks = pd.concat([moves for *_, moves in found]), pd.DataFrame(reached).T
+    networks = networks.rename_axis("network").reset_index()
+    tables = dict(probes=table, peaks=peaks, moved=moved, networks=networks)
+    for name, rows in tables.items():
+        rows.round(4).to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
+
+
+if __name__ == "__main__":
+    main(folder=sys.argv[1] if len(sys.argv) > 1 else None)

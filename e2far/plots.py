@@ -17,13 +17,14 @@ from e2far import camera, raster
 # The Okabe-Ito palette, told apart by the colour-blind; one colour per method throughout.
 _METHODS = {
     "#000000": ("oracle",),
-    "#999999": ("mean face", "pool3", "random"),
-    "#E69F00": ("shared head", "fusion on pool5's grid", "looks fixed"),
+    "#999999": ("mean face", "pool3", "recogniser, untrained"),
+    "#BBBBBB": ("end to end, untrained",),
+    "#E69F00": ("shared head", "fusion on pool5's grid", "synthetic people"),
     "#F0A060": ("eos, 2 px noise",),
     "#56B4E9": ("two heads", "pool5"),
-    "#CC79A7": ("control", "looks new"),
+    "#CC79A7": ("control"),
     "#0072B2": ("fusion", "identity", "end to end", "from the recogniser"),
-    "#009E73": ("shipped", "pose", "pool4", "VGG-Face"),
+    "#009E73": ("shipped", "pose", "pool4", "VGG-Face", "recogniser"),
     "#D55E00": ("eos, true landmarks", "expression", "three layers", "from scratch"),
 }
 COLOURS = {method: colour for colour, methods in _METHODS.items() for method in methods}

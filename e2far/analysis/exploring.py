@@ -56,22 +56,22 @@ def write(folder, model, networks, sample, *, people, pictures, rank, components
     save_file(decoders, folder / "decoders.safetensors")
 
 
-def _pose_expressions(model, size, seed, people=4):
-    """Some people ahead, each with every one of EXPRESSIONS: a sample, a row a picture."""
-    studio, rows = Studio(model, size, **POSES), []
-    for person in range(people):
+def _pose_expressions(model, size, seed, people=4, of=16):
+    """People ahead, each with every one of EXPRESSIONS: a sample, a row a picture. Those of whom
+    the camera has taken the clearest pictures are chosen."""
+    studio, pictures = Studio(model, size, **POSES), []
+    sides = [name.removesuffix("Left").removesuffix("Right") for name in model.unit_names]
+    for person in range(of):
         factors = counterfactuals.draw_factors(studio, seed + 4, "test", person)
         for wanted in EXPRESSIONS.values():
-            strengths = [
-                wanted.get(n.removesuffix("Left").removesuffix("Right"), 0.0)
-                for n in model.unit_names
-            ]
-            expression = model.from_units(torch.tensor(strengths)[None])[0].numpy()
-            rows.append(
-                counterfactuals.photograph(studio, factors | dict(expression=expression))
-                | dict(person=np.int64(person))
-            )
-    return counterfactuals.stack(rows)
+            strengths = torch.tensor([[wanted.get(name, 0.0) for name in sides]])
+            factors["expression"] = model.from_units(strengths)[0].numpy()
+            row = counterfactuals.photograph(studio, factors)
+            pictures.append(row | dict(person=np.int64(person)))
+    rows = [pictures[k : k + len(EXPRESSIONS)] for k in range(0, len(pictures), len(EXPRESSIONS))]
+    edges = [np.abs(np.diff(row[0]["image"].astype(float), axis=0)).mean() for row in rows]
+    chosen = sorted(np.argsort(edges)[::-1][:people])
+    return counterfactuals.stack([picture for k in chosen for picture in rows[k]])
 
 
 def _write_faces(stem, sample):

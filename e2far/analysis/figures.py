@@ -1,4 +1,4 @@
-"""Figures of notebook 3: what each layer knows."""
+"""Figures of notebooks 3 and 4: what each layer knows, and which layers a head should see."""
 
 import base64
 import io
@@ -9,92 +9,84 @@ from PIL import Image
 
 from e2far.plots import COLOURS, STYLES, panels, trace_menu
 
+DEPTH = "depth: share of the convolutions"
 
-def depth_panels(table, label, columns=3):
+
+def depth_panels(table, label, columns=3, right=1.9):
     """A quantity against depth: a panel per target, a line and an interval band per trunk.
 
-    table: rows of target, trunk, layer, value, low, high (data frame); their order is kept
+    table: rows of target, trunk, layer, depth, value, low, high (data frame); their order is kept.
+    Behind depth 1 come the recogniser's average and its 128 numbers.
     """
-    targets, layers, trunks = (list(table[name].unique()) for name in ("target", "layer", "trunk"))
-    styles = {trunk: STYLES[i % len(STYLES)] for i, trunk in enumerate(trunks)}
+    targets, trunks = (list(table[name].unique()) for name in ("target", "trunk"))
     columns = min(columns, len(targets))
-    figure, axes = panels(len(targets), columns, max(6 / columns, 3.3), 2.8, top=0.4)
+    figure, axes = panels(len(targets), columns, max(6 / columns, 3.2), 2.8, right=right)
     for axis, target in zip(axes, targets):
         part = table[table["target"] == target]
         for trunk, rows in part.groupby("trunk", sort=False):
-            rows, (line, marker) = rows.set_index("layer").reindex(layers), styles[trunk]
+            line, marker = STYLES[trunks.index(trunk) % len(STYLES)]
             look = dict(color=COLOURS.get(trunk), linestyle=line, marker=marker, ms=4)
-            axis.plot(layers, rows["value"], label=trunk, **look)
+            axis.plot(rows["depth"], rows["value"], label=trunk, **look)
             axis.fill_between(
-                layers, rows["low"], rows["high"], color=look["color"], alpha=0.18, lw=0
+                rows["depth"], rows["low"], rows["high"], color=look["color"], alpha=0.18, lw=0
             )
         axis.axhline(0, color="#666666", lw=0.8)
-        axis.set(xlabel="layer", title=target)
-        axis.tick_params(axis="x", labelsize=8)
+        axis.axvspan(1.04, 1.2, color="#888888", alpha=0.12, lw=0)
+        axis.set(title=target, xlim=(-0.03, 1.2), xticks=[0, 0.25, 0.5, 0.75, 1])
+        axis.set_xticklabels(["pixels", "¼", "½", "¾", "all"])
         axis.grid(alpha=0.3)
         # A band that is wider than the panel is cut off, not shown as small.
         low, high = min(0, part["value"].min()), part["value"].max()
-        axis.set_ylim(low - 0.06 * (high - low), high + 0.25 * (high - low))
+        axis.set_ylim(low - 0.06 * (high - low), high + 0.15 * (high - low))
     for axis in axes[::columns]:
-        axis.set_ylabel(label, fontsize=9)
-    lines = axes[0].get_legend_handles_labels()
-    figure.legend(*lines, fontsize=8, loc="outside right upper", frameon=False)
+        axis.set_ylabel(label)
+    for axis in axes[-columns:]:
+        axis.set_xlabel(DEPTH)
+    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels())))
+    figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=9)
     return figure
 
 
-def depth_view(table, label):
-    """`depth_panels` to explore, in plotly: a menu of targets, numbers under the pointer."""
-    import plotly.graph_objects as go
+def kept_at_top(peaks):
+    """What each network keeps at its top of what it knew at its best: a dot and its interval.
 
-    figure, owners = go.Figure(), []
-    for (target, trunk), rows in table.groupby(["target", "trunk"], sort=False):
-        owners.append(target)
-        above, below = rows["high"] - rows["value"], rows["value"] - rows["low"]
-        bars = dict(type="data", symmetric=False, array=above.round(4), arrayminus=below.round(4))
-        numbers = "%{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
-        figure.add_scatter(
-            x=rows["layer"],
-            y=rows["value"].round(4),
-            error_y=dict(thickness=1, **bars),
-            name=trunk,
-            meta=target,
-            visible=target == owners[0],
-            line_color=COLOURS.get(trunk),
-            customdata=rows[["low", "high"]].round(4),
-            hovertemplate=f"{numbers}<extra>{trunk}</extra>",
-        )
-    menu = dict(buttons=trace_menu(owners), x=0, xanchor="left", y=1.05, yanchor="bottom")
-    figure.update_layout(
-        height=420,
-        template="plotly_white",
-        margin=dict(l=60, r=10, t=50, b=40),
-        xaxis_title="layer",
-        yaxis_title=label,
-        hovermode="x",
-        updatemenus=[menu],
-    )
+    peaks: rows of trunk, target, kept, kept_low, kept_high (data frame), shares
+    """
+    targets, trunks = list(peaks["target"].unique()), list(peaks["trunk"].unique())
+    figure, axes = panels(1, 1, 7, 0.6 + 0.5 * len(targets), right=2)
+    for i, trunk in enumerate(trunks):
+        rows = peaks[peaks["trunk"] == trunk]
+        y = [targets.index(name) + 0.14 * (i - (len(trunks) - 1) / 2) for name in rows["target"]]
+        around = [rows["kept"] - rows["kept_low"], rows["kept_high"] - rows["kept"]]
+        look = dict(color=COLOURS.get(trunk), fmt=STYLES[i % len(STYLES)][1], ms=5, capsize=2)
+        axes[0].errorbar(rows["kept"], y, xerr=around, label=trunk, **look)
+    axes[0].set(xlabel="kept at the top, share of the peak", ylim=(len(targets) - 0.5, -0.5))
+    axes[0].set_yticks(range(len(targets)), targets)
+    axes[0].set_xlim(min(0, peaks["kept"].min()) - 0.03, 1.05)
+    axes[0].grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
 
 
-def heat_maps(tables, label, limit=None, inch=0.24):
+def heat_maps(tables, label, limit=None, inch=0.28):
     """Tables of numbers as colours, all on one scale from 0 (below: the same) to `limit`.
 
     tables: title -> DataFrame, whose rows and columns are named    limit: None: the highest
     """
     limit = limit or max(float(np.nanmax(table)) for table in tables.values())
-    rows, columns = next(iter(tables.values())).shape
+    rows, columns = max(table.shape for table in tables.values())
     width, height = max(2.0, inch * 1.25 * columns), inch * rows * 0.8 + 1.6
     figure, axes = panels(len(tables), len(tables), width, height, right=2.6, sharey=True)
     for axis, (title, table) in zip(axes, tables.items()):
         drawn = axis.imshow(table, vmin=0, vmax=limit, aspect="auto", cmap="viridis")
         axis.set_title(title, fontsize=9)
-        axis.set_xticks(range(columns), table.columns, rotation=90, fontsize=7)
-        axis.set_yticks(range(rows), table.index, fontsize=7)
+        axis.set_xticks(range(len(table.columns)), table.columns, rotation=90, fontsize=9)
+        axis.set_yticks(range(rows), table.index, fontsize=9)
     figure.colorbar(drawn, ax=axes, label=label, shrink=0.8)
     return figure
 
 
-def layer_gallery(pictures):
+def layer_gallery(pictures, prefix):
     """Pictures (name -> uint8 (H, W, 3), of one size) to leaf through with a slider, in plotly."""
     import plotly.graph_objects as go
 
@@ -104,7 +96,7 @@ def layer_gallery(pictures):
         Image.fromarray(picture).save(file, "JPEG", quality=85)
         source = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
         figure.add_image(source=source, visible=not figure.data, hoverinfo="skip")
-    title = dict(prefix="neighbours by ")
+    title = dict(prefix=prefix)
     slider = dict(
         steps=trace_menu(list(pictures)), currentvalue=title, pad=dict(t=10), font_size=10
     )
@@ -116,6 +108,124 @@ def layer_gallery(pictures):
         sliders=[slider],
     )
     return figure
+
+
+def neighbour_sheet(images, rows):
+    """A picture (H, W, 3) uint8 of faces in rows (q, m) of images (n, 3, S, S)."""
+    lines = (np.concatenate([*images[row].permute(0, 2, 3, 1).numpy()], 1) for row in rows)
+    return np.concatenate([*lines])
+
+
+# ---- what layers remember and see ----------------------------------------------------------------
+
+
+def memories(photos, meshes, truth):
+    """Photos in the first column, then the faces that each layer remembers, then the true ones.
+
+    photos, truth: (n, H, W, 3) uint8    meshes: layer -> (n, H, W, 3) uint8
+    """
+    columns = {"photo": photos} | meshes | {"truth": truth}
+    figure, axes = panels(len(photos) * len(columns), len(columns), 1.0, 1.0, top=0.25)
+    axes = axes.reshape(len(photos), len(columns))
+    for line, row in zip(axes, range(len(photos))):
+        for axis, (title, pictures) in zip(line, columns.items()):
+            axis.imshow(pictures[row])
+            axis.axis("off")
+            if row == 0:
+                axis.set_title(title, fontsize=9)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    return figure
+
+
+def channel_maps(pictures, maps, count=4):
+    """What channels of each layer answer to two pictures, and the difference of the answers.
+
+    pictures: name -> (H, W, 3) uint8, two    maps: layer -> (2, C, h, w); shown are the `count`
+    channels in which the two differ most
+    """
+    titles = [*pictures, "difference"]
+    figure, axes = panels((1 + len(maps)) * 3 * count, 3 * count, 0.85, 0.9, top=0.3)
+    axes = axes.reshape(1 + len(maps), 3 * count)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for axis in axes[0, 3:]:
+        axis.axis("off")
+    for axis, (name, picture) in zip(axes[0], pictures.items()):
+        axis.imshow(picture)
+        axis.set_title(name, fontsize=9)
+    axes[0, 2].axis("off")
+    for line, (layer, both) in zip(axes[1:], maps.items()):
+        both = np.asarray(both)
+        chosen = np.argsort(-np.abs(both[1] - both[0]).mean((1, 2)))[:count]
+        for k, channel in enumerate(chosen):
+            one, other = both[:, channel]
+            limit, change = max(one.max(), other.max()), np.abs(other - one).max()
+            line[3 * k].imshow(one, vmin=0, vmax=limit, cmap="gray")
+            line[3 * k + 1].imshow(other, vmin=0, vmax=limit, cmap="gray")
+            line[3 * k + 2].imshow(other - one, vmin=-change, vmax=change, cmap="RdBu_r")
+        line[0].set_ylabel(layer, fontsize=9)
+    for k in range(3 * count):
+        axes[1, k].set_title(titles[k % 3], fontsize=9)
+    return figure
+
+
+def favourites(groups):
+    """What units like: for each the nine faces that move it most, and a picture made for it.
+
+    groups: title -> (faces (9, H, W, 3) uint8, made (H, W, 3) uint8)
+    """
+    figure, axes = panels(2 * len(groups), 6, 1.6, 1.85)
+    for (title, (faces, made)), one, other in zip(groups.items(), axes[::2], axes[1::2]):
+        rows = [np.concatenate([*faces[k : k + 3]], 1) for k in (0, 3, 6)]
+        one.imshow(np.concatenate(rows))
+        other.imshow(made)
+        one.set_title(title, fontsize=9)
+        other.set_title("made for it", fontsize=9)
+    for axis in axes:
+        axis.axis("off")
+    return figure
+
+
+def face_maps(places, person, values, label):
+    """Maps of faces, (n, 2) each, one a layer: above coloured by person, below by `values` (n,)."""
+    figure, axes = panels(2 * len(places), len(places), 3.4, 3.1, right=0.9)
+    axes = axes.reshape(2, len(places))
+    for column, (title, xy) in zip(axes.T, places.items()):
+        column[0].scatter(*xy.T, c=person % 20, cmap="tab20", s=14)
+        drawn = column[1].scatter(*xy.T, c=values, cmap="viridis", s=14)
+        column[0].set_title(title)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    axes[0, 0].set_ylabel("coloured by person")
+    axes[1, 0].set_ylabel(f"coloured by {label}")
+    figure.colorbar(drawn, ax=axes[1], label=label)
+    return figure
+
+
+def place_maps(picture, maps, patch, stride):
+    """What a grey patch changes in each place, over a faint picture (H, W, 3).
+
+    maps: row -> column -> (h, w) of `occlusion.occlusion_maps`, mm; a row has one scale
+    """
+    columns, (height, width) = list(next(iter(maps.values()))), picture.shape[:2]
+    figure, axes = panels(len(maps) * len(columns), len(columns), 1.8, 1.9, right=0.9)
+    axes = axes.reshape(len(maps), len(columns))
+    for line, (row, values) in zip(axes, maps.items()):
+        limit, edge = max(float(x.max()) for x in values.values()), (patch - stride) / 2
+        for axis, x in zip(line, values.values()):
+            axis.imshow(picture.mean(2), extent=(0, width, height, 0), cmap="gray")
+            ends = [edge + stride * n for n in x.shape]
+            look = dict(alpha=0.72, vmin=0, vmax=limit, interpolation="bilinear")
+            drawn = axis.imshow(x, extent=(edge, ends[1], ends[0], edge), **look)
+            axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+        line[0].set_ylabel(row)
+        figure.colorbar(drawn, ax=line, label="change, mm", shrink=0.85)
+    for axis, column in zip(axes[0], columns):
+        axis.set_title(column)
+    return figure
+
+
+# ---- heads ---------------------------------------------------------------------------------------
 
 
 def seed_points(table, means):
@@ -144,65 +254,3 @@ def seed_points(table, means):
     for axis in axes[:: len(regimes)]:
         axis.set_ylabel("ratio to the mean face")
     return figure
-
-
-# ---- occlusion -----------------------------------------------------------------------------------
-
-
-def place_maps(background, maps, patch, stride):
-    """What a patch changes in each place, over a faint picture (3, S, S).
-
-    maps: row -> column -> (H, W) of `occlusion.occlusion_map`, mm; a row has one scale
-    """
-    columns = list(next(iter(maps.values())))
-    figure, axes = _places(len(maps), len(columns), background.shape[-1], 1.9, 1.85, right=1.4)
-    for line, (row, values) in zip(axes, maps.items()):
-        limit = max(float(value.max()) for value in values.values())
-        for axis, value in zip(line, values.values()):
-            _draw_picture(axis, background.mean(0), cmap="gray")
-            look = dict(alpha=0.72, interpolation="bilinear")
-            drawn = _draw_map(axis, value, patch, stride, limit, **look)
-        line[0].set_ylabel(row.replace(": ", ":\n"), fontsize=8)
-        figure.colorbar(drawn, ax=line, label="change, mm", shrink=0.85)
-    for axis, column in zip(axes[0], columns):
-        axis.set_title(column, fontsize=9)
-    return figure
-
-
-def occlusion_maps(images, maps, patch, stride):
-    """Pictures (B, 3, S, S) in [0, 1] above what a grey patch changes in each place.
-
-    maps: name -> (B, H, W) of `occlusion.occlusion_map`, mm, all on one scale
-    """
-    limit = max(float(values.max()) for values in maps.values())
-    figure, axes = _places(1 + len(maps), len(images), images.shape[-1], 1.7, 1.75, right=1)
-    for column, image in zip(axes.T, images):
-        _draw_picture(column[0], image.permute(1, 2, 0))
-    for line, values in zip(axes[1:], maps.values()):
-        for axis, value in zip(line, values):
-            drawn = _draw_map(axis, value, patch, stride, limit)
-    for line, name in zip(axes, ("picture", *maps)):
-        line[0].set_ylabel(name)
-    figure.colorbar(drawn, ax=axes[1:], label="change of the answer (mm)", shrink=0.85)
-    return figure
-
-
-def _places(rows, columns, side, width, height, right):
-    """A figure and its axes (rows, columns), each for a picture of `side` px."""
-    figure, axes = panels(rows * columns, columns, width, height, right)
-    for axis in axes:
-        axis.set(xlim=(0, side), ylim=(side, 0), xticks=[], yticks=[], aspect="equal")
-        axis.autoscale(False)
-    return figure, axes.reshape(rows, columns)
-
-
-def _draw_picture(axis, picture, cmap=None):
-    height, width = picture.shape[:2]
-    axis.imshow(picture, extent=(0, width, height, 0), cmap=cmap)
-
-
-def _draw_map(axis, values, patch, stride, limit, **look):
-    """An occlusion map in px: each value on a square of `stride` around its patch's centre."""
-    edge, (height, width) = (patch - stride) / 2, (n * stride for n in values.shape)
-    extent = (edge, edge + width, edge + height, edge)
-    return axis.imshow(values, extent=extent, vmin=0, vmax=limit, **look)

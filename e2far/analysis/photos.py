@@ -13,22 +13,19 @@ from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import PolynomialFeatures
 
 from e2far import camera
-from e2far.benchmark.datasets import open_dataset
 
 FITTED = dict(shape="Shape_Para", expression="Exp_Para")  # arrays of the .mat beside a photo
 COUNT = 10  # of the fitted coefficients, the first of each kind
 
 
-def read_sample(folder, size, limit=4000):
-    """The photos of a folder as tensors, a row each: image (n, 3, size, size) uint8, landmarks
+def read_sample(photos, size, limit=4000):
+    """Photos, of `benchmark.datasets.open_dataset`, as tensors, a row each: image (n, 3, size, size) uint8, landmarks
     (n, 68, 2) px in it, angles (n, 3) degrees, person (n,), shape and expression (n, 10).
 
-    Photos without fitted coefficients have nan there. Raises what the data set's reader raises.
+    Photos without fitted coefficients have nan there.    limit: at most so many, evenly spread
     """
-    name = "300w-lp" if any(folder.glob("**/landmarks")) else "aflw2000"
-    photos, rows = open_dataset(name, folder), []
     numbers = np.linspace(0, len(photos) - 1, min(limit, len(photos))).round().astype(int)
-    people = {}
+    people, rows = {}, []
     for item in (photos[int(number)] for number in np.unique(numbers)):
         marks, condition = torch.as_tensor(item.landmarks).float(), item.condition
         box = camera.crop_box(marks)

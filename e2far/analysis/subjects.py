@@ -27,8 +27,10 @@ class Subject:
     def look(self, sample):
         """Pictures (n, 3, S, S) uint8 as the network wants them.
 
-        sample: image (n, 3, s, s) uint8, landmarks (n, 68, 2) px
+        sample: image (n, 3, s, s) uint8, landmarks (n, 68, 2) px; or `pictures` that are so already
         """
+        if "pictures" in sample:
+            return sample["pictures"]
         if self.aligned:
             return cut_chips(sample["image"], sample["landmarks"])
         size = self.network.image_size

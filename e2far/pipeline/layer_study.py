@@ -7,6 +7,7 @@ data/explore. PHOTOS is the user's own folder of AFLW2000-3D or 300W-LP.
 
 import sys
 from functools import partial
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -19,6 +20,7 @@ from e2far.analysis import counterfactuals, exploring, layers, photos, similarit
 from e2far.analysis.features import measure_batch_norm
 from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAINED
 from e2far.analysis.subjects import Subject, calibrate
+from e2far.benchmark import datasets
 from e2far.facemodels import arkit, load_face_model
 from e2far.network import E2FAR, Recognizer
 from e2far.pipeline import jobs, params, trainings
@@ -37,7 +39,10 @@ def main(profile=None, folder=None):
     model = load_face_model(p.data / "facemodel" / "model.npz")
     draw_samples(p, model)
     if folder:
-        save_file(photos.read_sample(folder, SIZE), place(p, "real photos"))
+        folder = Path(folder)
+        name = "300w-lp" if any(folder.glob("**/landmarks")) else "aflw2000"
+        found = photos.read_sample(datasets.open_dataset(name, folder), SIZE)
+        save_file(found, place(p, "real photos"))
     kinds = {RECOGNISER: [0], TWIN: p.seeds, PEOPLE: p.seeds, END_TO_END: p.seeds}
     kinds |= {UNTRAINED: p.seeds}
     subjects = [(kind, seed) for kind, seeds in kinds.items() for seed in seeds]

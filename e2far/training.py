@@ -7,7 +7,6 @@
 import copy
 import logging
 import math
-from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pandas as pd
@@ -17,21 +16,11 @@ from lightning_fabric import Fabric
 
 from e2far import augmentation, data, losses
 from e2far.evaluation import check_sizes, evaluate, predict, summary
-from e2far.keeping import Keeping, Phase, Recipe, Run, rates_at
+from e2far.keeping import Phase, Recipe, Run, rates_at
 from e2far.morphable import landmarks_mm
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce its precision
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}  # adam: decay as an L2 term
-
-
-@dataclass(frozen=True)
-class Regression:
-    """Weights of the loss's terms; an identity_weight of 0 leaves expression and pose alone."""
-
-    expression_weight: float
-    pose_weight: float
-    identity_weight: float = 1.0
-    mirror: bool = False  # show half of each batch, other pictures every time, as mirror images
 
 
 def loop(run, phases, batch_at, objective, clip=None, ema=None):
@@ -73,7 +62,7 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
     """Train a Recognizer to tell the people of `faces` apart, in place; returns the log.
 
     held_out: share of the pictures that is kept aside for the accuracy "top1"
-    options: as of `fit`, but for features and the fields of Regression
+    options: as of `fit`, but for features and the terms of the loss
     """
     people, n = faces.person.unique(), len(faces)
     if len(people) != recognizer.n_people:
@@ -81,8 +70,11 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
             f"{faces.folder} shows {len(people)} people, but the recogniser tells "
             f"{recognizer.n_people} apart: make it with n_people={len(people)}"
         )
-    phase = Phase(steps, learning_rate, learning_rate, warmup=warmup)
-    recipe, keeping, fabric = _settings(options | dict(phases=[phase]))
+    phase, fabric = (
+        Phase(steps, learning_rate, learning_rate, warmup=warmup),
+        options.pop("fabric", None),
+    )
+    recipe = Recipe(phases=[phase], **options)
     order = torch.from_numpy(np.random.default_rng(recipe.seed).permutation(n))
     held, kept = order.split((round(held_out * n), n - round(held_out * n)))
 
@@ -98,12 +90,12 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
 
     _check_images(recognizer, faces)
     draw = data.stored_batches(faces, kept, recipe.batch_size, recipe.seed)
-    run = _begin(recognizer, len(kept), recipe, keeping, fabric)
+    run = _begin(recognizer, recipe, fabric, len(kept))
     run.validate = validate if len(held) else None
-    return _train(run, draw, objective, recipe)
+    return _train(run, draw, objective)
 
 
-def fit(network, model, train, validation, *, features=None, **options):
+def fit(network, model, train, validation, *, features=None, fabric=None, **options):
     r"""Train an E2FAR to regress the coefficients of `model`, in place; returns the log, a
     DataFrame. The loss is the paper's, over the model's region, with our pose term:
 
@@ -113,16 +105,14 @@ def fit(network, model, train, validation, *, features=None, **options):
     train: data.Faces, or live.LiveFaces, made as training goes    validation: data.Faces or None
     features: None, or what the frozen trunk answers for the first faces of `train`
         (`store_features`): heads learn from these alone, many times faster than from pictures
-    options: fields of Recipe, Regression and Keeping; phases may be dicts of a Phase's fields
-    fabric: a lightning Fabric; None is one CPU process of `precision`, as of `auto_precision`
+    fabric: a lightning Fabric; None is one CPU process    options: fields of Recipe
     Raises ValueError when the loss is no longer finite, or sizes do not agree.
     """
     check_sizes(network, model, train)
     _check_images(network, train)
-    task = _take(Regression, options)
-    weights = {name: value for name, value in asdict(task).items() if name != "mirror" or value}
-    recipe, keeping, fabric = _settings(options | dict(weights=weights))
-    if features and (task.mirror or recipe.augment or any(x.trunk_rate for x in recipe.phases)):
+    recipe = Recipe(**options)
+    tuned = any(phase.trunk_rate for phase in recipe.phases)
+    if features and (recipe.mirror or recipe.augment or tuned):
         raise ValueError(
             "stored features train heads alone, and cannot be mirrored: give every phase "
             "trunk_rate 0, augment 0 and mirror False, or train on pictures"
@@ -133,17 +123,17 @@ def fit(network, model, train, validation, *, features=None, **options):
         seen = len(next(iter(features.values()))) if features else len(train)
         rows = torch.arange(seen)
         draw = data.stored_batches(train, rows, recipe.batch_size, recipe.seed, features)
-    if task.mirror:
+    if recipe.mirror:
         draw = augmentation.mirrored_batches(draw, model, recipe.seed)
-    run = _begin(network, seen, recipe, keeping, fabric)
+    run = _begin(network, recipe, fabric, seen)
     if validation:
         run.validate = lambda network: summary(evaluate(network, model, validation))
     if features:
         run.network.mark_forward_method("heads")
-    return _train(run, draw, regression(model, task, fabric.device, features), recipe)
+    return _train(run, draw, regression(model, recipe, run.fabric.device, features))
 
 
-def regression(model, task, device, features=None):
+def regression(model, recipe, device, features=None):
     """The objective of `fit` for `loop`."""
     model = copy.deepcopy(model).float().to(device)
     identity_factor = losses.gram_factor(model.identity_basis[model.region])
@@ -157,30 +147,15 @@ def regression(model, task, device, features=None):
         landmarks = landmarks_mm(model, alpha, beta)
         pose = losses.pose_energy(pred["pose"], batch["pose"], landmarks).mean()
         return dict(
-            loss=task.identity_weight * identity
-            + task.expression_weight * expression
-            + task.pose_weight * pose,
+            loss=recipe.identity_weight * identity
+            + recipe.expression_weight * expression
+            + recipe.pose_weight * pose,
             identity_mm2=identity,
             expression_mm2=expression,
             pose_percent2=pose,
         )
 
     return objective
-
-
-def _take(kind, options):
-    """A `kind` of those of `options` that are its fields; they are taken out."""
-    return kind(**{f.name: options.pop(f.name) for f in fields(kind) if f.name in options})
-
-
-def _settings(options):
-    """Recipe, Keeping and Fabric that keyword arguments tell of."""
-    phases = [x if isinstance(x, Phase) else Phase(**x) for x in options["phases"]]
-    options |= dict(phases=phases)
-    recipe = _take(Recipe, options)
-    precision, fabric = options.pop("precision", "32-true"), options.pop("fabric", None)
-    fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=auto_precision(precision))
-    return recipe, Keeping(**options), fabric
 
 
 def _check_images(module, faces):
@@ -190,8 +165,11 @@ def _check_images(module, faces):
         )
 
 
-def _begin(module, seen, recipe, keeping, fabric):
+def _begin(module, recipe, fabric, seen):
     """The Run of a training. seen: what a checkpoint must agree in about the faces"""
+    if fabric is None:
+        precision = auto_precision(recipe.precision)
+        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
     if recipe.optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer {recipe.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     if recipe.batch_size % fabric.world_size:
@@ -203,13 +181,13 @@ def _begin(module, seen, recipe, keeping, fabric):
     groups = [dict(params=heads), dict(params=list(module.trunk.parameters()))]
     kind, decay = OPTIMIZERS[recipe.optimizer], recipe.weight_decay
     optimizer = kind(groups, lr=0.0, weight_decay=decay, fused=True)
-    settings = asdict(recipe) | dict(faces=seen, network=module.config)
-    return Run(module, optimizer, fabric, settings, keeping)
+    settings = recipe.settings() | dict(faces=seen, network=module.config)
+    return Run(module, optimizer, fabric, recipe, settings)
 
 
-def _train(run, draw, objective, recipe):
+def _train(run, draw, objective):
     """`loop` through the recipe; returns the log. draw: step -> batch on the CPU"""
-    fabric = run.fabric
+    fabric, recipe = run.fabric, run.recipe
     mine = slice(fabric.global_rank, None, fabric.world_size)
 
     def batch_at(step):

@@ -71,18 +71,18 @@ def is_flame(path):
 def truncate(model, n_identity=None, n_expression=None, landmarks=None):
     """`model` with its first modes alone, and other landmarks (68,) if given."""
     landmarks = model.landmarks if landmarks is None else model.landmarks.new_tensor(landmarks)
-    return MorphableModel(
+    shorter = MorphableModel(
         model.mean,
         model.identity_basis[:, :, :n_identity].contiguous(),
         model.expression_basis[:, :, :n_expression].contiguous(),
         model.triangles,
         landmarks,
         model.region,
-        model.units,
-        model.unit_names,
+        dict(zip(model.unit_names, model.units.unbind(2))),
         model.attributes,
-        model.name,
     )
+    shorter.name = model.name
+    return shorter
 
 
 def build(source="makehuman", sizes=None):

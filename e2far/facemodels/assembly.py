@@ -178,18 +178,18 @@ def assemble(published, n_identity=None, n_expression=None, landmarks=None):
         names = ours.unit_names
     elif expression is None:
         expression = modes_of_units(units, names, region)
-    return MorphableModel(
+    model = MorphableModel(
         mean=tensor(mean - mean[region].mean(0)),
         identity_basis=tensor(published.identity_basis[:, :, :n_identity]),
         expression_basis=tensor(expression[:, :, :n_expression]),
         triangles=torch.from_numpy(triangles),
         landmarks=torch.from_numpy(found),
         region=torch.from_numpy(region),
-        units=None if units is None else tensor(units),
-        unit_names=names,
+        units=None if units is None else dict(zip(names, tensor(units).unbind(2))),
         attributes={name: tensor(values) for name, values in attributes.items()},
-        name=published.name,
     )
+    model.name = published.name
+    return model
 
 
 def tensor(values):

@@ -151,18 +151,18 @@ def build(n_identity=80, n_expression=29, people=2000, mixtures=3000, seed=0, lo
     right, left = (mean[(head.part == "eye") & (side * mean[:, 0] > 0)].mean(0) for side in (-1, 1))
     scale = INTERPUPILLARY_MM / np.linalg.norm(left - right)
     attributes = attributes_of(head, mean, landmarks)
-    return MorphableModel(
+    model = MorphableModel(
         mean=torch.from_numpy(mean * scale),
         identity_basis=as_stored(identity_basis * scale),
         expression_basis=as_stored(expression_basis * scale),
         triangles=torch.from_numpy(head.triangles),
         landmarks=torch.from_numpy(landmarks),
         region=torch.from_numpy(region),
-        units=as_stored(units.transpose(1, 2, 0) * scale),
-        unit_names=names,
+        units={name: as_stored(unit * scale) for name, unit in zip(names, units)},
         attributes={name: as_stored(values) for name, values in attributes.items()},
-        name="makehuman",
     )
+    model.name = "makehuman"
+    return model
 
 
 def as_stored(values):

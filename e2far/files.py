@@ -11,11 +11,6 @@ import numpy as np
 EXPECTED = (ValueError, OSError)  # what users can mend, said in one line; other errors are bugs
 
 
-def one_line(error):
-    """What an error says, in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
-
-
 def complain(text):
     """One line on stderr, above a progress bar if there is one."""
     from tqdm import tqdm

@@ -177,27 +177,19 @@ class Run:
             partial.write_bytes(content.getbuffer())
 
     def resume(self):
-        """Take over the checkpoint. Raises OSError where it is damaged, ValueError where it belongs
-        to a training with other settings."""
-        path, again = self.recipe.checkpoint, "delete it to train from the start"
-        # Choice: damage is caught as a whole, for a pickle of wrong contents fails in many ways.
-        try:
+        """Take over the checkpoint; ValueError where it is damaged, or of other settings."""
+        path, mine = self.recipe.checkpoint, self.settings
+        with files.reading(
+            path, "a checkpoint of this training: delete it to train from the start"
+        ):
             state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-            mine, settings = self.settings, state["settings"]
-            changed = [n for n in {**mine, **settings} if settings.get(n) != mine.get(n)]
-            if not changed:
-                for name in STATES:
-                    getattr(self, name).load_state_dict(state[name])
-                vars(self).update({name: state[name] for name in PROGRESS})
-            versions = state["versions"]
-        except Exception as error:
-            raise OSError(
-                f"{path} is truncated or no checkpoint ({files.one_line(error)}): {again}"
-            ) from error
-        if changed:
-            raise ValueError(
-                f"{path} belongs to a training with other {', '.join(changed)}: {again}"
-            )
-        if versions != VERSIONS:
-            text = f"{path} was written with {versions}; going on with {VERSIONS}, which may round"
-            logging.getLogger(__name__).warning("%s differently", text)
+            found = state["settings"]
+            changed = [n for n in {**mine, **found} if found.get(n) != mine.get(n)]
+            if changed:
+                raise ValueError(f"it belongs to a training with other {', '.join(changed)}")
+            for name in STATES:
+                getattr(self, name).load_state_dict(state[name])
+            vars(self).update({name: state[name] for name in PROGRESS})
+        if state["versions"] != VERSIONS:
+            text = f"{path} was written with {state['versions']}; going on with {VERSIONS}, which"
+            logging.getLogger(__name__).warning("%s may round differently", text)

@@ -70,10 +70,8 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
             f"{faces.folder} shows {len(people)} people, but the recogniser tells "
             f"{recognizer.n_people} apart: make it with n_people={len(people)}"
         )
-    phase, fabric = (
-        Phase(steps, learning_rate, learning_rate, warmup=warmup),
-        options.pop("fabric", None),
-    )
+    fabric = options.pop("fabric", None)
+    phase = Phase(steps, learning_rate, learning_rate, warmup=warmup)
     recipe = Recipe(phases=[phase], **options)
     order = torch.from_numpy(np.random.default_rng(recipe.seed).permutation(n))
     held, kept = order.split((round(held_out * n), n - round(held_out * n)))
@@ -88,7 +86,6 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
         guesses = predict(network, faces, rows=held).argmax(1)
         return dict(top1=float((people[guesses] == faces.person[held]).float().mean()))
 
-    _check_images(recognizer, faces)
     draw = data.stored_batches(faces, kept, recipe.batch_size, recipe.seed)
     run = _begin(recognizer, recipe, fabric, len(kept))
     run.validate = validate if len(held) else None
@@ -109,7 +106,6 @@ def fit(network, model, train, validation, *, features=None, fabric=None, **opti
     Raises ValueError when the loss is no longer finite, or sizes do not agree.
     """
     check_sizes(network, model, train)
-    _check_images(network, train)
     recipe = Recipe(**options)
     tuned = any(phase.trunk_rate for phase in recipe.phases)
     if features and (recipe.mirror or recipe.augment or tuned):
@@ -156,13 +152,6 @@ def regression(model, recipe, device, features=None):
         )
 
     return objective
-
-
-def _check_images(module, faces):
-    if faces.image_size != module.image_size:
-        raise ValueError(
-            f"{faces.folder} has {faces.image_size} px, but the network takes {module.image_size}"
-        )
 
 
 def _begin(module, recipe, fabric, seen):
@@ -220,9 +209,5 @@ def auto_precision(precision, device="cpu"):
 def blend(average, module, decay):
     """Move `average`, weights and BatchNorm's statistics, towards a module:
     a <- decay a + (1 - decay) m."""
-    pairs = list(zip(average.state_dict().values(), module.state_dict().values()))
-    numbers = zip(*((a, m) for a, m in pairs if a.is_floating_point()))
-    torch._foreach_lerp_(*map(list, numbers), 1 - decay)
-    for a, m in pairs:
-        if not a.is_floating_point():  # counts
-            a.copy_(m)
+    for a, m in zip(average.state_dict().values(), module.state_dict().values()):
+        a.lerp_(m, 1 - decay) if a.is_floating_point() else a.copy_(m)  # counts

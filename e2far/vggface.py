@@ -12,6 +12,7 @@ is (x - mean) / std of an image x in [0, 1], ours x - mean: 1 / std goes into co
 which is exact also at the zeros of the border. Their fully connected layers are left out.
 """
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,11 @@ def read(path):
         if ending == ".safetensors":
             stored = load_file(path)
         else:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+            try:
+                stored = torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:  # whose text tells how to run the code after all
+                reason = "it is cut short, or a pickle of more than tensors, whose code is not run"
+                raise ValueError(reason) from None
             stored = stored.get("state_dict", stored)
         # Choice: torchvision's two sets of vgg16 have the same names, but the one for features
         # alone has no numbers in its classifier.

@@ -186,9 +186,9 @@ def ahead(batch_at, total):
     pool, waiting = ThreadPoolExecutor(1), {}
 
     def batch(step):
-        found = waiting.pop(step, None) or pool.submit(batch_at, step)
-        if step + 1 < total:
-            waiting[step + 1] = pool.submit(batch_at, step + 1)
-        return found.result()
+        for near in (step, step + 1):
+            if near < total and near not in waiting:
+                waiting[near] = pool.submit(batch_at, near)
+        return waiting.pop(step).result()
 
     return batch

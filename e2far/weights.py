@@ -31,7 +31,7 @@ def load_network(path, kind=E2FAR):
 
     Its `metadata` is what was saved with it.
     """
-    tensors, header = read_tensors(path, kind.__name__)
+    tensors, header = read_tensors(path, "network")
     with reading(path, f"the {kind.__name__} that it describes: {AGAIN}"):
         network = kind(**header["config"])
         network.load_state_dict(tensors)
@@ -96,8 +96,9 @@ def read_tensors(path, kind):
     """Tensors (floats as float32) and header (config, metadata) of a file of ours, a `kind`."""
     what = f"a {kind} of e2far: {AGAIN}, or restore data/weights from git"
     with reading(path, what), safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["e2far"])
-        dict(header["config"])
+        header = json.loads((file.metadata() or {}).get("e2far", "{}"))
+        if not isinstance(header["config"], dict):
+            raise ValueError("its config is no JSON object")
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         tensors = {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
         for name, value in tensors.items():

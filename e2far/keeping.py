@@ -17,12 +17,8 @@ from tqdm.auto import tqdm
 import e2far
 from e2far import files
 
-VERSIONS = dict(
-    e2far=e2far.__version__,
-    torch=str(torch.__version__),
-    numpy=np.__version__,
-    python=platform.python_version(),
-)
+VERSIONS = dict(e2far=e2far.__version__, torch=str(torch.__version__), numpy=np.__version__)
+VERSIONS["python"] = platform.python_version()
 # Attributes of a Run in a checkpoint: those with a state_dict, and the others
 STATES, PROGRESS = ("module", "average", "optimizer"), ("step", "images", "seconds", "rows", "sums")
 
@@ -93,13 +89,11 @@ class Recipe:
         made = [phase if isinstance(phase, Phase) else Phase(**phase) for phase in self.phases]
         object.__setattr__(self, "phases", made)
 
-    def settings(self):
-        """What decides the numbers: a checkpoint must agree in all of it."""
-        told = asdict(self)
+    def settings(self, terms):
+        """What decides the numbers: a checkpoint must agree in all of it. terms: of the loss"""
         same = "phases batch_size seed weight_decay optimizer clip ema augment origin".split()
-        terms = ["expression_weight", "pose_weight", "identity_weight"]
-        weights = {name: told[name] for name in terms + ["mirror"] * self.mirror}
-        weights = weights if self.pose_weight is not None else None
+        told = asdict(self)
+        weights = {name: told[name] for name in terms} if terms else None
         return {name: told[name] for name in same} | dict(weights=weights)
 
 
@@ -147,7 +141,7 @@ class Run:
                 self.save()
 
     def _add_row(self, row, validating):
-        sums = self.fabric.all_reduce(self.sums)
+        sums, main = self.fabric.all_reduce(self.sums), self.fabric.is_global_zero
         steps = float(sums.pop("steps"))
         means = {name: float(x) / steps for name, x in sums.items()}
         now, (then, images) = time.perf_counter(), self.mark
@@ -155,14 +149,14 @@ class Run:
         rate = (self.images - images) / (now - then)
         row |= means | dict(images_per_s=rate, seconds=self.seconds)
         # The first process alone validates and writes; the others wait at their next step.
-        if validating and self.fabric.is_global_zero:
+        if validating and main:
             row |= self.validate(self.average.eval())
         self.sums, self.mark = {}, (time.perf_counter(), self.images)
         a_step = (self.mark[0] - self.began) / (self.step - self.first)
         self.rows.append(row | dict(remaining_s=a_step * (self.total - self.step)))
         shown = {name[:-1]: f"{x**0.5:.2f}" for name, x in means.items() if name.endswith("_mm2")}
         self.bar.set_postfix(shown | dict(images_per_s=f"{rate:.0f}"))
-        if self.recipe.log and self.fabric.is_global_zero:
+        if self.recipe.log and main:
             with files.replacing(self.recipe.log) as partial:
                 pd.DataFrame(self.rows).to_csv(partial, index=False)
 

@@ -235,11 +235,10 @@ def check_images(image, size):
         raise ValueError(f"image has shape {tuple(image.shape)}: expected (B, 3, {size}, {size})")
 
 
-def check_image_size(image_size):
+def check_image_size(size):
     """Raise ValueError for sizes at which conv6(pool4) does not give pool5's grid (11 -> 5)."""
-    side = image_size // 16
-    if side < 3 or side % 2 == 0:
+    if size < 48 or size // 16 % 2 == 0:
         raise ValueError(
-            f"image_size {image_size} makes pool4 {side}x{side}, but its side must be odd and at "
-            "least 3 for conv6(pool4) to meet pool5: take for example 48, 80, 112, 144, 180 or 240"
+            f"at image_size {size} conv6(pool4) does not meet pool5, as pool4's side {size // 16} "
+            "must be odd and at least 3: take for example 48, 80, 112, 144, 180 or 240"
         )

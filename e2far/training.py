@@ -121,7 +121,8 @@ def fit(network, model, train, validation, *, features=None, fabric=None, **opti
         draw = data.stored_batches(train, rows, recipe.batch_size, recipe.seed, features)
     if recipe.mirror:
         draw = augmentation.mirrored_batches(draw, model, recipe.seed)
-    run = _begin(network, recipe, fabric, seen)
+    terms = ["expression_weight", "pose_weight", "identity_weight"] + ["mirror"] * recipe.mirror
+    run = _begin(network, recipe, fabric, seen, terms)
     if validation:
         run.validate = lambda network: summary(evaluate(network, model, validation))
     if features:
@@ -154,8 +155,11 @@ def regression(model, recipe, device, features=None):
     return objective
 
 
-def _begin(module, recipe, fabric, seen):
-    """The Run of a training. seen: what a checkpoint must agree in about the faces"""
+def _begin(module, recipe, fabric, seen, terms=()):
+    """The Run of a training.
+
+    seen: what a checkpoint must agree in about the faces    terms: fields that weigh the loss's
+    """
     if fabric is None:
         precision = auto_precision(recipe.precision)
         fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
@@ -170,7 +174,7 @@ def _begin(module, recipe, fabric, seen):
     groups = [dict(params=heads), dict(params=list(module.trunk.parameters()))]
     kind, decay = OPTIMIZERS[recipe.optimizer], recipe.weight_decay
     optimizer = kind(groups, lr=0.0, weight_decay=decay, fused=True)
-    settings = recipe.settings() | dict(faces=seen, network=module.config)
+    settings = recipe.settings(terms) | dict(faces=seen, network=module.config)
     return Run(module, optimizer, fabric, recipe, settings)
 
 

@@ -69,16 +69,9 @@ def load(module, path):
     """
     if module.config["trunk"] != "vgg16":
         raise ValueError(f"{path} is of no use to a trunk {module.config['trunk']}: take vgg16")
-    tensors, wanted = read(path), module.trunk.state_dict()
-    batch_norm = "blocks.0.0.1.weight" in tensors
-    if batch_norm != module.trunk.batch_norm:
-        raise ValueError(f"{path} needs a network with batch_norm={batch_norm}, or take another")
-    if any(tensors[name].shape != value.shape for name, value in wanted.items()):
-        raise ValueError(
-            f"{path} has other channels than a network of width {module.config['width']:g}: "
-            "VGG-16 as published needs width 1.0"
-        )
-    module.trunk.load_state_dict(tensors)
+    tensors = read(path)
+    with reading(path, "as the network is (width 1.0, batch_norm of vgg16_bn alone) or it as this"):
+        module.trunk.load_state_dict(tensors)
 
 
 def _read_mat(path):

@@ -34,7 +34,7 @@ def load_network(path, kind=E2FAR):
     tensors, header = read_tensors(path, "network")
     with reading(path, f"the {kind.__name__} that it describes: {AGAIN}"):
         network = kind(**header["config"])
-        network.load_state_dict(tensors)
+    fill(network, tensors, path)
     network.metadata = header.get("metadata", {})
     return network.eval()
 
@@ -63,24 +63,14 @@ def fill_trunk(net, trunk):
 
 def save_trunk(module, path, half=False):
     """Write the trunk of an E2FAR or Recognizer; half: as float16."""
-    _save(module.trunk.state_dict(), path, half, dict(config=_trunk_config(module)))
+    config = {name: module.config[name] for name in ("trunk", "width")}
+    config |= dict(batch_norm=module.trunk.batch_norm)
+    _save(module.trunk.state_dict(), path, half, dict(config=config))
 
 
 def load_trunk(module, path):
     """Fill the trunk of an E2FAR or Recognizer, in place, from a file of `save_trunk`."""
-    tensors, header = read_tensors(path, "trunk")
-    found, wanted = dict(trunk="vgg16") | header["config"], _trunk_config(module)
-    if found != wanted:
-        raise ValueError(
-            f"{path} holds a trunk of {str(found)[:300]!r}, but the network has {wanted}: "
-            "make both from the same parameters"
-        )
-    fill(module.trunk, tensors, path)
-
-
-def _trunk_config(module):
-    config = {name: module.config[name] for name in ("trunk", "width")}
-    return config | dict(batch_norm=module.trunk.batch_norm)
+    fill(module.trunk, read_tensors(path, "trunk")[0], path)
 
 
 def _save(state, path, half, header):
@@ -110,5 +100,5 @@ def read_tensors(path, kind):
 
 def fill(module, tensors, path):
     """Load `tensors` of the file at `path` into `module`; ValueError where they do not fit."""
-    with reading(path, f"what fits the network: {AGAIN}"):
+    with reading(path, f"as the network is, in trunk, width and batch_norm too: {AGAIN}"):
         module.load_state_dict(tensors)

@@ -53,16 +53,13 @@ def test_methods_that_are_compared_have_colours_of_their_own():
         assert len({to_rgb(plots.COLOURS[method]) for method in methods}) == len(methods)
 
 
-def test_a_saved_figure_repeats_to_the_byte(tmp_path):
+def test_saved_pictures_repeat_to_the_byte(tmp_path):
     one, two = tmp_path / "made" / "one.png", tmp_path / "made" / "two.png"
     for path in (one, two):
         figure, axis = plt.subplots()
         axis.plot([1, 2, 4])
         assert plots.save(figure, path) is figure
     assert one.read_bytes() == two.read_bytes() and "Software" not in Image.open(one).info
-
-
-def test_png_holds_the_picture():
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     assert_array_equal(opened(plots.png(picture)), picture)
 
@@ -70,7 +67,7 @@ def test_png_holds_the_picture():
 # ---- faces ---------------------------------------------------------------------------------------
 
 
-def test_faces_are_drawn_by_one_camera(toy):
+def test_faces_are_drawn_by_one_camera_and_turn_to_the_right_of_the_picture(toy):
     shapes = toy.neutral(torch.randn(3, 6, generator=torch.Generator().manual_seed(0)))
     pictures = plots.face_images(shapes, toy, size=60)
     assert pictures.shape == (3, 60, 60, 3) and pictures.dtype == np.uint8
@@ -79,8 +76,6 @@ def test_faces_are_drawn_by_one_camera(toy):
     area = lambda pictures: (pictures[0] < 255).any(-1).sum()
     assert area(plots.face_images(1.2 * shapes, toy, size=60)) > 1.3 * area(pictures)
 
-
-def test_a_turned_face_moves_its_nose_to_the_right_of_the_picture(toy):
     nose = (toy.mean - toy.mean[toy.mean[:, 2].argmax()]).norm(dim=1) < 12
     colours = np.where(nose.numpy()[:, None], [1.0, 0, 0], [0, 0, 1.0])[None]
 
@@ -109,25 +104,20 @@ def test_the_interactive_mesh_has_a_button_a_shape(toy):
     assert figure.layout.scene.camera.projection.type != "orthographic"
 
 
-def test_errors_on_faces_wrap_into_rows_and_share_one_scale(toy):
+def test_errors_on_faces_share_one_scale_and_what_has_none_is_grey(toy):
     errors = torch.rand(5, toy.n_vertices)
-    figure = plots.value_maps(
-        toy.mean.expand(5, -1, -1), errors, toy, list("abcde"), columns=3, inch=0.32
-    )
+    several = toy.mean.expand(5, -1, -1)
+    figure = plots.value_maps(several, errors, toy, list("abcde"), columns=3, inch=0.32)
     *maps, scale = [axis for axis in figure.axes if axis.axison or axis.images]
     assert titles(maps) == list("abcde") and scale.get_ylabel() == "mm"
     assert scale.get_ylim() == pytest.approx((0, float(errors.max())))
-
-
-def test_what_has_no_value_is_grey(toy):
-    values = torch.zeros(1, toy.n_vertices)
-    values[0, ::2] = torch.nan
+    errors[0, ::2] = torch.nan
 
     def grey(values):
-        figure = plots.value_maps(toy.mean[None], values, toy, ["map"], limit=1.0)
+        figure = plots.value_maps(several[:1], values[:1], toy, ["map"], limit=1.0)
         return (np.ptp(np.asarray(figure.axes[0].images[0].get_array(), int), axis=-1) == 0).sum()
 
-    assert grey(values) > grey(values.nan_to_num())
+    assert grey(errors) > grey(errors.nan_to_num())
 
 
 # ---- curves --------------------------------------------------------------------------------------
@@ -167,14 +157,12 @@ def test_curves_have_an_axis_that_fits_and_a_single_answer_is_a_point():
     assert few.get_xscale() == "linear" and list(few.containers[0].lines[0].get_xdata()) == [0, 1]
 
 
-def test_times_are_bars_with_their_spread():
+def test_times_are_bars_and_growth_in_proportion_lies_on_its_dashed_line():
     times = table("name median low high", [("a", 2.0, 1.5, 3.0), ("b", 5.0, 4.0, 7.0)])
     figure = time_bars(times, "ms a picture", "one picture")
     assert labelled(figure) and [bar.get_width() for bar in figure.axes[0].patches] == [2, 5]
     assert texts(figure.axes[0].get_yticklabels()) == ["a", "b"]
 
-
-def test_growth_in_proportion_lies_on_its_dashed_line():
     rates = product((("synthesis", 0.01), ("training", 0.002)), (1000, 4000, 16000))
     rows = [(stage, n, n * rate, 0.0) for (stage, rate), n in rates]
     figure = growth(table("stage pictures seconds more_gb", rows))
@@ -212,27 +200,11 @@ def test_depth_is_drawn_in_the_order_of_the_layers():
     assert_allclose(fixed.get_ydata(), [0.1, 0.2, 0.3, 0.4, 0.5])
     looks = {(line.get_linestyle(), line.get_marker()) for line in (fixed, random)}
     assert len(looks) == 2  # readable without colour
-    many = figures.depth_panels(depth_table("abcdefg"), "")
-    assert len(many.axes[0].lines) == 8  # seven trunks and zero
-
-
-def test_depth_can_be_explored():
     figure = figures.depth_view(depth_table(), "explained variance")
     assert [one.name for one in figure.data if one.visible] == ["looks fixed", "random"]
     button = figure.layout.updatemenus[0].buttons[2]
     shown = [one.meta for one, on in zip(figure.data, button.args[0]["visible"]) if on]
     assert button.label == "pose" and shown == ["pose", "pose"] and len(figure.data) == 6
-    assert list(figure.data[0].error_y.array) == pytest.approx([0.05] * 5)
-
-
-def test_heat_maps_share_one_scale():
-    heat = lambda top: pd.DataFrame([[0.0, top], [0.5, 1]], ["blink", "jaw"], ["pool1", "pool5"])
-    figure = figures.heat_maps(dict(a=heat(0.2), b=heat(3.0)), "explained variance")
-    images = [axis.images[0] for axis in figure.axes[:2]]
-    assert {image.get_clim() for image in images} == {(0.0, 3.0)}
-    assert images[0].get_array()[0, 1] == pytest.approx(0.2)
-    assert texts(figure.axes[0].get_yticklabels()) == ["blink", "jaw"]
-    assert figure.axes[-1].get_ylabel() == "explained variance"
 
 
 def test_a_gallery_shows_one_picture_at_a_time():
@@ -245,7 +217,14 @@ def test_a_gallery_shows_one_picture_at_a_time():
     assert opened(base64.b64decode(figure.data[1].source.split(",")[1])).mean() == 255
 
 
-def test_each_row_of_places_has_its_own_scale():
+def test_maps_that_are_compared_share_one_scale():
+    heat = lambda top: pd.DataFrame([[0.0, top], [0.5, 1]], ["blink", "jaw"], ["pool1", "pool5"])
+    figure = figures.heat_maps(dict(a=heat(0.2), b=heat(3.0)), "explained variance")
+    images = [axis.images[0] for axis in figure.axes[:2]]
+    assert {image.get_clim() for image in images} == {(0.0, 3.0)}
+    assert images[0].get_array()[0, 1] == pytest.approx(0.2)
+    assert texts(figure.axes[0].get_yticklabels()) == ["blink", "jaw"]
+
     row = lambda one, other: dict(pool4=one * torch.ones(4, 4), pool5=other * torch.ones(4, 4))
     maps = dict(identity=row(1, 2), expression=row(6, 5))
     figure = figures.place_maps(torch.rand(3, 16, 16), maps, patch=4, stride=4)
@@ -253,8 +232,6 @@ def test_each_row_of_places_has_its_own_scale():
     assert [axis.images[1].get_clim() for axis in shown] == [(0, 2), (0, 2), (0, 6), (0, 6)]
     assert titles(shown) == ["pool4", "pool5", "", ""]
 
-
-def test_occlusion_maps_share_one_scale():
     maps = {"identity": torch.rand(2, 4, 4), "expression": 3 * torch.rand(2, 4, 4)}
     figure = figures.occlusion_maps(torch.rand(2, 3, 16, 16), maps, patch=4, stride=4)
     shown = [image for axis in figure.axes[2:6] for image in axis.images]

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import trimesh
 from numpy.testing import assert_allclose
 
 from e2far import raster
@@ -74,12 +73,6 @@ def test_the_nearer_triangle_wins_in_any_order():
     assert (seen_by(points, triangles[::-1].copy(), 8, nearness) == 0).all()
 
 
-def test_triangles_that_cut_through_each_other_share_the_picture():
-    points, triangles = flat(*2 * [(0, -8), (0, 24), (32, 8)])
-    seen = seen_by(points, triangles, 16, [0, 0, 4, 1, 1, 1])  # the first is nearer where x > 8
-    assert (seen[8, :8] == 1).all() and (seen[8, 8:] == 0).all()
-
-
 @pytest.mark.parametrize(
     "corners, count",
     [((2, 3, 6, 5), 8), ((-5, -5, 3, 2), 6), ((-9, -9, 99, 99), 64), ((9, 9, 12, 12), 0)]
@@ -108,13 +101,6 @@ def test_degenerate_triangles_and_empty_meshes_cover_nothing():
         assert seen.shape == (8, 8) and (seen == -1).all()
 
 
-def test_normals_of_a_sphere_point_away_from_its_centre():
-    ball = trimesh.creation.icosphere(subdivisions=2, radius=50.0)
-    normals = raster.vertex_normals(ball.vertices.astype(np.float32), ball.faces.astype(np.int32))
-    assert ((normals * ball.vertices / 50).sum(1) > 0.999).all()
-    assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
-
-
 def test_normals_weigh_triangles_by_their_area_and_are_finite_without_any():
     vertices = np.array([(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 3), (9, 9, 9)], np.float32)
     triangles = np.array([(0, 1, 2), (0, 2, 3)], np.int32)  # area 1/2 facing z, area 3/2 facing x
@@ -128,14 +114,6 @@ def render(points, triangles, size, **options):
     return raster.render_plain(points, ones(len(points)), triangles, normals, size, **options)
 
 
-def test_a_square_that_faces_the_camera_has_the_lamps_colour():
-    picture, coverage = render(*square(2, 3, 6, 5), 8, albedo=(0.5, 0.25, 1.0))
-    light = 0.42 + 0.46  # constant part and the part along z
-    assert coverage.sum() == 8
-    assert_allclose(picture[4, 4], np.array([0.5, 0.25, 1.0]) * light, atol=1e-5)
-    assert (picture[0] == 1).all()  # white background
-
-
 def test_antialiasing_is_the_average_of_a_larger_picture():
     points = np.random.default_rng(1).uniform(0, 12, (12, 2)).astype(np.float32)
     triangles = np.arange(12, dtype=np.int32).reshape(-1, 3)
@@ -145,8 +123,11 @@ def test_antialiasing_is_the_average_of_a_larger_picture():
     assert 0 < coverage.mean() < 1
     assert_allclose(coverage, large_coverage.reshape(12, 2, 12, 2).mean((1, 3)), atol=1e-6)
     assert_allclose(small, large.reshape(12, 2, 12, 2, 3).mean((1, 3)), atol=1e-5)
-    half = render(*square(2.5, 3, 6, 5), 8)[1]
+    picture, half = render(*square(2.5, 3, 6, 5), 8, albedo=(0.5, 0.25, 1.0))
     assert_allclose(half[3], [0, 0, 0.5, 1, 1, 1, 0, 0], atol=1e-6)
+    light = 0.42 + 0.46  # constant part and the part along z
+    assert_allclose(picture[4, 4], np.array([0.5, 0.25, 1.0]) * light, atol=1e-5)
+    assert (picture[0] == 1).all()  # white background
 
 
 def test_what_is_recessed_hides_behind_what_is_not():

@@ -10,9 +10,9 @@ from e2far import camera, data, files, losses
 from e2far.morphable import landmarks_mm
 
 
-def bootstrap_interval(values, *options, **more):
-    """Mean of values (n,) and its interval, (mean, low, high): as `bootstrap_ratio` over ones."""
-    return bootstrap_ratio(values, np.ones(len(values)), *options, **more)
+def bootstrap_interval(values, clusters=None, samples=2000, level=0.95, seed=0):
+    """Mean of values (n,) and its interval, (mean, low, high): `bootstrap_ratio` to ones."""
+    return bootstrap_ratio(values, np.ones(len(values)), clusters, samples, level, seed)
 
 
 def bootstrap_ratio(numerator, denominator, clusters=None, samples=2000, level=0.95, seed=0):

@@ -69,8 +69,10 @@ def test_a_model_that_is_not_makehumans_is_refused(targets_once):
     with pytest.raises(ValueError, match="called 'toy', not 'makehuman'.*build-face-model"):
         traits.draw_heads(toy)
     parts = toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles, toy.landmarks
+    bare = MorphableModel(*parts)
+    bare.name = "makehuman"
     with pytest.raises(ValueError, match="other triangles.*build-face-model"):
-        traits.draw_heads(MorphableModel(*parts, name="makehuman"))
+        traits.draw_heads(bare)
 
 
 # Reading ------------------------------------------------------------------------------------------

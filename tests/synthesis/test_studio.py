@@ -159,7 +159,7 @@ def test_expressions_are_drawn_for_each_picture(rows):
 def test_any_face_model_can_sit(toy):
     """Models without hair, eyes and names of units: still a picture with brows, and clothes."""
     parts = toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles, toy.landmarks
-    for model in (toy, morphable.MorphableModel(*parts, name="bare")):
+    for model in (toy, morphable.MorphableModel(*parts)):
         row = Studio(model, SIZE).photograph(0, "train", 0, 0)
         assert row["expression"].shape == (4,) and row["image"].std() > 5
 

@@ -47,9 +47,18 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def splits(model, tmp_path_factory):
+def root(model, tmp_path_factory):
     root = tmp_path_factory.mktemp("faces")
-    return write_split(root / "train", model, 48, 0), write_split(root / "validation", model, 16, 1)
+    model.save(root / "toy.npz")
+    for seed, (split, n) in enumerate(dict(train=48, validation=16, test=16).items()):
+        write_split(root / split, model, n, seed)
+    write_split(root / "people", model, 40, 9, people=4)
+    return root
+
+
+@pytest.fixture(scope="module")
+def splits(root):
+    return data.Faces(root / "train"), data.Faces(root / "validation")
 
 
 def build(**changes):
@@ -226,8 +235,8 @@ def test_guesses_for_some_faces_are_measured_as_for_all(model, splits):
         evaluation.measure(model, faces, guess, rows)
 
 
-def test_pretraining_learns_people(model, tmp_path):
-    people = write_split(tmp_path, model, 40, 9, people=4)
+def test_pretraining_learns_people(root):
+    people = data.Faces(root / "people")
     small = dict(image_size=48, width=1 / 16, batch_norm=True)
     settings = dict(batch_size=12, learning_rate=3e-3, seed=0, progress=False)
     recognizer = network.Recognizer(4, **small)

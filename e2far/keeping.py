@@ -76,8 +76,7 @@ class Recipe:
     pose_weight: float | None = None
     identity_weight: float = 1.0
     mirror: bool = False  # show half of each batch, other pictures every time, as mirror images
-    # What is kept, and how often; it changes no weight
-    precision: str = "32-true"  # of the Fabric that is made where none is given
+    # What is kept, and how often
     log: Path | None = None  # CSV file
     log_every: int = 50  # steps
     validate_every: int | None = None  # steps; None: only at the end
@@ -89,11 +88,12 @@ class Recipe:
         made = [phase if isinstance(phase, Phase) else Phase(**phase) for phase in self.phases]
         object.__setattr__(self, "phases", made)
 
-    def settings(self, terms):
-        """What decides the numbers: a checkpoint must agree in all of it. terms: of the loss"""
-        same = "phases batch_size seed weight_decay optimizer clip ema augment origin".split()
+    def settings(self):
+        """What decides the numbers: a checkpoint must agree in all of it."""
         told = asdict(self)
-        weights = {name: told[name] for name in terms} if terms else None
+        same = "phases batch_size seed weight_decay optimizer clip ema augment origin".split()
+        terms = ["expression_weight", "pose_weight", "identity_weight"] + ["mirror"] * self.mirror
+        weights = {name: told[name] for name in terms} if self.pose_weight is not None else None
         return {name: told[name] for name in same} | dict(weights=weights)
 
 

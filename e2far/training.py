@@ -70,7 +70,7 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
             f"{faces.folder} shows {len(people)} people, but the recogniser tells "
             f"{recognizer.n_people} apart: make it with n_people={len(people)}"
         )
-    fabric = options.pop("fabric", None)
+    fabric = _fabric(options)
     phase = Phase(steps, learning_rate, learning_rate, warmup=warmup)
     recipe = Recipe(phases=[phase], **options)
     order = torch.from_numpy(np.random.default_rng(recipe.seed).permutation(n))
@@ -87,12 +87,11 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
         return dict(top1=float((people[guesses] == faces.person[held]).float().mean()))
 
     draw = data.stored_batches(faces, kept, recipe.batch_size, recipe.seed)
-    run = _begin(recognizer, recipe, fabric, len(kept))
-    run.validate = validate if len(held) else None
-    return _train(run, draw, objective)
+    validate = validate if len(held) else None
+    return _train(recognizer, recipe, fabric, len(kept), draw, objective, validate)
 
 
-def fit(network, model, train, validation, *, features=None, fabric=None, **options):
+def fit(network, model, train, validation, *, features=None, **options):
     r"""Train an E2FAR to regress the coefficients of `model`, in place; returns the log, a
     DataFrame. The loss is the paper's, over the model's region, with our pose term:
 
@@ -102,10 +101,12 @@ def fit(network, model, train, validation, *, features=None, fabric=None, **opti
     train: data.Faces, or live.LiveFaces, made as training goes    validation: data.Faces or None
     features: None, or what the frozen trunk answers for the first faces of `train`
         (`store_features`): heads learn from these alone, many times faster than from pictures
-    fabric: a lightning Fabric; None is one CPU process    options: fields of Recipe
+    options: fields of Recipe; fabric: a lightning Fabric, None is one CPU process of `precision`,
+        as of `auto_precision`
     Raises ValueError when the loss is no longer finite, or sizes do not agree.
     """
     check_sizes(network, model, train)
+    fabric = _fabric(options)
     recipe = Recipe(**options)
     tuned = any(phase.trunk_rate for phase in recipe.phases)
     if features and (recipe.mirror or recipe.augment or tuned):
@@ -121,13 +122,10 @@ def fit(network, model, train, validation, *, features=None, fabric=None, **opti
         draw = data.stored_batches(train, rows, recipe.batch_size, recipe.seed, features)
     if recipe.mirror:
         draw = augmentation.mirrored_batches(draw, model, recipe.seed)
-    terms = ["expression_weight", "pose_weight", "identity_weight"] + ["mirror"] * recipe.mirror
-    run = _begin(network, recipe, fabric, seen, terms)
+    objective, validate = regression(model, recipe, fabric.device, features), None
     if validation:
-        run.validate = lambda network: summary(evaluate(network, model, validation))
-    if features:
-        run.network.mark_forward_method("heads")
-    return _train(run, draw, regression(model, recipe, run.fabric.device, features))
+        validate = lambda network: summary(evaluate(network, model, validation))
+    return _train(network, recipe, fabric, seen, draw, objective, validate)
 
 
 def regression(model, recipe, device, features=None):
@@ -155,14 +153,18 @@ def regression(model, recipe, device, features=None):
     return objective
 
 
-def _begin(module, recipe, fabric, seen, terms=()):
-    """The Run of a training.
+def _fabric(options):
+    """What the options `fabric` and `precision` tell of; they are taken out."""
+    precision = auto_precision(options.pop("precision", "32-true"))
+    given = options.pop("fabric", None)
+    return given or Fabric(accelerator="cpu", devices=1, precision=precision)
 
-    seen: what a checkpoint must agree in about the faces    terms: fields that weigh the loss's
+
+def _train(module, recipe, fabric, seen, draw, objective, validate):
+    """`loop` through the recipe; returns the log.
+
+    seen: what a checkpoint must agree in about the faces    draw: step -> batch on the CPU
     """
-    if fabric is None:
-        precision = auto_precision(recipe.precision)
-        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
     if recipe.optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer {recipe.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     if recipe.batch_size % fabric.world_size:
@@ -174,13 +176,11 @@ def _begin(module, recipe, fabric, seen, terms=()):
     groups = [dict(params=heads), dict(params=list(module.trunk.parameters()))]
     kind, decay = OPTIMIZERS[recipe.optimizer], recipe.weight_decay
     optimizer = kind(groups, lr=0.0, weight_decay=decay, fused=True)
-    settings = recipe.settings(terms) | dict(faces=seen, network=module.config)
-    return Run(module, optimizer, fabric, recipe, settings)
-
-
-def _train(run, draw, objective):
-    """`loop` through the recipe; returns the log. draw: step -> batch on the CPU"""
-    fabric, recipe = run.fabric, run.recipe
+    settings = recipe.settings() | dict(faces=seen, network=module.config)
+    run = Run(module, optimizer, fabric, recipe, settings)
+    run.validate = validate
+    if hasattr(module, "heads"):  # which stored features enter by
+        run.network.mark_forward_method("heads")
     mine = slice(fabric.global_rank, None, fabric.world_size)
 
     def batch_at(step):

@@ -176,36 +176,18 @@ def test_bf16_and_a_float64_model_train(splits):
     assert log.loss.notna().all() and log.neutral_ratio.iloc[-1] > 0
 
 
-class Oracle(torch.nn.Module):
-    """Answers with the labels of the faces in their order, plus an error."""
-
-    n_identity, n_expression = 6, 4
-
-    def __init__(self, faces, identity=0.0, expression=0.0, shift=0.0):
-        super().__init__()
-        self.faces, self.place, self.weight = faces, 0, torch.nn.Parameter(torch.zeros(()))
-        self.errors = identity, expression, shift
-
-    def forward(self, image):
-        rows = slice(self.place, self.place + len(image))
-        self.place = rows.stop
-        faces, (identity, expression, shift) = self.faces, self.errors
-        pose = faces.pose[rows].clone()
-        pose[:, 7] += shift
-        identity, expression = faces.identity[rows] + identity, faces.expression[rows] + expression
-        return dict(identity=identity, expression=expression, pose=pose)
-
-
-def test_evaluate_measures_what_it_says(model, splits):
+def test_errors_are_what_they_say(model, splits):
     faces = splits[1]
-    perfect = evaluation.evaluate(Oracle(faces), model, faces, batch_size=5)
+    identity, expression, pose = faces.identity, faces.expression, faces.pose
+    perfect = dict(identity=identity, expression=expression, pose=pose)
+    right = evaluation.measure(model, faces, perfect, batch_size=5)
     kinds = "neutral_mm expression_mm expressive_mm pose_percent landmark_percent"
-    assert all(abs(perfect[kind]).max() < 1e-3 for kind in kinds.split())
-    assert perfect["pose_deg"].max() < 0.1 and perfect["person"].tolist() == faces.person.tolist()
+    assert all(abs(right[kind]).max() < 1e-3 for kind in kinds.split())
+    assert right["pose_deg"].max() < 0.1 and right["person"].tolist() == faces.person.tolist()
 
-    oracle = Oracle(faces, identity=0.5, expression=-1.0, shift=0.02)
-    wrong = evaluation.evaluate(oracle, model, faces, batch_size=16)
-    identity, expression = faces.identity, faces.expression
+    shifted = pose + 0.02 * torch.eye(9)[7]
+    guess = dict(identity=identity + 0.5, expression=expression - 1, pose=shifted)
+    wrong = evaluation.measure(model, faces, guess)
     neutral, truth = model.neutral(identity), model(identity, expression)
     average = identity.mean(0, keepdim=True), expression.mean(0, keepdim=True)
     meshes = dict(
@@ -223,14 +205,10 @@ def test_evaluate_measures_what_it_says(model, splits):
     ratio = wrong["neutral_mm"].mean() / wrong["neutral_mean_face_mm"].mean()
     assert evaluation.summary(wrong)["neutral_ratio"] == pytest.approx(ratio)
 
-
-def test_guesses_for_some_faces_are_measured_as_for_all(model, splits):
-    faces, rows = splits[1], torch.tensor([3, 11])
-    guess = dict(identity=torch.zeros(16, 6), expression=torch.zeros(16, 4))
-    whole = evaluation.measure(model, faces, guess)
+    rows = torch.tensor([3, 11])  # some faces are measured as all are; the pose may be left out
+    del guess["pose"]
     some = evaluation.measure(model, faces, {k: v[rows] for k, v in guess.items()}, rows)
-    assert all(some[name] == pytest.approx(values[rows]) for name, values in whole.items())
-    assert "pose_deg" not in some
+    assert all(values == pytest.approx(wrong[name][rows]) for name, values in some.items())
     with pytest.raises(ValueError, match="16 guesses for 2 faces"):
         evaluation.measure(model, faces, guess, rows)
 
@@ -290,18 +268,9 @@ def test_batches_made_ahead_are_the_same_ones():
     assert [batch(8), sorted(asked)] == [-12, [3, 4, 5, 6, 7, 8]]
 
 
-def test_mirrored_pictures_show_the_mirrored_face(model):
+def test_mirrored_pictures_show_the_mirrored_face(model, splits):
     """The labels of a mirrored picture put each landmark where its opposite was."""
-    generator = torch.Generator().manual_seed(0)
-    rotation = camera.euler_to_matrix(torch.tensor([0.4, -0.2, 0.3])).expand(40, 3, 3)
-    place = torch.full((40,), 0.4), torch.tensor([33.0, 44.0]).expand(40, 2)
-    batch = dict(
-        image=torch.randint(0, 256, (40, 3, 8, 8), generator=generator, dtype=torch.uint8),
-        person=torch.arange(40),
-        pose=camera.encode_pose(rotation, *place, 80),
-        identity=torch.randn(40, model.n_identity, generator=generator),
-        expression=torch.randn(40, model.n_expression, generator=generator),
-    )
+    batch = splits[0].gather(range(40))
     found = augmentation.mirror_half(model, batch, 0)
     same = (found["image"] == batch["image"]).flatten(1).all(1)
     assert 10 < same.sum() < 30

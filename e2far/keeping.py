@@ -93,7 +93,8 @@ class Recipe:
         told = asdict(self)
         same = "phases batch_size seed weight_decay optimizer clip ema augment origin".split()
         terms = ["expression_weight", "pose_weight", "identity_weight"] + ["mirror"] * self.mirror
-        weights = {name: told[name] for name in terms} if self.pose_weight is not None else None
+        regression = self.pose_weight is not None  # a recogniser's loss has no terms
+        weights = {name: told[name] for name in terms} if regression else None
         return {name: told[name] for name in same} | dict(weights=weights)
 
 

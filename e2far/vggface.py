@@ -69,9 +69,15 @@ def load(module, path):
     """
     if module.config["trunk"] != "vgg16":
         raise ValueError(f"{path} is of no use to a trunk {module.config['trunk']}: take vgg16")
-    tensors = read(path)
-    with reading(path, "as the network is (width 1.0, batch_norm of vgg16_bn alone) or it as this"):
-        module.trunk.load_state_dict(tensors)
+    tensors, wanted = read(path), module.trunk.state_dict()
+    shapes = lambda state: {name: value.shape for name, value in state.items()}
+    if shapes(tensors) != shapes(wanted):
+        batch_norm = "blocks.0.0.1.weight" in tensors
+        raise ValueError(
+            f"{path} needs a network with batch_norm={batch_norm}, and as wide as it is: VGG-16 as "
+            "published needs width 1.0"
+        )
+    module.trunk.load_state_dict(tensors)
 
 
 def _read_mat(path):

@@ -100,5 +100,5 @@ def read_tensors(path, kind):
 
 def fill(module, tensors, path):
     """Load `tensors` of the file at `path` into `module`; ValueError where they do not fit."""
-    with reading(path, f"as the network is, in trunk, width and batch_norm too: {AGAIN}"):
+    with reading(path, f"of this trunk, width and batch_norm, but does not fit: {AGAIN}"):
         module.load_state_dict(tensors)

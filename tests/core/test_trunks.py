@@ -64,7 +64,7 @@ def test_a_trunk_of_another_kind_is_refused(tmp_path):
     recognizer = Recognizer(3, image_size=48, width=1 / 32, batch_norm=True, trunk="residual")
     weights.save_trunk(recognizer, tmp_path / "trunk.safetensors")
     weights.fill_trunk(build("residual"), tmp_path / "trunk.safetensors")
-    with pytest.raises(ValueError, match="holds a trunk of"):
+    with pytest.raises(ValueError, match="of this trunk, width and batch_norm"):
         weights.fill_trunk(build("vgg16"), tmp_path / "trunk.safetensors")
 
 

@@ -11,7 +11,7 @@ from scipy.io import savemat
 from torch import nn
 from torch.testing import assert_close
 
-from e2far import network, vggface, weights
+from e2far import network, vggface
 
 WIDTHS, COUNTS = (4, 8, 16, 32, 32), (2, 2, 3, 3, 3)
 NAMES = [f"conv{block + 1}_{k + 1}" for block in range(5) for k in range(COUNTS[block])]
@@ -132,15 +132,6 @@ PICTURE = COLOUR + torch.linspace(-9, 9, 30).view(6, 5, 1)  # whose mean colour 
 def test_features_are_those_of_the_matconvnet_file(tmp_path, layout, average):
     save_mat(tmp_path / "vgg_face.mat", dag(), layout, average)
     check(tmp_path / "vgg_face.mat", (COLOUR if average is PICTURE else MEAN) / 255, VGG_FACE[1])
-
-
-def test_a_filled_trunk_is_saved_and_loaded_with_its_mean_colour(tmp_path):
-    torch.save(torchvision(), tmp_path / "vgg16.pth")
-    first, second = network.Recognizer(5, image_size=48, width=1 / 16), net()
-    vggface.load(first, tmp_path / "vgg16.pth")
-    weights.save_trunk(first, tmp_path / "trunk.safetensors")
-    weights.load_trunk(second, tmp_path / "trunk.safetensors")
-    assert_close(second.trunk.state_dict(), first.trunk.state_dict(), rtol=0, atol=0)
 
 
 def refusal(call, *arguments):

@@ -9,57 +9,40 @@ from typing import Annotated
 import typer
 
 KINDS = ("neutral", "expression", "expressive")
-Folder, File = (partial(typer.Option, metavar=metavar) for metavar in ("DIR", "FILE"))
-Profile = Annotated[str, typer.Option(help="Profile of params.yaml.")]
+DEVICES = """GPUs, or processes on a CPU, that share each batch; auto: all GPUs. Under torchrun or
+SLURM theirs count."""
+TRUNK = """Trunk to start from: of a recogniser of ours, or VGG-16 weights (vgg_face.mat,
+vgg_face_dag.pth, torchvision's .pth)."""
+Option = typer.Option
+Folder, File = (partial(Option, metavar=metavar) for metavar in ("DIR", "FILE"))
+Profile = Annotated[str, Option(help="Profile of params.yaml.")]
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """What `e2far train` is told; texts of its --help."""
 
-    out: Annotated[
-        Path, Folder(help="Of network, log and checkpoint; run again to go on when interrupted.")
-    ] = Path("data/models/trained")
-    profile: Annotated[
-        str | None, typer.Option(help="Of params.yaml.", show_default="the one chosen there")
-    ] = None
-    faces: Annotated[Path, Folder(help="Of the splits that `dvc repro synthesis` makes.")] = Path(
-        "data/faces"
-    )
-    face_model: Annotated[Path, File(help="The face model that made them.")] = Path(
-        "data/facemodel/model.npz"
-    )
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
-    devices: Annotated[
-        str,
-        typer.Option(
-            help="GPUs, or processes on a CPU, that share each batch; auto: all GPUs. "
-            "Under torchrun or SLURM theirs count."
-        ),
-    ] = "auto"
-    start: Annotated[
-        Path | None, File(help="Network to go on from.", show_default="from scratch")
-    ] = None
-    trunk: Annotated[
-        Path | None,
-        File(
-            help="Trunk to start from: of a recogniser of ours, or VGG-16 weights "
-            "(vgg_face.mat, vgg_face_dag.pth, torchvision's .pth)."
-        ),
-    ] = None
+    out: Annotated[Path, Folder(help="Of network, log and checkpoint.")] = Path("data/models/trained")
+    profile: Annotated[str | None, Option(help="Of params.yaml.", show_default="its own")] = None
+    faces: Annotated[Path, Folder(help="Splits of `dvc repro synthesis`.")] = Path("data/faces")
+    face_model: Annotated[Path, File(help="What made them.")] = Path("data/facemodel/model.npz")
+    accelerator: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto"
+    devices: Annotated[str, Option(help=DEVICES)] = "auto"
+    start: Annotated[Path | None, File(help="Network to go on from.")] = None
+    trunk: Annotated[Path | None, File(help=TRUNK)] = None
     on_the_fly: Annotated[
         bool | None,
-        typer.Option(
-            help="Make new faces as training goes, instead of the split train.",
-            show_default="as the profile says",
-        ),
+        Option(help="New faces as training goes, not train's.", show_default="the profile's"),
     ] = None
-    steps: Annotated[int | None, typer.Option(help="End after so many steps, for a trial.")] = None
-    seed: Annotated[int | None, typer.Option(help="Of weights and order of pictures.")] = None
+    steps: Annotated[int | None, Option(help="End after so many steps, for a trial.")] = None
+    seed: Annotated[int | None, Option(help="Of weights and order of pictures.")] = None
 
 
 def train(options: TrainOptions):
-    """Train one network with a profile's settings, on a CPU, one GPU, or many."""
+    """Train one network with a profile's settings, on a CPU, one GPU, or many.
+
+    Run it again to go on after an interruption.
+    """
     from e2far import data, files
     from e2far.pipeline import params, trainings
 
@@ -126,25 +109,21 @@ def train_long(
     profile: Profile = "weights",
 ):
     """Begin the long training, or go on where it was stopped; write the table of its curves."""
-    from e2far import files
     from e2far.pipeline import long_training, params, trainings
 
     p = params.load("long", profile)
     config = long_training.config(folder, recipe, profile, cooldown)
     goes_on = (config["folder"] / "checkpoint.pt").exists()
-    if status:
-        pass
-    elif (config["folder"] / "network.safetensors").exists() and not goes_on:
-        typer.echo(f"{config['folder']} has ended: delete it to train anew")
-    else:
+    if not status and (goes_on or not (config["folder"] / "network.safetensors").exists()):
         if cooldown and not goes_on:
             long_training.reach(folder, recipe, config["network"])
         make_faces(folder, p.judged, p.image_size, profile)
         trainings.train_job(**config, progress=True)
+    elif not status:
+        typer.echo(f"{config['folder']} has ended: delete it to train anew")
     curves = long_training.curves(folder)
     if len(curves):
-        with files.replacing(long_training.CURVES) as partial:
-            curves.to_csv(partial, index=False)
+        write_table(curves, long_training.CURVES)
     typer.echo(long_training.report(folder, p.phase["steps"], p.training["batch_size"]))
 
 
@@ -153,28 +132,19 @@ def race_trunks(
     profile: Profile = "weights",
 ):
     """Race the candidates of params.yaml's trunk_trial, one after the other; run again to go on."""
-    import pandas as pd
-    import torch
-
-    from e2far import facemodels, files
-    from e2far.pipeline import params, trunk_trial
+    from e2far.pipeline import jobs, params, trunk_trial
 
     trial = params.read()["trunk_trial"]
-    size = max(candidate["image_size"] for candidate in trial["candidates"].values())
+    size = max(network["image_size"] for network in trial["candidates"].values())
     make_faces(folder, dict(train=trial["people"], validation=1000), size, profile)
-    model, table = facemodels.load_face_model(folder / "facemodel.npz"), folder / "trunks.csv"
-    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
-    torch.set_num_threads(1)
-    for name, candidate in trial["candidates"].items():
-        if name in [row["trunk"] for row in rows]:
-            continue
-        row = trunk_trial.race(name, candidate, folder, model, trial["cpu_seconds"], profile)
-        rows.append(row)
-        typer.echo(row)
-        with files.replacing(table) as partial:
-            pd.DataFrame(rows).to_csv(partial, index=False)
-    with files.replacing(trunk_trial.TABLE) as partial:
-        partial.write_bytes(table.read_bytes())
+    common = dict(faces=folder / "faces", model=folder / "facemodel.npz")
+    common |= dict(cpu_seconds=trial["cpu_seconds"], profile=profile)
+    races = {
+        name: dict(folder=folder / name.replace("/", "by"), name=name, network=network) | common
+        for name, network in trial["candidates"].items()
+    }
+    rows = jobs.run_many(races, 1, function=trunk_trial.race, resume=True)
+    write_table(rows.values(), trunk_trial.TABLE)
 
 
 def make_faces(folder, splits, size, profile):
@@ -192,3 +162,13 @@ def make_faces(folder, splits, size, profile):
     options |= dict(size=size, seed=built.seed)
     for split, people in splits.items():
         shards.write_split(model, folder / "faces", split, people, 2, **options)
+
+
+def write_table(rows, path):
+    """Write a DataFrame, or dicts, to a CSV file."""
+    import pandas as pd
+
+    from e2far import files
+
+    with files.replacing(path) as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False)

@@ -22,7 +22,9 @@ Profile = Annotated[str, Option(help="Profile of params.yaml.")]
 class TrainOptions:
     """What `e2far train` is told; texts of its --help."""
 
-    out: Annotated[Path, Folder(help="Of network, log and checkpoint.")] = Path("data/models/trained")
+    out: Annotated[Path, Folder(help="Of network, log and checkpoint.")] = Path(
+        "data/models/trained"
+    )
     profile: Annotated[str | None, Option(help="Of params.yaml.", show_default="its own")] = None
     faces: Annotated[Path, Folder(help="Splits of `dvc repro synthesis`.")] = Path("data/faces")
     face_model: Annotated[Path, File(help="What made them.")] = Path("data/facemodel/model.npz")
@@ -137,14 +139,12 @@ def race_trunks(
     trial = params.read()["trunk_trial"]
     size = max(network["image_size"] for network in trial["candidates"].values())
     make_faces(folder, dict(train=trial["people"], validation=1000), size, profile)
-    common = dict(faces=folder / "faces", model=folder / "facemodel.npz")
-    common |= dict(cpu_seconds=trial["cpu_seconds"], profile=profile)
     races = {
-        name: dict(folder=folder / name.replace("/", "by"), name=name, network=network) | common
+        name: trunk_trial.config(folder, name, network, trial["cpu_seconds"], profile)
         for name, network in trial["candidates"].items()
     }
     rows = jobs.run_many(races, 1, function=trunk_trial.race, resume=True)
-    write_table(rows.values(), trunk_trial.TABLE)
+    write_table([dict(trunk=name) | row for name, row in rows.items()], trunk_trial.TABLE)
 
 
 def make_faces(folder, splits, size, profile):

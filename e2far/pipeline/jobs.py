@@ -55,7 +55,8 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
                 done, left = wait(left, timeout=10, return_when=FIRST_EXCEPTION)
                 report()
                 for future in done:
-                    _raise_failure(future.exception(), names[future])
+                    if error := future.exception():
+                        raise RuntimeError(f"job {names[future]} failed: {_told(error)}") from error
         except BaseException:  # Ctrl-C too
             held.close()  # ends the workers, for which the pool would wait
             raise
@@ -63,12 +64,10 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
     return {name: _read_record(folder)["result"] for name, folder in folders.items()}
 
 
-def _raise_failure(error, name):
+def _told(error):
     if isinstance(error, BrokenProcessPool):
-        reason = "its process was killed, or one beside it, perhaps for lack of memory"
-        raise RuntimeError(f"job {name} failed: {reason}") from error
-    if error:
-        raise RuntimeError(f"job {name} failed: {type(error).__name__}: {error}") from error
+        return "its process was killed, or one beside it, perhaps for lack of memory"
+    return f"{type(error).__name__}: {error}"
 
 
 def _serve(line):

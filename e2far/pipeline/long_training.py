@@ -103,7 +103,7 @@ def report(folder, steps, batch_size):
     )
     log = folder / "ours" / "log.csv"
     if log.exists():
-        text += f" About {pd.read_csv(log).remaining_s.iloc[-1] / 3600:.1f} hours left."
+        text += f" About {pd.read_csv(log).remaining_s.dropna().iloc[-1] / 3600:.1f} hours left."
     shared = ours[ours.images.between(before.images.min(), before.images.max())]
     if len(shared):
         images, error = shared.iloc[-1][["images", "expressive_ratio"]]

@@ -47,15 +47,15 @@ def train_job(*, progress=False, **config):
     `summary` on the split `test`, None in all of several processes but the first.
     """
     job, options = _begin(config, progress)
-    net, model = _regressor(job)
-    read = lambda split: data.Faces(job.faces / split, job.network["image_size"])
-    validation = read("validation")
-    live = job.live and LiveFaces(model, job.network["image_size"], **job.live)
-    with live or nullcontext(read("train")) as faces:
+    net, model = regressor(job)
+    size = job.network["image_size"]
+    validation = data.Faces(job.faces / "validation", size)
+    live = job.live and LiveFaces(model, size, **job.live)
+    with live or nullcontext(data.Faces(job.faces / "train", size)) as faces:
         fit(net, model, faces, validation, **options)
     if not options["fabric"].is_global_zero:
         return None
-    errors = evaluation.evaluate(net, model, read(job.test))
+    errors = evaluation.evaluate(net, model, data.Faces(job.faces / job.test, size))
     save_network(net, job.folder / "network.safetensors", face_model=model.name, seed=job.seed)
     with files.replacing(job.folder / "evaluation.npz") as partial, open(partial, "wb") as file:
         np.savez(file, **errors)
@@ -85,8 +85,9 @@ def pretrain_job(**config):
 def _begin(config, progress=False):
     """The Job of a config and arguments for `fit` or `pretrain`, its generator seeded."""
     job = Job(**config)
+    torch.manual_seed(job.seed)
     precision = job.training.get("precision", "32-true")
-    options = job.training | dict(
+    return job, job.training | dict(
         seed=job.seed,
         log=job.folder / "log.csv",
         checkpoint=job.folder / "checkpoint.pt",
@@ -94,11 +95,9 @@ def _begin(config, progress=False):
         origin=inputs_digest(config),
         progress=progress,
     )
-    torch.manual_seed(job.seed)
-    return job, options
 
 
-def _regressor(job):
+def regressor(job):
     """The E2FAR that a job begins with, and its face model."""
     model = facemodels.load_face_model(job.model)
     net = E2FAR(model.n_identity, model.n_expression, **job.network)
@@ -115,14 +114,12 @@ def open_fabric(accelerator, devices, precision):
     devices: how many of this machine; "auto": all GPUs, or one process on a CPU. Where torchrun or
         SLURM has started the processes, theirs count.
     """
-    gpus = torch.cuda.device_count()
-    if accelerator not in ["auto", "cpu"] + ["cuda"] * (gpus > 0):
-        found = "auto, cpu or cuda" if gpus else "auto or cpu: torch finds no CUDA device"
-        raise ValueError(f"accelerator {accelerator!r}: choose {found}")
-    kind = "cuda" if gpus and accelerator != "cpu" else "cpu"
-    if devices == "auto":
-        devices = gpus if kind == "cuda" else 1
-    count = int(os.environ.get("LOCAL_WORLD_SIZE") or devices)
+    gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
+    kind = "cuda" if gpus else "cpu"
+    if accelerator not in ("auto", kind):
+        raise ValueError(f"accelerator {accelerator!r}: choose auto, cpu, or cuda if there is one")
+    own = max(1, gpus) if devices == "auto" else devices
+    count = int(os.environ.get("LOCAL_WORLD_SIZE") or own)
     nodes = int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("SLURM_NNODES") or 1)
     fabric = Fabric(
         accelerator=kind,
@@ -147,7 +144,7 @@ def variant_job(*, phases, features=None, **config):
     """
     job = Job(**config)
     torch.manual_seed(job.seed)
-    net, model = _regressor(job)
+    net, model = regressor(job)
     size = job.network["image_size"]
     train, judged = (data.Faces(job.faces / split, size) for split in ("train", job.test))
     layers = {"pool5", *(net.fused or ())}

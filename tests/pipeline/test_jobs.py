@@ -57,8 +57,8 @@ def test_a_finished_job_is_done_anew_when_what_it_starts_from_has_changed(side_b
     """Its settings, its function, or what is in its files, whose paths stay: as when a stage before
     it has run with other parameters."""
     good, _ = side_by_side
-    finished = lambda **changes: jobs.finished(good | changes, train_or_fail)
-    assert not finished(seed=1) and not jobs.finished(good, trainings.train_job)
+    finished = lambda **changes: jobs.is_finished(good | changes, train_or_fail)
+    assert not finished(seed=1) and not jobs.is_finished(good, trainings.train_job)
     other, shard = build(), data.shard_path(good["faces"] / "train", 0)
     torch.nn.init.zeros_(next(other.trunk.parameters()))
     columns = {name: torch.from_numpy(rows.copy()) for name, rows in data._read(shard).items()}
@@ -123,8 +123,8 @@ def test_faces_can_be_made_as_training_goes(tmp_path):
     config["model"] = "makehuman"
     found = jobs.run_many(dict(job=config))["job"]
     assert pd.read_csv(tmp_path / "job" / "log.csv").images.tolist() == [8, 16, 24]
-    assert found["neutral_mm"] > 0 and jobs.finished(config)
-    assert not jobs.finished(config | dict(live=live | dict(seed=1)))
+    assert found["neutral_mm"] > 0 and jobs.is_finished(config)
+    assert not jobs.is_finished(config | dict(live=live | dict(seed=1)))
 
 
 @pytest.mark.parametrize("accelerator", ["cude", "mps", "cuda"])

@@ -3,7 +3,6 @@ next run ends with the bytes of an undisturbed one. `interrupt.py` does it to wh
 
 import multiprocessing
 import os
-import random
 import re
 import resource
 import shutil
@@ -12,9 +11,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial, update_wrapper
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from interrupt import contents, finished
+from interrupt import contents, disturb
 from small_jobs import FROZEN, RECIPE, SIZES, WHOLE, job
 from test_shards import FakeStudio
 from test_training import build, model, root  # noqa: F401 (fixtures)
@@ -37,8 +36,7 @@ from e2far.training import Run
 def processes():
     """Where processes come from that have imported torch already."""
     context = multiprocessing.get_context("forkserver")
-    modules = ["e2far.pipeline.jobs", "interrupt", "test_shards", "test_training"]
-    context.set_forkserver_preload(modules)
+    context.set_forkserver_preload(["e2far.pipeline.jobs", "test_interruption"])
     return context
 
 
@@ -51,82 +49,19 @@ class SlowStudio(FakeStudio):
         return super().photograph(*place)
 
 
-def write_slowly(folder, toy):
+def write_and_train(folder, root):
     shards.Studio = SlowStudio
-    shards.write_split(toy, folder, "train", 60, 2, size=24, seed=0, shard_size=6, n_jobs=1)
-
-
-@pytest.mark.slow
-def test_a_data_set_whose_writer_is_killed(root, tmp_path, processes):
-    """Six times, each a random while after none, one or two more shards are finished."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-
-    def start(folder):
-        process = processes.Process(target=write_slowly, args=(folder, root / "toy.npz"))
-        process.start()
-        return process
-
-    start(whole).join()
-    rng, kept = random.Random(0), {}
-    for kill in range(6):
-        process = start(killed)
-        while process.is_alive() and len([*killed.rglob("*.safetensors")]) < len(kept) + kill % 3:
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.03))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-        now = finished(killed)
-        assert all(shards.read_header(path) for path in now) and now.items() >= kept.items()
-        with pytest.raises(FileNotFoundError, match="no finished data set"):
-            data.Faces(killed / "train")
-        kept = now
-    assert 3 <= len(kept) < 20
-    start(killed).join()
-    assert finished(killed).items() >= kept.items() and contents(killed) == contents(whole)
-
-
-@pytest.mark.slow
-def test_trainings_that_are_killed(root, tmp_path):
-    """Of two side by side one is killed after a few more rows of the logs, four times; the other
-    is stopped with it."""
+    options = dict(size=48, seed=0, shard_size=6, n_jobs=1)
+    shards.write_split(root / "toy.npz", folder, "train", 60, 2, **options)
     longer = RECIPE | dict(phases=[FROZEN | dict(steps=10), WHOLE | dict(steps=25)])
-    both = lambda folder: {
-        name: job(root, folder / name, seed=seed, training=longer) for seed, name in enumerate("ab")
-    }
-    killed, rng, kept, kills = tmp_path / "killed", random.Random(1), {}, 0
-    whole = jobs.run_many(both(tmp_path / "whole"))
-    written = lambda: {path.stat().st_mtime_ns for path in killed.glob("*/log.csv")}
+    trainings.train_job(**job(root, folder / "trained", training=longer))
 
-    def kill_one(before, more, over):
-        nonlocal kills
-        seen = set(before)
-        while not over.wait(0.002) and len(seen) < len(before) + more:
-            with suppress(FileNotFoundError):
-                seen |= written()
-        workers = multiprocessing.active_children()
-        workers = [worker for worker in workers if worker.name.startswith("ForkServerProcess")]
-        if workers and not over.is_set():
-            rng.choice(workers).kill()
-            kills += 1
 
-    for _ in range(4):
-        over = threading.Event()
-        killer = threading.Thread(target=kill_one, args=(written(), rng.randint(1, 4), over))
-        killer.start()
-        try:
-            jobs.run_many(both(killed), resume=True)
-        except RuntimeError as error:
-            assert "its process was killed" in str(error)
-        over.set()
-        killer.join()
-        now = finished(killed)
-        assert now.items() >= kept.items()
-        kept = now
-    assert kills >= 2
-    assert jobs.run_many(both(killed), resume=True) == whole
-    assert finished(killed).items() >= kept.items()
-    assert contents(killed) == contents(tmp_path / "whole")
+@pytest.mark.slow
+def test_what_is_killed_goes_on(root, tmp_path, processes):
+    part = update_wrapper(partial(write_and_train, root=root), write_and_train)
+    faults, kills = disturb(part, 6, tmp_path)
+    assert not faults and kills >= 3
 
 
 def train_and_tell(folder, **config):

@@ -1,9 +1,9 @@
 """Kills runs at random moments and looks whether anything is lost, in ten to twenty minutes:
-`python tests/pipeline/interrupt.py [FOLDER [PART ...]]`. test_interruption.py kills small ones.
+`python tests/pipeline/interrupt.py [FOLDER]`. test_interruption.py kills a small one.
 
-Each part (synthesis, trainings, reconstruction of a folder of photos, the study under the smoke
-profile by `dvc repro`) first runs undisturbed. Then it runs in another folder, is killed with
-SIGKILL at random moments, and runs on each time. At each kill, every file that has its final name
+The reconstruction of a folder of photos, and the study under the smoke profile by `dvc repro`,
+first run undisturbed. Then each runs in another folder, is killed with SIGKILL at
+random moments, and runs on each time. At each kill, every file that has its final name
 must be whole. At the end, what was finished at a kill must be the same file still (inode and time),
 and all files must equal those of the undisturbed run byte for byte, but for the times that are
 noted down. Leave e2far/ alone meanwhile: a job knows the code that made it.
@@ -39,35 +39,6 @@ STAGES = "facemodel synthesis training layers benchmark quickstart".split()
 # What is killed -------------------------------------------------------------------------------
 
 
-def synthesis(folder):
-    from e2far.synthesis import shards
-
-    options = dict(size=48, seed=0, shard_size=10, n_jobs=2)
-    for split, people in dict(train=300, test=100).items():
-        shards.write_split("makehuman", folder, split, people, 2, **options)
-
-
-def training(folder):
-    """Two trainings side by side, each measured on the split test, and a recogniser."""
-    from small_jobs import FROZEN, RECIPE, WHOLE, job
-
-    from e2far.pipeline import jobs, trainings
-    from e2far.synthesis import shards
-
-    options = dict(size=48, seed=0, shard_size=40, n_jobs=1)
-    for split in ("train", "validation", "test"):
-        shards.write_split("makehuman", folder / "faces", split, 40, 2, **options)
-    longer = RECIPE | dict(phases=[FROZEN | dict(steps=30), WHOLE | dict(steps=50)])
-    common = dict(root=folder / "faces", training=longer, model="makehuman")
-    models = folder / "models"
-    regressors = {name: job(folder=models / name, seed=int(name), **common) for name in "01"}
-    jobs.run_many(regressors, 2, resume=True)
-    steps = {key: RECIPE[key] for key in ("batch_size", "checkpoint_every", "log_every")}
-    common |= dict(training=steps | dict(steps=60, learning_rate=1e-3), people="train")
-    recogniser = dict(recogniser=job(folder=models / "recogniser", **common))
-    jobs.run_many(recogniser, 1, function=trainings.pretrain_job, resume=True)
-
-
 def reconstruction(folder):
     """The face of one photo, at twelve sizes."""
     from e2far import cli
@@ -98,9 +69,6 @@ def study(folder):
         python("-c", "from e2far.pipeline import params; params.choose('smoke')")
         (folder / "ready").touch()
     python("-m", "dvc", "repro", *STAGES)
-
-
-PARTS = {synthesis: 5, training: 5, reconstruction: 3, study: 7}  # kills
 
 
 # What must hold -------------------------------------------------------------------------------
@@ -202,7 +170,7 @@ def kill(process, orphans):
         with suppress(psutil.NoSuchProcess):
             child.kill()
     process.join()
-    time.sleep(1 + 4 * orphans)
+    time.sleep((1 + 4 * orphans) * bool(everything))
     return everything
 
 
@@ -269,9 +237,8 @@ if __name__ == "__main__":
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ |= dict(OMP_NUM_THREADS="1", PYTHONHASHSEED="0", DVC_NO_ANALYTICS="1")
     os.environ |= dict(PYTHONPATH=here, PATH=path)
-    given = sys.argv[1:] or [ROOT / ".scratch" / "interrupt"]
-    folder, lost = Path(given[0]).resolve(), []
-    for part, kills in interrupt.PARTS.items():
-        if len(given) == 1 or part.__name__ in given:
-            lost += interrupt.disturb(part, kills, folder)[0]
+    default = ROOT / ".scratch" / "interrupt"
+    folder = Path(sys.argv[1] if sys.argv[1:] else default).resolve()
+    lost, _ = interrupt.disturb(interrupt.reconstruction, 3, folder)
+    lost += interrupt.disturb(interrupt.study, 9, folder)[0]
     sys.exit("\n".join(lost))

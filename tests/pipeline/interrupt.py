@@ -162,19 +162,24 @@ def start(part, folder):
 
 
 def kill(process, orphans):
-    """Kill a process of `start` and its descendants, which are returned; orphans: its process group
-    alone, and what has left it, as Jupyter's kernels do, must see it and end by itself."""
+    """Kill a process of `start` and its descendants; returns those that live on all the same.
+
+    orphans: kill its process group alone; what has left it, as Jupyter's kernels do, must see that
+        and end by itself, in five seconds
+    """
     everything = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
     for child in [] if orphans else everything:
         with suppress(psutil.NoSuchProcess):
             child.kill()
     process.join()
-    time.sleep((1 + 4 * orphans) * bool(everything))
-    return everything
+    until = time.monotonic() + 5
+    while any(map(lives, everything)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return [child for child in everything if lives(child)]
 
 
-def writes_on(process):
+def lives(process):
     """Whether a process lives that should not. joblib's may: they finish the shards that they have
     been given, whole and as any other would, and end after five minutes without work."""
     with suppress(psutil.NoSuchProcess):
@@ -185,38 +190,46 @@ def writes_on(process):
     return False
 
 
-def undisturbed(process, folder):
-    """Seconds of a process of `start` to its first finished file, and from there to its end."""
-    began, first = time.monotonic(), None
+def wait_for_more(process, folder, kept):
+    """Until a process of `start` has finished more files than `kept`, or has ended."""
     while process.is_alive():
-        first = first or (time.monotonic() if finished(folder) else None)
-        time.sleep(0.05)
+        with suppress(OSError):  # something was removed while we looked
+            if finished(folder).keys() - kept:
+                return
+        time.sleep(0.02)
+
+
+def end(process, folder):
+    """The seconds that a process of `start` takes to its end."""
+    began = time.monotonic()
+    process.join()
     if process.exitcode:
         raise RuntimeError(f"it failed: see {folder}.log")
-    return (first or began) - began, time.monotonic() - (first or began)
+    return time.monotonic() - began
 
 
 def disturb(part, kills, folder, seed=0):
-    """Run a part undisturbed, then killed up to `kills` times; what is lost or differs, a line each.
-
-    Returns these lines and how many kills there were.
-    """
+    """Run a part undisturbed, then killed up to `kills` times; returns what is lost or differs, a
+    line each, and how many kills there were."""
     whole, killed = folder / f"{part.__name__}_whole", folder / f"{part.__name__}_killed"
     for place in (whole, killed):
         shutil.rmtree(place, ignore_errors=True)
     rng, faults, kept, done = random.Random(f"{seed} {part.__name__}"), [], {}, 0
-    first, work = undisturbed(start(part, whole), whole)
+    process = start(part, whole)
+    wait_for_more(process, whole, set())
+    work = end(process, whole)
     for number in range(kills + 1):
         process = start(part, killed)
         if number < kills:
-            moment = rng.uniform(0.8, 1.1) * first + rng.uniform(0, 2) * work / (kills + 1)
-            process.join(moment)
+            if rng.random() < 0.6:  # else it may be killed before it has begun
+                wait_for_more(process, killed, kept.keys())
+            process.join(rng.uniform(0, 2) * work / (kills + 1))
         if number < kills and process.is_alive():
             left, done = kill(process, orphans=rng.random() < 0.5), done + 1
-            faults += [f"{one} lives on" for one in left if writes_on(one)]
+            faults += [f"{one} lives on" for one in left]
             faults += [fault for path in files(killed) for fault in faults_of(path)]
         else:
-            undisturbed(process, killed)
+            end(process, killed)
         now = finished(killed)
         faults += [f"{path} was made again" for path in kept if now.get(path) != kept[path]]
         kept = now

@@ -102,10 +102,10 @@ def files_up_to(size):
 
 def after_each_checkpoint(patch, stop):
     save = Run.save
-    patch.setattr(Run, "save", lambda run: (save(run), stop()))
+    patch.setattr(Run, "save", lambda run: (save(run), stop(run)))
 
 
-def interrupt():
+def interrupt(run):
     raise KeyboardInterrupt
 
 
@@ -208,7 +208,7 @@ def part_of_a_training(environment, count, config, killed):
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         if killed:
-            after_each_checkpoint(patch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            after_each_checkpoint(patch, lambda run: os.kill(os.getpid(), signal.SIGKILL))
         trainings.train_job(**config, devices=count)
 
 
@@ -230,30 +230,25 @@ def train_together(processes, starter, count, config, killed=False):
     assert killed or [process.exitcode for process in running] == [0] * count
 
 
-@pytest.fixture(scope="module")
-def alone(root, tmp_path_factory):
-    """A config without BatchNorm, whose statistics are each process's own; and its training in one
-    process. Its checkpoint lies between two rows of the log."""
+@pytest.mark.parametrize(
+    "starter, first, then",
+    [("torchrun", 1, 2), pytest.param("slurm", 2, 1, marks=pytest.mark.slow)],
+)
+def test_one_process_and_two_train_alike_from_one_checkpoint(
+    root, tmp_path, processes, starter, first, then
+):
+    """But for rounding, since sums are in another order; without BatchNorm, whose statistics are
+    each process's own. The checkpoint lies between two rows of the log."""
     recipe = RECIPE | dict(ema=None, phases=[FROZEN | dict(steps=2), WHOLE | dict(steps=4)])
     config = dict(network=SIZES | dict(batch_norm=False), training=recipe)
-    folder = tmp_path_factory.mktemp("alone")
-    trainings.train_job(**job(root, folder, **config))
-    return folder, config
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("starter, first, then", [("torchrun", 1, 2), ("slurm", 2, 1)])
-def test_one_process_and_two_train_alike_from_one_checkpoint(
-    root, tmp_path, processes, alone, starter, first, then
-):
-    """But for rounding, since sums are in another order."""
-    whole, config = alone
-    moved = job(root, tmp_path, **config)
+    alone, moved = (job(root, tmp_path / name, **config) for name in ("alone", "moved"))
+    trainings.train_job(**alone)
     train_together(processes, starter, first, moved, killed=True)
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4
-    assert not (tmp_path / "network.safetensors").exists()
+    assert torch.load(moved["folder"] / "checkpoint.pt", weights_only=True)["step"] == 4
+    assert not (moved["folder"] / "network.safetensors").exists()
     train_together(processes, starter, then, moved)
-    nets = [weights.load_network(path / "network.safetensors") for path in (whole, tmp_path)]
+    folders = alone["folder"], moved["folder"]
+    nets = [weights.load_network(folder / "network.safetensors") for folder in folders]
     torch.testing.assert_close(*(net.state_dict() for net in nets), rtol=1e-3, atol=1e-5)
-    one, two = (pd.read_csv(path / "log.csv") for path in (whole, tmp_path))
+    one, two = (pd.read_csv(folder / "log.csv") for folder in folders)
     assert list(one.images) == list(two.images) and np.allclose(two.loss, one.loss, rtol=1e-4)

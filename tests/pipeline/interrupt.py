@@ -190,11 +190,13 @@ def lives(process):
     return False
 
 
-def wait_for_more(process, folder, kept):
-    """Until a process of `start` has finished more files than `kept`, or has ended."""
+def wait_for_change(process, folder):
+    """Until a process of `start` has written a file, or has ended."""
+    times = lambda: {path: path.stat().st_mtime_ns for path in files(folder)}
+    before = times()
     while process.is_alive():
         with suppress(OSError):  # something was removed while we looked
-            if finished(folder).keys() - kept:
+            if times().items() - before.items():
                 return
         time.sleep(0.02)
 
@@ -214,22 +216,22 @@ def disturb(part, kills, folder, seed=0):
     whole, killed = folder / f"{part.__name__}_whole", folder / f"{part.__name__}_killed"
     for place in (whole, killed):
         shutil.rmtree(place, ignore_errors=True)
-    rng, faults, kept, done = random.Random(f"{seed} {part.__name__}"), [], {}, 0
     process = start(part, whole)
-    wait_for_more(process, whole, set())
+    wait_for_change(process, whole)
     work = end(process, whole)
-    for number in range(kills + 1):
+    rng, faults, kept, done, over = random.Random(f"{seed} {part.__name__}"), [], {}, 0, False
+    while not over:
         process = start(part, killed)
-        if number < kills:
-            if rng.random() < 0.6:  # else it may be killed before it has begun
-                wait_for_more(process, killed, kept.keys())
+        if done < kills:
+            wait_for_change(process, killed)
             process.join(rng.uniform(0, 2) * work / (kills + 1))
-        if number < kills and process.is_alive():
-            left, done = kill(process, orphans=rng.random() < 0.5), done + 1
-            faults += [f"{one} lives on" for one in left]
-            faults += [fault for path in files(killed) for fault in faults_of(path)]
-        else:
+        over = done == kills or not process.is_alive()
+        if over:
             end(process, killed)
+        else:
+            faults += [f"{one} lives on" for one in kill(process, orphans=rng.random() < 0.5)]
+            faults += [fault for path in files(killed) for fault in faults_of(path)]
+            done += 1
         now = finished(killed)
         faults += [f"{path} was made again" for path in kept if now.get(path) != kept[path]]
         kept = now
@@ -254,4 +256,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1] if sys.argv[1:] else default).resolve()
     lost, _ = interrupt.disturb(interrupt.reconstruction, 3, folder)
     lost += interrupt.disturb(interrupt.study, 9, folder)[0]
-    sys.exit("\n".join(lost))
+    sys.exit("\n".join(lost) or 0)

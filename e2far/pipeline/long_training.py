@@ -61,9 +61,7 @@ def reach(folder, recipe, network):
     """
     checkpoint, ended = folder / recipe / "checkpoint.pt", folder / recipe / "network.safetensors"
     if not checkpoint.exists() and not ended.exists():
-        raise FileNotFoundError(
-            f"neither {checkpoint} nor {ended} exists: begin the training first (`make long`)"
-        )
+        raise FileNotFoundError(f"no {checkpoint}: begin the training first (`make long`)")
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model = load_face_model(folder / "facemodel.npz")
@@ -95,11 +93,11 @@ def report(folder, steps, batch_size):
     ours, before = (rows[rows.recipe == recipe] for recipe in ("ours", "before"))
     if ours.empty:
         return "The long training has not measured anything yet."
-    last, total = ours.iloc[-1], steps * batch_size
+    last = ours.iloc[-1]
     errors = ", ".join(f"{name.removesuffix('_ratio')} {last[name]:.3f}" for name in RATIOS)
     text = (
-        f"{last.images / 1e6:.2f} of {total / 1e6:.1f} million pictures seen"
-        f" ({last.images / total:.0%}). On validation people {errors} of the mean face's error."
+        f"{last.images / 1e6:.2f} of {steps * batch_size / 1e6:.1f} million pictures seen."
+        f" On validation people {errors} of the mean face's error."
     )
     log = folder / "ours" / "log.csv"
     if log.exists():

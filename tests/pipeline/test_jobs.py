@@ -99,6 +99,15 @@ def test_a_finished_job_is_done_anew_when_what_it_starts_from_has_changed(side_b
     assert is_finished()
 
 
+def test_the_digest_of_inputs_stays_what_checkpoints_of_long_trainings_hold(tmp_path):
+    (tmp_path / "start").write_bytes(b"weights")
+    shard = data.shard_path(tmp_path / "train", 0)
+    data.write_shard(shard, dict(person=torch.arange(2)), dict(settings="{}"))
+    data.write_index(tmp_path / "train", 2, 2)
+    config = dict(faces=tmp_path, start=tmp_path / "start")
+    assert trainings.inputs_digest(config) == "60a3f16fb2f71b3e"
+
+
 def test_two_jobs_may_not_share_a_folder(tmp_path):
     with pytest.raises(ValueError, match="same folder"):
         jobs.run_many(dict(a=dict(folder=tmp_path), b=dict(folder=tmp_path)))

@@ -230,10 +230,8 @@ def train_together(processes, starter, count, config, killed=False):
     assert killed or [process.exitcode for process in running] == [0] * count
 
 
-@pytest.mark.parametrize(
-    "starter, first, then",
-    [("torchrun", 1, 2), pytest.param("slurm", 2, 1, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("starter, first, then", [("torchrun", 1, 2), ("slurm", 2, 1)])
 def test_one_process_and_two_train_alike_from_one_checkpoint(
     root, tmp_path, processes, starter, first, then
 ):

@@ -10,7 +10,7 @@ import typer
 from tqdm import tqdm
 
 from e2far import SHIPPED, __version__
-from e2far.files import EXPECTED, complain
+from e2far.files import EXPECTED, complain, digest
 from e2far.photo import results, video_files
 
 FAILURES = ("without a face", "unreadable", "failed otherwise")
@@ -162,7 +162,7 @@ def reconstruct(options):
     model = options.face_model or SHIPPED / "makehuman.npz"
     settings = dict(
         e2far=__version__,
-        weights=results.fingerprint(weights, model),
+        weights=digest(weights, model),
         box=box and list(box),
         all_faces=options.all_faces,
     )

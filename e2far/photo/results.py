@@ -1,10 +1,9 @@
 """The results of many photos on disk: where they go, which are finished, how they are written.
 
-The results of PHOTO lie at a place, OUT/PHOTO without an ending. The JSON of a face is written
-last and says what it was made with: it tells that the face is finished.
+The results of PHOTO lie at a place, OUT/PHOTO without an ending. The JSON of a face is its record
+(`files.digest`): it is written last and says what the face was made with.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -67,16 +66,6 @@ def face_places(place, count):
 
 def with_ending(place, kind):
     return place.with_name(place.name + ENDINGS[kind])
-
-
-def fingerprint(*paths):
-    """Sixteen hexadecimal digits that change with the content of files and folders."""
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def is_finished(photo, place, outputs, made_with):

@@ -4,7 +4,6 @@ python -m e2far.pipeline.record environment FILE.json
 python -m e2far.pipeline.record notebook EXECUTED.ipynb TIMINGS.csv
 """
 
-import csv
 import importlib.metadata
 import json
 import os
@@ -36,13 +35,15 @@ def environment(path):
     p = params.load("training")
     device = "cuda" if p.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES).splitlines()
+    listed = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", listed.read_text() if listed.exists() else "")
     found = dict(
         profile=p.profile,
         seed=p.seed,
         commit=git("rev-parse", "HEAD").strip() or None,
         changed=[line[3:] for line in changed],
         system=f"{platform.system()} {platform.machine()}",
-        processor=processor(),
+        processor=named[1] if named else platform.processor(),
         cores=os.cpu_count(),
         threads=os.environ.get("OMP_NUM_THREADS"),
         precision=training.auto_precision(p.precision, device),
@@ -55,19 +56,11 @@ def environment(path):
 
 def git(*words):
     """What git says of the repository; nothing where there is no git, or no checkout."""
+    command = ["git", "-C", params.ROOT, *words]
     try:
-        return subprocess.check_output(
-            ["git", "-C", params.ROOT, *words], stderr=subprocess.DEVNULL, text=True
-        )
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def processor():
-    """The processor's name as Linux gives it, elsewhere as Python does."""
-    listed = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", listed.read_text()) if listed.exists() else None
-    return named[1] if named else platform.processor()
 
 
 def versions():
@@ -89,9 +82,9 @@ def notebook(path, timings):
     Raises ValueError if papermill did not run the notebook to its end.
     """
     import nbformat
+    import pandas as pd
 
-    content = nbformat.read(path, as_version=4)
-    rows, section = [("cell", "section", "first_line", "seconds")], ""
+    content, rows, section = nbformat.read(path, as_version=4), [], ""
     for number, cell in enumerate(content.cells):
         if cell.cell_type != "code":
             section = (re.findall(r"(?m)^#+ (.*)", cell.source) or [section])[-1]
@@ -99,10 +92,11 @@ def notebook(path, timings):
         seconds = cell.metadata.get("papermill", {}).get("duration")
         if seconds is None:
             raise ValueError(f"{path} does not say how long cell {number} took: run papermill")
-        rows.append((number, section, cell.source.partition("\n")[0], round(seconds, 3)))
+        first_line = cell.source.partition("\n")[0]
+        rows.append(dict(cell=number, section=section, first_line=first_line, seconds=seconds))
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
-    with replacing(timings) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+    with replacing(timings) as partial:
+        pd.DataFrame(rows).round(3).to_csv(partial, index=False)
     with replacing(path) as partial:
         nbformat.write(content, partial)
 

@@ -1,7 +1,6 @@
 """Whole trainings: built, trained, measured and saved; `jobs.run_many` runs several at a time."""
 
-import functools
-import hashlib
+import copy
 import json
 import os
 from contextlib import nullcontext
@@ -48,18 +47,11 @@ def train_job(*, progress=False, **config):
     `summary` on the split `test`, None in all of several processes but the first.
     """
     job, options = _begin(config, progress)
-    model, size = facemodels.load_face_model(job.model), job.network["image_size"]
-    net = E2FAR(model.n_identity, model.n_expression, **job.network)
-    if job.start:
-        net.load_state_dict(begin(job.start, net).state_dict())
-    elif job.trunk:
-        fill_trunk(net, job.trunk)
+    net, model = regressor(job)
+    size = job.network["image_size"]
     validation = data.Faces(job.faces / "validation", size)
-    with (
-        LiveFaces(model, size, **job.live)
-        if job.live
-        else nullcontext(data.Faces(job.faces / "train", size))
-    ) as faces:
+    live = job.live and LiveFaces(model, size, **job.live)
+    with live or nullcontext(data.Faces(job.faces / "train", size)) as faces:
         fit(net, model, faces, validation, **options)
     if not options["fabric"].is_global_zero:
         return None
@@ -93,8 +85,9 @@ def pretrain_job(**config):
 def _begin(config, progress=False):
     """The Job of a config and arguments for `fit` or `pretrain`, its generator seeded."""
     job = Job(**config)
+    torch.manual_seed(job.seed)
     precision = job.training.get("precision", "32-true")
-    options = job.training | dict(
+    return job, job.training | dict(
         seed=job.seed,
         log=job.folder / "log.csv",
         checkpoint=job.folder / "checkpoint.pt",
@@ -102,8 +95,17 @@ def _begin(config, progress=False):
         origin=inputs_digest(config),
         progress=progress,
     )
-    torch.manual_seed(job.seed)
-    return job, options
+
+
+def regressor(job):
+    """The E2FAR that a job begins with, and its face model."""
+    model = facemodels.load_face_model(job.model)
+    net = E2FAR(model.n_identity, model.n_expression, **job.network)
+    if job.start:
+        net.load_state_dict(begin(job.start, net).state_dict())
+    elif job.trunk:
+        fill_trunk(net, job.trunk)
+    return net, model
 
 
 def open_fabric(accelerator, devices, precision):
@@ -112,24 +114,20 @@ def open_fabric(accelerator, devices, precision):
     devices: how many of this machine; "auto": all GPUs, or one process on a CPU. Where torchrun or
         SLURM has started the processes, theirs count.
     """
-    if accelerator not in ("auto", "cpu", "cuda", "gpu"):
-        raise ValueError(f"accelerator {accelerator!r}: choose auto, cpu or cuda")
-    gpus = torch.cuda.device_count()
-    if accelerator in ("cuda", "gpu") and not gpus:
-        raise ValueError("torch finds no CUDA device here: choose accelerator cpu, or auto")
-    kind = "cuda" if gpus and accelerator != "cpu" else "cpu"
-    if devices == "auto":
-        devices = gpus if kind == "cuda" else 1
-    count = int(os.environ.get("LOCAL_WORLD_SIZE") or devices)
+    gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
+    kind = "cuda" if gpus else "cpu"
+    if accelerator not in ("auto", kind):
+        raise ValueError(f"accelerator {accelerator!r}: choose auto, cpu, or cuda if there is one")
+    own = max(1, gpus) if devices == "auto" else devices
+    count = int(os.environ.get("LOCAL_WORLD_SIZE") or own)
     nodes = int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("SLURM_NNODES") or 1)
-    # Choice: a frozen trunk takes no part in a step, which DDP has to be told.
-    shared = DDPStrategy(find_unused_parameters=True) if count * nodes > 1 else "auto"
     fabric = Fabric(
         accelerator=kind,
         devices=count,
         num_nodes=nodes,
         precision=auto_precision(precision, kind),
-        strategy=shared,
+        # Choice: a frozen trunk takes no part in a step, which DDP has to be told.
+        strategy=DDPStrategy(find_unused_parameters=True) if count * nodes > 1 else "auto",
     )
     fabric.launch()
     return fabric
@@ -145,25 +143,24 @@ def variant_job(*, phases, features=None, **config):
     config: fields of `Job`
     """
     job = Job(**config)
-    model, size = facemodels.load_face_model(job.model), job.network["image_size"]
     torch.manual_seed(job.seed)
-    net = E2FAR(model.n_identity, model.n_expression, **job.network)
-    fill_trunk(net, job.trunk)
+    net, model = regressor(job)
+    size = job.network["image_size"]
     train, judged = (data.Faces(job.faces / split, size) for split in ("train", job.test))
-    options = job.training | dict(seed=job.seed, progress=False)
     layers = {"pool5", *(net.fused or ())}
     stored = load_file(features) if features else {}
-    stored = {layer: values for layer, values in stored.items() if layer in layers} or None
+    stored = {layer: values for layer, values in stored.items() if layer in layers}
+    options = dict(features=stored or None, seed=job.seed, progress=False) | job.training
     found, frozen = {}, None
     for name, phase in phases.items():
         if frozen:
             net.load_state_dict(frozen)
-        fit(net, model, train, None, phases=[phase], features=stored, **options)
+        fit(net, model, train, None, phases=[phase], **options)
         found[name] = evaluation.summary(evaluation.evaluate(net, model, judged))
         path = job.folder / f"{name}.safetensors"
         save_network(net, path, half=True, face_model=model.name, seed=job.seed)
-        frozen = frozen or {key: value.clone() for key, value in net.state_dict().items()}
-        stored = None
+        frozen = frozen or copy.deepcopy(net.state_dict())
+        options["features"] = None
     return found
 
 
@@ -180,21 +177,12 @@ def features_job(*, folder, faces, network, trunk, path, layers, limit=None):
 def inputs_digest(config):
     """Sixteen hexadecimal digits that change with what is in the files of a config, whose paths may
     stay while a stage before it runs anew: face model, networks, settings of the shards."""
+    given = [config[name] for name in ("faces", "model", "trunk", "start") if config.get(name)]
     found = []
-    for name in ("faces", "model", "trunk", "start"):
-        if not config.get(name):
-            continue
-        path = morphable.SHIPPED if config[name] == "makehuman" else Path(config[name])
+    for path in (morphable.SHIPPED if name == "makehuman" else Path(name) for name in given):
         if path.is_file():
-            found.append(_digest(path, path.stat().st_mtime_ns))
-            continue
+            found.append(files.digest(path, digits=64))
         for index in sorted(path.glob(f"*/{data.INDEX}")):
             header = shards.read_header(data.shard_path(index.parent, 0))
             found.append([index.read_text(), header])
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
-
-
-@functools.lru_cache(100)
-def _digest(path, _):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.digest(json.dumps(found).encode())

@@ -5,61 +5,65 @@ number of steps follows from what a step costs, measured first, so that the cosi
 ends with its time. Everything else is profile `weights`, but for the schedule.
 """
 
-import copy
 import time
 
-import torch
+import numpy as np
 
 from e2far import data, evaluation
-from e2far.network import E2FAR
-from e2far.pipeline import params
+from e2far.pipeline import params, trainings
 from e2far.training import fit
-from e2far.weights import save_network
 
 TABLE = params.ROOT / "reports" / "metrics" / "trunks.csv"
 
 
-def race(name, candidate, folder, model, cpu_seconds, profile):
-    """Train one candidate, arguments of E2FAR, for `cpu_seconds` of CPU time on `folder`/faces;
-    returns its row of the table."""
-    p = params.load("training", profile)
-    train, validation = (
-        data.Faces(folder / "faces" / split, candidate["image_size"])
-        for split in ("train", "validation")
-    )
-    settings = params.settings(p, train)
-    torch.manual_seed(p.seed)
-    net = E2FAR(model.n_identity, model.n_expression, **settings.network | candidate)
-    place = folder / name.replace(" ", "_").replace("/", "by").replace(",", "")
-    options = settings.training | dict(seed=p.seed, progress=False)
-    options |= dict(log_every=200, checkpoint_every=None)
+def config(folder, name, network, cpu_seconds, profile):
+    """Arguments of `race` for a candidate. network: arguments of E2FAR"""
+    p, faces = params.load("training", profile), folder / "faces"
+    settings = params.settings(p, data.Faces(faces / "validation", network["image_size"]))
     rates = {key: p.tuned[key] for key in ("heads_rate", "trunk_rate")}
-
-    def cpu_time(network, steps, validation=None, **more):
-        began = time.process_time()
-        phase = rates | dict(steps=steps, warmup=steps // 15)
-        fit(network, model, train, validation, phases=[phase], **options | more)
-        return time.process_time() - began
-
-    trial = copy.deepcopy(net)
-    cpu_time(trial, 5)  # the first steps compile
-    cost = cpu_time(trial, 30) / 30
-    steps = round(cpu_seconds / cost)
-    every = max(1, steps // 12)
-    cpu_time(net, steps, validation, validate_every=every, log=place / "log.csv")
-    save_network(net, place / "network.safetensors", face_model=model.name, seed=p.seed)
-    row = dict(
-        trunk=name,
-        size_px=candidate["image_size"],
-        parameters=sum(x.numel() for x in net.parameters()),
-        ms_a_picture=round(1e3 * cost / p.batch_size, 2),
-        pictures=steps * p.batch_size,
+    return dict(
+        folder=folder / name.replace("/", "by"),
+        faces=faces,
+        model=folder / "facemodel.npz",
+        network=settings.network | network,
+        training=settings.training | dict(log_every=200, checkpoint_every=None, phases=[rates]),
+        seed=p.seed,
+        test="validation",
+        cpu_seconds=cpu_seconds,
     )
-    errors = evaluation.evaluate(net, model, validation)
+
+
+def race(*, cpu_seconds, **config):
+    """Train one candidate for so many seconds of CPU time; returns its row of the table.
+
+    config: of `train_job`; its only phase has no steps yet
+    """
+    job = trainings.Job(**config)
+    net, model = trainings.regressor(job)
+    train = data.Faces(job.faces / "train", job.network["image_size"])
+
+    def recipe(steps):
+        phase = job.training["phases"][0] | dict(steps=steps, warmup=steps // 15)
+        return job.training | dict(phases=[phase])
+
+    for steps in (5, 30):  # the first steps compile
+        began = time.process_time()
+        fit(net, model, train, None, seed=job.seed, progress=False, **recipe(steps))
+    cost = (time.process_time() - began) / steps
+    steps = round(cpu_seconds / cost)
+    training = recipe(steps) | dict(validate_every=max(1, steps // 12))
+    trainings.train_job(**config | dict(training=training))
+    batch = job.training["batch_size"]
+    row = dict(
+        size_px=job.network["image_size"],
+        parameters=sum(x.numel() for x in net.parameters()),
+        ms_a_picture=round(1e3 * cost / batch, 2),
+        pictures=steps * batch,
+    )
+    errors = np.load(job.folder / "evaluation.npz")
     for kind in ("neutral", "expression", "expressive"):
-        interval = evaluation.bootstrap_ratio(
-            errors[f"{kind}_mm"], errors[f"{kind}_mean_face_mm"], clusters=errors["person"]
-        )
+        pair = errors[f"{kind}_mm"], errors[f"{kind}_mean_face_mm"]
+        interval = evaluation.bootstrap_ratio(*pair, clusters=errors["person"])
         names = (f"{kind}_ratio", f"{kind}_low", f"{kind}_high")
         row |= {name: round(float(value), 4) for name, value in zip(names, interval)}
     return row

@@ -6,7 +6,6 @@ or other code.
 """
 
 import functools
-import hashlib
 import itertools
 import json
 import platform
@@ -63,7 +62,7 @@ def write_split(model, folder, split, people, pictures, *, size, seed, **setting
     # Choice: the face model travels through the shared folder, neither with each task nor through
     # the cluster's memory, which forgets when a worker dies.
     model.save(folder / MODEL)
-    kept = fingerprint(load_face_model(folder / MODEL))
+    kept = model_version(load_face_model(folder / MODEL))
     common = dict(model=kept, code=code_version(), seed=seed, split=split, pictures=pictures)
     common |= dict(size=size, studio=settings)
 
@@ -73,7 +72,7 @@ def write_split(model, folder, split, people, pictures, *, size, seed, **setting
         own = dict(first=first, count=min(work.shard_size, total - first))
         return data.shard_path(folder, number), common | own
 
-    missing = [number for number in range(count) if not finished(*job(number))]
+    missing = [number for number in range(count) if not is_finished(*job(number))]
     make, workers = (on_cluster, work.scheduler) if work.scheduler else (here, work.n_jobs)
     made = list(work.progress(make(job, missing, workers), len(missing)))
     sweep(folder, count)
@@ -84,7 +83,7 @@ def write_split(model, folder, split, people, pictures, *, size, seed, **setting
 def make_shard(path, job):
     """Make the shard that `job` describes, whole or not at all, on a worker. Returns its path."""
     try:
-        if not finished(path, job):
+        if not is_finished(path, job):
             settings = {key: job[key] for key in ("model", "code", "size", "studio")}
             studio = open_studio(path.parent.parent / MODEL, json.dumps(settings))
             numbers = range(job["first"], job["first"] + job["count"])
@@ -111,7 +110,7 @@ def open_studio(path, settings):
             f"{path} is not seen here: write to a folder that all workers share"
         )
     model = load_face_model(path)
-    if settings["model"] != fingerprint(model):
+    if settings["model"] != model_version(model):
         raise ValueError(f"{path} has changed meanwhile: let one run at a time write to a folder")
     if settings["code"] != code_version():
         raise ValueError("the worker's e2far is not yours: install the same on all machines")
@@ -182,12 +181,12 @@ def on_cluster(job, numbers, scheduler, timeout_s=10):
 
 
 def header(job):
-    """What a shard's header holds of its `job`."""
-    return dict(settings=json.dumps(job, sort_keys=True))
+    """What a shard's header holds of its `job`: it is the shard's record (`files.digest`)."""
+    return dict(made_with=json.dumps(job, sort_keys=True))
 
 
 def read_header(path):
-    """The `header` that a finished shard was made with; None where `path` is no whole shard."""
+    """The `header` of the shard at `path`; None where there is no whole one."""
     try:
         with safe_open(path, "pt") as shard:
             return shard.metadata()
@@ -195,8 +194,8 @@ def read_header(path):
         return None
 
 
-def finished(path, job):
-    """Whether there is a whole shard of `job` at `path`."""
+def is_finished(path, job):
+    """Whether there is a whole shard at `path`, made with the settings `job`."""
     return read_header(path) == header(job)
 
 
@@ -208,14 +207,13 @@ def sweep(folder, count):
             path.unlink(missing_ok=True)
 
 
-def fingerprint(model):
+def model_version(model):
     """Sixteen hexadecimal digits that change with any number of the face model."""
     values = [*model.buffers(), *model.attributes.values()]
-    contents = b"".join(value.numpy().tobytes() for value in values)
-    return hashlib.sha256(contents).hexdigest()[:16]
+    return files.digest(*(value.numpy().tobytes() for value in values))
 
 
 def code_version():
     """Sixteen hexadecimal digits that change with the source of all that draws a picture."""
     core = [Path(module.__file__) for module in (arkit, camera, morphable, raster)]
-    return files.source_version([*Path(__file__).parent.glob("*.py"), *core])
+    return files.digest(*sorted([*Path(__file__).parent.glob("*.py"), *core]))

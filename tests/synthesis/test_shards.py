@@ -95,7 +95,7 @@ def test_shard_size_changes_no_picture_and_the_split_reads_as_written(tmp_path, 
     assert np.array_equal(found["image"][0].permute(1, 2, 0), alone["image"])
     assert all(np.array_equal(found[name][0], alone[name]) for name in data.LABELS)
     kept = facemodels.load_face_model(tmp_path / "a/train" / shards.MODEL)
-    assert shards.fingerprint(kept) == shards.fingerprint(facemodels.load_face_model(model))
+    assert shards.model_version(kept) == shards.model_version(facemodels.load_face_model(model))
 
 
 @pytest.mark.slow
@@ -300,7 +300,7 @@ def test_the_code_version_covers_all_that_draws(monkeypatch):
 
 def test_a_worker_refuses_another_folder_version_or_model(tmp_path, write, fake):
     path = write(tmp_path)[0]
-    version = shards.fingerprint(facemodels.load_face_model(path.parent.parent / shards.MODEL))
+    version = shards.model_version(facemodels.load_face_model(path.parent.parent / shards.MODEL))
     job = dict(model=version, code=shards.code_version(), size=SIZE, studio={})
     job |= dict(seed=0, split="train", pictures=3, first=0, count=2)
     with pytest.raises(RuntimeError, match="shard-000000.*same on all machines"):

@@ -5,18 +5,19 @@ aflw        AFLW2000-3D and 300W-LP: photos with landmarks
 bu3dfe, florence, frgc, now, realy     photos with scans
 """
 
-from importlib import import_module
 from pathlib import Path
 
+from e2far.benchmark.datasets import aflw, bu3dfe, florence, frgc, now, realy
+
 READERS = {
-    "bu3dfe": ("bu3dfe", "read"),
-    "frgc": ("frgc", "read"),
-    "now": ("now", "read_validation"),
-    "now-test": ("now", "read_test"),
-    "aflw2000": ("aflw", "read_aflw2000"),
-    "300w-lp": ("aflw", "read_300w_lp"),
-    "realy": ("realy", "read"),
-    "florence": ("florence", "read"),
+    "bu3dfe": bu3dfe.read,
+    "frgc": frgc.read,
+    "now": now.read_validation,
+    "now-test": now.read_test,
+    "aflw2000": aflw.read_aflw2000,
+    "300w-lp": aflw.read_300w_lp,
+    "realy": realy.read,
+    "florence": florence.read,
 }
 
 
@@ -29,10 +30,10 @@ def open_dataset(name, folder, landmarks7=None):
     """
     if name not in READERS:
         raise ValueError(f"no data set is called {name!r}: give one of {', '.join(READERS)}")
-    module, function = READERS[name]
-    samples = getattr(import_module(f"{__name__}.{module}"), function)(Path(folder))
-    samples.landmarks7 = None if landmarks7 is None else Path(landmarks7)
-    if samples.landmarks7 is not None and not samples.landmarks7.is_dir():
+    samples = READERS[name](Path(folder))
+    if landmarks7 is not None:
         file = f"{samples[0].scan_name or samples[0].name}.pp"
-        raise FileNotFoundError(f"{landmarks7}: no such folder of 7 picked points a scan ({file})")
+        samples.landmarks7 = Path(landmarks7)
+        if not samples.landmarks7.is_dir():
+            raise FileNotFoundError(f"{landmarks7}: no such folder of 7 picked points, as {file}")
     return samples

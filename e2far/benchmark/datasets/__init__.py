@@ -5,9 +5,12 @@ aflw        AFLW2000-3D and 300W-LP: photos with landmarks
 bu3dfe, florence, frgc, now, realy     photos with scans
 """
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from e2far.benchmark.datasets import aflw, bu3dfe, florence, frgc, now, realy
+from e2far.benchmark.datasets.records import Samples, read_picked_points
 
 READERS = {
     "bu3dfe": bu3dfe.read,
@@ -30,10 +33,12 @@ def open_dataset(name, folder, landmarks7=None):
     """
     if name not in READERS:
         raise ValueError(f"no data set is called {name!r}: give one of {', '.join(READERS)}")
-    samples = READERS[name](Path(folder))
+    items, folders = READERS[name](Path(folder)), [folder]
     if landmarks7 is not None:
-        file = f"{samples[0].scan_name or samples[0].name}.pp"
-        samples.landmarks7 = Path(landmarks7)
-        if not samples.landmarks7.is_dir():
-            raise FileNotFoundError(f"{landmarks7}: no such folder of 7 picked points, as {file}")
-    return samples
+        folders.insert(0, landmarks7)
+        paths = [Path(landmarks7, f"{item.scan_name or item.name}.pp") for item in items]
+        if not Path(landmarks7).is_dir():
+            raise FileNotFoundError(f"no folder of 7 picked points, as {paths[0]}")
+        picked = ({"scan_landmarks7": partial(read_picked_points, path)} for path in paths)
+        items = [replace(x, sources=x.sources | more) for x, more in zip(items, picked)]
+    return Samples(items, *folders)

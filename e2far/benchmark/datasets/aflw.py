@@ -27,14 +27,14 @@ PARTS = ("AFW", "HELEN", "IBUG", "LFPW")
 
 
 def read_aflw2000(folder):
-    """A `Samples` of the 2,000 photos, nobody knows of whom: each is a person of its own."""
+    """Items of the 2,000 photos, nobody knows of whom: each is a person of its own."""
     folder = records.inner(folder, "AFLW2000", "AFLW2000-3D")
     photos = records.find(folder, "image*.jpg", r"(.*)\.jpg")
     return samples(folder, AFLW2000, photos, "{}.mat", "pt3d_68")
 
 
 def read_300w_lp(folder):
-    """A `Samples` of the photos; one and its copies, turned to other yaws, count as one person."""
+    """Items of the photos; one and its copies, turned to other yaws, count as one person."""
     folder, photos = records.inner(folder, "300W_LP"), []
     for part in PARTS:
         records.locate(folder, W300_LP, part)
@@ -57,7 +57,7 @@ def samples(folder, what, photos, marks, array):
         }
         person = key.rpartition("_")[0] or key
         items.append(records.Item(key, person, folder / f"{key}.jpg", {}, sources))
-    return records.Samples(folder, items)
+    return items
 
 
 def read_landmarks(path, key, what):

@@ -1,11 +1,12 @@
 """BU-3DFE (Yin et al., FG 2006): 100 people, neutral and six expressions at four levels.
 
 Folder, as several public readers of it agree: `F0001/` ... `F0056/`, `M0001/` ... `M0044/`, in each
-`F0001_AN01WH_F3D.wrl` (face, VRML 2.0 with triangles or larger polygons), `_F3D.bnd` (83 points on
-it: index and x y z a line), `_F2D.bmp` (frontal picture), `_F3D.bmp` (texture of two views),
-`_RAW.*` (uncropped). AN is the expression, 01 its level (00 for NE), WH a code of ethnicity.
+`F0001_AN01WH_F3D.wrl` (face, VRML 2.0 with triangles or larger polygons), `_F2D.bmp` (frontal
+picture), `_F3D.bnd` (83 points on the face), `_F3D.bmp` (texture of two views), `_RAW.*`
+(uncropped). AN is the expression, 01 its level (00 for NE), WH a code of ethnicity.
 Not verified from a source: that coordinates are mm (faces span about +-100) and which of the 83
-points are NoW's 7 (readers disagree on their order), so `scan_landmarks7` is None unless picked.
+points are NoW's 7 (readers disagree on their order), so they are not read, and `scan_landmarks7`
+is None unless picked.
 """
 
 import re
@@ -17,7 +18,7 @@ from e2far.benchmark.datasets import records
 from e2far.files import reading
 
 WHAT = (
-    "BU-3DFE, a folder of F0001 ... M0044 with *_F3D.wrl, *_F3D.bnd and *_F2D.bmp, requested "
+    "BU-3DFE, a folder of F0001 ... M0044 with *_F3D.wrl and *_F2D.bmp, requested "
     "from Lijun Yin at Binghamton University (cs.binghamton.edu/~lijun/Research/3DFE)"
 )
 # fmt: off
@@ -28,20 +29,17 @@ NAME = rf"([FM]\d{{4}}/([FM]\d{{4}})_({'|'.join(EXPRESSIONS)})(\d\d)([A-Z]{{2}})
 
 
 def read(folder):
-    """A `Samples` of all faces with their frontal pictures."""
+    """Items of all faces with their frontal pictures."""
     scans = [match.groups() for match in records.find(folder, "*/*_F3D.wrl", NAME)]
     pictures = [f"{name}_F2D.bmp" for name, *_ in scans]
     records.require(folder, WHAT, pictures, "frontal pictures of faces")
-    marked = {match[0] for match in records.find(folder, "*/*_F3D.bnd")}
     items = []
     for (name, person, expression, level, ethnicity), picture in zip(scans, pictures):
         facts = dict(expression=EXPRESSIONS[expression], level=int(level))
         facts |= dict(ethnicity_code=ethnicity, sex="female" if person[0] == "F" else "male")
         sources = {"scan": partial(read_wrl, folder / f"{name}_F3D.wrl")}
-        if f"{name}_F3D.bnd" in marked:
-            sources["scan_points"] = partial(read_bnd, folder / f"{name}_F3D.bnd")
         items.append(records.Item(name, person, folder / picture, facts, sources))
-    return records.Samples(folder, items)
+    return items
 
 
 def read_wrl(path):
@@ -59,9 +57,3 @@ def read_wrl(path):
             polygon = part[part >= 0]
             triangles += [(polygon[0], *pair) for pair in zip(polygon[1:], polygon[2:])]
         return records.as_mesh(vertices, triangles)
-
-
-def read_bnd(path):
-    """The 83 points (83, 3) of a .bnd file."""
-    with reading(path, WHAT):
-        return records.as_points(np.loadtxt(path, ndmin=2), (83, 4), "the table of points")[:, 1:]

@@ -10,7 +10,7 @@ Not verified from a source: the videos' suffixes, and that every person has a fr
 
 from functools import partial
 
-from e2far.benchmark.datasets.records import Item, Samples, find, read_mesh, require
+from e2far.benchmark.datasets.records import Item, find, read_mesh, require
 
 WHAT = (
     "Florence 2D/3D, a folder of subject_01 ... subject_53 with Model and Video, requested from "
@@ -20,7 +20,7 @@ SITUATION = "Indoor-Cooperative|PTZ-Indoor|PTZ-Outdoor"
 
 
 def read(folder):
-    """A `Samples` of the pictures taken out of the videos."""
+    """Items of the pictures taken out of the videos."""
     objs = find(folder, "subject_*/Model/frontal[12]/obj/*.obj", r"(subject_\d+)/.*")
     scans = {match[1]: folder / match[0] for match in reversed(objs)}  # the first one of frontal1
     require(folder, WHAT, [match[0] for match in objs], "scans subject_01/Model/frontal1/obj/*.obj")
@@ -38,4 +38,4 @@ def read(folder):
         sources = {"scan": partial(read_mesh, scans[person], WHAT)} if person in scans else {}
         name, facts = f"{person}/{situation}/{picture}", dict(situation=situation)
         items.append(Item(name, person, folder / match[0], facts, sources, scan_name=person))
-    return Samples(folder, items)
+    return items

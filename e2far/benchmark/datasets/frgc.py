@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from e2far.benchmark.datasets.records import Item, Samples, as_mesh, find, inner, require
+from e2far.benchmark.datasets.records import Item, as_mesh, find, inner, require
 from e2far.files import reading
 
 WHAT = (
@@ -30,7 +30,7 @@ JUMP_MM = 5.0  # Choice: a longer edge spans a jump of range; points are some 0.
 
 
 def read(folder):
-    """A `Samples` of all range scans."""
+    """Items of all range scans."""
     root = inner(folder, "nd1")
     listed, items = {match[0] for match in find(root, "*range/*.ppm")}, []
     for match in find(root, "*range/*.abs*", NAME):
@@ -41,7 +41,7 @@ def read(folder):
         items.append(Item(f"{start}{number}", person, image, dict(session=session), sources))
     pictures = [str(item.image.relative_to(root)) for item in items if item.image]
     require(root, WHAT, pictures, "range scans (*range/*.abs.gz) with a .ppm one number higher")
-    return Samples(folder, items)
+    return items
 
 
 def read_abs(path):

@@ -28,18 +28,18 @@ BOX_SIDE = 1.6  # Choice: our square's side over the owner's box's mean one, as 
 
 
 def read_validation(folder):
-    """A `Samples` of the pictures of 20 people, with their scans."""
+    """Items of the pictures of 20 people, with their scans."""
     keys, photos = read_list(folder, "imagepathsvalidation.txt")
     people = sorted({Path(key).parts[0] for key in keys})
     meshes = find_files(folder, people, "scans", ".obj")
     marks = find_files(folder, people, "scans_lmks_onlypp", ".pp")
-    return records.Samples(folder, [build(photos, key, meshes, marks) for key in keys])
+    return [build(photos, key, meshes, marks) for key in keys]
 
 
 def read_test(folder):
-    """A `Samples` of the other 80 people, whose scans only the owner has: `judge.submit`."""
+    """Items of the other 80 people, whose scans only the owner has: `judge.submit`."""
     keys, photos = read_list(folder, "imagepathstest.txt")
-    return records.Samples(folder, [build(photos, key, {}, {}) for key in keys])
+    return [build(photos, key, {}, {}) for key in keys]
 
 
 def read_list(folder, listing):

@@ -15,6 +15,7 @@ import numpy as np
 
 from e2far.benchmark.datasets import records
 from e2far.benchmark.metrics import NOW_LANDMARKS
+from e2far.benchmark.protocols import REALY_KEYPOINTS
 from e2far.files import reading
 
 WHAT = (
@@ -26,11 +27,11 @@ SCALE = (
     "metrical_scale.txt with 100 numbers, from data/ of the benchmark's code "
     "(github.com/czh-98/REALY), beside REALY_image"
 )
-REGIONS = ("nose", "mouth", "forehead", "cheek")
+REGIONS = ("nose", "mouth", "forehead", "cheek")  # files, in the order of REALY_KEYPOINTS
 
 
 def read(folder):
-    """A `Samples` of the cropped pictures, frontal and others."""
+    """Items of the cropped pictures, frontal and others."""
     folder = records.inner(folder, "REALY_benchmark")
     name = r"(crop_image.*)/((\d+)(_\d+)?)\.(jpg|png)"
     pictures = records.find(folder / "REALY_image", "crop_image*/*", name)
@@ -52,7 +53,7 @@ def read(folder):
         }
         facts = dict(pictures=match[1].removeprefix("crop_image_"))
         items.append(records.Item(f"{match[1]}/{match[2]}", str(person), image, facts, sources))
-    return records.Samples(folder, items)
+    return items
 
 
 def mm(folder, person):
@@ -79,7 +80,7 @@ def read_scan(folder, person):
 def read_regions(folder, person):
     """Region -> its vertices in `read_scan`, as protocols.realy_error takes them."""
     *_, starts = read_parts(folder, person)
-    return {region: np.arange(*ends) for region, *ends in zip(REGIONS, starts, starts[1:])}
+    return {region: np.arange(*ends) for region, *ends in zip(REALY_KEYPOINTS, starts, starts[1:])}
 
 
 def read_keypoints(folder, person, rows=slice(None)):

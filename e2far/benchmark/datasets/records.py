@@ -1,13 +1,11 @@
 """The record that every data set is read into, and what its readers share."""
 
 import re
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from e2far.files import reading
 
@@ -44,23 +42,12 @@ class Item:
         return self.facts | (self.read("condition") or {})
 
 
-class Samples(Dataset):
-    """The `Item`s of a data set."""
+class Samples(list):
+    """The `Item`s of a data set, and the names of the folders that they were read from."""
 
-    def __init__(self, folder, items):
-        self.folder, self.items = Path(folder), list(items)
-        self.landmarks7 = None  # or a folder of picked points
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        item = self.items[index]
-        if self.landmarks7 is None:
-            return item
-        path = self.landmarks7 / f"{item.scan_name or item.name}.pp"
-        picked = {"scan_landmarks7": partial(read_picked_points, path)}
-        return replace(item, sources=item.sources | picked)
+    def __init__(self, items, *folders):
+        super().__init__(items)
+        self.folders = [str(folder) for folder in folders]
 
 
 def locate(folder, what, *candidates):

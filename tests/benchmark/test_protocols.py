@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from e2far import evaluation
 from e2far.benchmark import anatomy, metrics, protocols
-from e2far.morphable import MorphableModel, toy_model
+from e2far.morphable import MorphableModel
 
 SEVEN = np.array([[-45, 30], [-15, 28], [15, 28], [45, 30], [0, -20], [-25, -50], [25, -50.0]])
 
@@ -43,15 +43,6 @@ def test_feng_error_ignores_place_and_size_but_not_a_shift_of_the_plane():
     lifted = flat + [0, 0, 2.5]
     np.testing.assert_allclose(protocols.feng_error(mesh, lifted, FLAT_SEVEN), 2.5)
     assert metrics.now_error(mesh, lifted, FLAT_SEVEN).max() < 1e-6  # NoW refines this away
-
-
-def test_feng_measures_the_scan_within_its_smaller_ball():
-    flat, triangles = sheet(2.0)
-    centre, radius = np.array([0, -20 + 0.3 * 48, 0]), 1.2 * (90 + 48) / 2
-    expected = (np.linalg.norm(flat - centre, axis=1) <= radius).sum()
-    mesh = flat, triangles, FLAT_SEVEN
-    assert len(protocols.feng_error(mesh, flat, FLAT_SEVEN)) == expected
-    assert len(metrics.now_error(mesh, flat, FLAT_SEVEN)) > expected
 
 
 # ---- REALY ---------------------------------------------------------------------------------------
@@ -133,30 +124,9 @@ def test_realy_sees_a_stretch_within_the_surface_that_closest_points_do_not(
         assert abs(closest - true[region]).max() < 1e-9
 
 
-def two_people(face_model, seed):
-    draw = torch.Generator().manual_seed(seed)
-    return face_model.neutral(torch.randn(2, face_model.n_identity, generator=draw))
-
-
-def test_realy_is_near_the_true_correspondence_of_faces(face_model):
-    regions = {k: v.numpy() for k, v in anatomy.regions(face_model).items() if k != "eyes"}
-    true, other = two_people(face_model, 2).double()
-    inside = torch.zeros(face_model.n_vertices, dtype=torch.bool)
-    inside[face_model.region] = True
-    triangles = face_model.triangles[inside[face_model.triangles].all(1)].numpy()
-    landmarks = face_model.landmarks
-    prediction, scan = (
-        protocols.MarkedMesh(x.numpy(), triangles, x[landmarks].numpy()) for x in (other, true)
-    )
-    found = protocols.realy_error(prediction, scan, regions)
-    placed = metrics.similarity_align(other, true, subset=landmarks[list(metrics.NOW_LANDMARKS)])
-    for name, region in regions.items():
-        best = metrics.aligned_error(placed[region], true[region], scale=False).mean()
-        assert 0.4 * best < found[name] < 1.1 * best
-
-
 def test_a_neutral_shape_is_judged_as_its_protocols_would(face_model):
-    true, other = two_people(face_model, 3)
+    draw = torch.Generator().manual_seed(3)
+    true, other = face_model.neutral(torch.randn(2, face_model.n_identity, generator=draw))
     itself = protocols.judge_neutral(face_model, true, true, regional=True)
     assert max(itself[kind].max() for kind in ("now", "metrical", "feng")) < 0.01
     assert set(itself["realy"]) == {"nose", "mouth", "forehead", "cheeks", "all"}
@@ -222,7 +192,7 @@ def test_bending_solves_its_energy():
 # ---- parts of the face ---------------------------------------------------------------------------
 
 
-def test_regions_are_disjoint_parts_of_the_face_and_hold_their_landmarks(face_model):
+def test_regions_are_disjoint_symmetric_parts_of_the_face_and_hold_their_landmarks(face_model):
     found = anatomy.regions(face_model)
     everything = torch.cat(list(found.values()))
     assert list(found) == ["nose", "mouth", "eyes", "forehead", "cheeks"]
@@ -235,15 +205,10 @@ def test_regions_are_disjoint_parts_of_the_face_and_hold_their_landmarks(face_mo
     assert face_model.landmarks[8] not in everything  # the chin
     lips = face_model.region[face_model.attributes["lips"][face_model.region] > 0.5]
     assert set(lips.tolist()) <= set(found["mouth"].tolist())
-
-
-def test_regions_are_the_same_left_and_right(face_model):
-    """The model's mesh is symmetric, its mean to under 1 mm: the mirror image of each vertex of a
-    region falls on one of that region."""
-    for name, index in anatomy.regions(face_model).items():
+    for index in found.values():  # the mesh is symmetric, its mean to under 1 mm
         points = face_model.mean[index]
         mirrored = points * torch.tensor([-1.0, 1, 1])
-        assert torch.cdist(mirrored, points).amin(1).max() < 1, name
+        assert torch.cdist(mirrored, points).amin(1).max() < 1
         assert (points[:, 0] > 0.5).sum() == (points[:, 0] < -0.5).sum()
 
 
@@ -274,26 +239,6 @@ def test_normals_of_a_tilted_plane_are_off_by_the_tilt():
         tilted = moved(Rotation.from_rotvec([np.radians(degrees), 0, 0]).apply(flat), 1.0)
         assert abs(anatomy.normal_error(tilted, moved(flat, 1.0), triangles) - degrees) < 1e-5
     assert anatomy.normal_error(3 * flat + [1.0, 2, 3], flat, triangles) < 1e-9
-
-
-def test_normals_are_those_of_a_loop_over_triangles():
-    model = toy_model()
-    triangles = model.triangles.numpy()
-    one, two = model.mean.numpy(), model.neutral(torch.ones(1, 6, dtype=torch.float64))[0].numpy()
-
-    def normals(vertices):
-        total = np.zeros_like(vertices)
-        for triangle in triangles:
-            a, b, c = vertices[triangle]
-            total[triangle] += np.cross(b - a, c - a)
-        return total / np.linalg.norm(total, axis=1, keepdims=True)
-
-    angles = np.degrees(np.arccos((normals(one) * normals(two)).sum(1).clip(-1, 1)))
-    assert angles.mean() > 1
-    assert abs(anatomy.normal_error(two, one, triangles) - angles.mean()) < 1e-5
-    chosen = [3, 70]
-    found = anatomy.normal_error(two, one, triangles, subset=chosen)
-    assert abs(found - angles[chosen].mean()) < 1e-5
 
 
 def test_a_vertex_without_a_normal_is_named():
@@ -349,27 +294,20 @@ def test_nme_is_in_percent_of_the_box_and_bins_weigh_the_same():
     assert {name: row.percent for name, row in table.items()} == pytest.approx(expected)
 
 
-def test_the_table_by_yaw_has_intervals():
-    pred, true, yaw = photos()
-    table = protocols.nme_by_yaw(pred, true, yaw)
+def test_the_table_by_yaw_has_intervals_over_people():
+    once = pred, true, yaw = photos()
+    table = protocols.nme_by_yaw(*once)
     counts = [*np.bincount(np.digitize(abs(yaw), (30, 60))), 60]
-    assert [row[3] for row in table.values()] == counts
-    assert all(low < mean < high for mean, low, high, _ in table.values())
+    assert [row.pictures for row in table.values()] == counts
     error = np.linalg.norm(pred - true, axis=2).mean(1)  # percent of a box of 100 px
     for name, inside in (("0-30", abs(yaw) <= 30), ("60-90", abs(yaw) > 60)):
         expected = evaluation.bootstrap_interval(error[inside])
         np.testing.assert_allclose(table[name][:3], expected, rtol=0.05)
-    known = protocols.nme_by_yaw(true + [3.0, 4], true, yaw)
-    np.testing.assert_allclose([row[:3] for row in known.values()], 5)
-
-
-def test_pictures_of_one_person_are_drawn_together():
-    once = photos(30)
     thrice = [np.repeat(x, 3, axis=0) for x in once]
-    once, cheated = protocols.nme_by_yaw(*once), protocols.nme_by_yaw(*thrice)
-    honest = protocols.nme_by_yaw(*thrice, clusters=np.repeat(np.arange(30), 3))
-    width = lambda table: table["mean"][2] - table["mean"][1]
-    np.testing.assert_allclose(honest["mean"][:3], once["mean"][:3])
+    cheated = protocols.nme_by_yaw(*thrice)
+    honest = protocols.nme_by_yaw(*thrice, clusters=np.repeat(np.arange(60), 3))
+    width = lambda table: table["mean"].high - table["mean"].low
+    np.testing.assert_allclose(honest["mean"][:3], table["mean"][:3])
     assert width(cheated) < 0.75 * width(honest)
 
 

@@ -118,23 +118,21 @@ def now_files(vertices=VERTICES, triangles=TRIANGLES, seven=SEVEN):
 POINTS, IGNORED = np.vstack((LANDMARKS.T, np.zeros(68))), np.zeros((68, 2))
 POSE = dict(Pose_Para=[[0.1, -np.pi / 4, 0, 5, 5, 0, 0.001]], pt2d=np.zeros((2, 21)))
 W300 = [f"{part}/{part}_134212_1_{i}" for part in ("AFW", "HELEN", "IBUG", "LFPW") for i in (0, 1)]
+AFLW = ("image00002", "image00004")
 BU3DFE = ("F0001/F0001_AN03WH", "F0001/F0001_NE00WH", "M0002/M0002_SU04IN")
+FRGC = ("Fall2003range/02463d562", "Spring2004range/04202d099")
 PEOPLE = (1, 2)
 
 FORMATS = {  # a file by its path, for each data set
     "bu3dfe": {f"{name}_F3D.wrl": wrl() for name in BU3DFE}
     | {f"{name}_RAW.wrl": "not to be read" for name in BU3DFE}
     | {f"{name}_{kind}.bmp": None for name in BU3DFE for kind in ("F2D", "F3D")},
-    "frgc": {
-        "nd1/Fall2003range/02463d562.abs.gz": gz(range_text()),
-        "nd1/Fall2003range/02463d563.ppm": None,
-        "nd1/Spring2004range/04202d099.abs.gz": gz(range_text()),
-        "nd1/Spring2004range/04202d100.ppm": None,
-    },
+    "frgc": {f"nd1/{name}.abs.gz": gz(range_text()) for name in FRGC}
+    | {"nd1/Fall2003range/02463d563.ppm": None, "nd1/Spring2004range/04202d100.ppm": None},
     "now": now_files(),
     "now-test": now_files(),
-    "aflw2000": {f"image0000{i}.jpg": None for i in (2, 4)}
-    | {f"image0000{i}.mat": dict(pt3d_68=POINTS, **POSE) for i in (2, 4)},
+    "aflw2000": {f"{name}.jpg": None for name in AFLW}
+    | {f"{name}.mat": dict(pt3d_68=POINTS, **POSE) for name in AFLW},
     "300w-lp": {f"{name}.jpg": None for name in W300}
     | {f"{name}.mat": POSE for name in W300}
     | {f"landmarks/{name}_pts.mat": dict(pts_3d=LANDMARKS, pts_2d=IGNORED) for name in W300}
@@ -158,44 +156,30 @@ FORMATS = {  # a file by its path, for each data set
         "subject_02/Video/Indoor-Cooperative/0001.jpg": None,
     },
 }
+ANGRY = dict(expression="angry", level=3, ethnicity_code="WH", sex="female")
 TURNED = dict(pitch_deg=pytest.approx(np.degrees(0.1)), yaw_deg=pytest.approx(-45), roll_deg=0)
-FRONTAL = dict(pictures="frontal_512x512")
-KNOWN = {  # of each data set what is known of each picture, and the pictures: name, person, facts
-    "bu3dfe": (
-        "scan",
-        (BU3DFE[0], "F0001", dict(expression="angry", level=3, ethnicity_code="WH", sex="female")),
-        (
-            BU3DFE[1],
-            "F0001",
-            dict(expression="neutral", level=0, ethnicity_code="WH", sex="female"),
-        ),
-        (BU3DFE[2], "M0002", dict(expression="surprise", level=4, ethnicity_code="IN", sex="male")),
-    ),
-    "frgc": (
-        "scan",
-        ("Fall2003range/02463d562", "02463", dict(session="Fall2003")),
-        ("Spring2004range/04202d099", "04202", dict(session="Spring2004")),
-    ),
+REALY = "crop_image_frontal_512x512/1 crop_image_frontal_512x512/2 crop_image_other/2_3".split()
+VIDEOS = "Indoor-Cooperative/0001", "PTZ-Outdoor/0007", "Indoor-Cooperative/0001"
+KNOWN = {  # what is known of each picture, what was varied in the first, person of each by its name
+    "bu3dfe": ("scan", ANGRY, {name: name[:5] for name in BU3DFE}),
+    "frgc": ("scan", dict(session="Fall2003"), {name: name[-9:-4] for name in FRGC}),
     "now": (
         "box scan scan_landmarks7",
-        (NOW_PICTURES[0], "FaMoS_1_TA", dict(challenge="multiview_neutral")),
-        (NOW_PICTURES[1], "FaMoS_1_TA", dict(challenge="selfie")),
-        (NOW_PICTURES[2], "FaMoS_2_TA", dict(challenge="selfie")),
+        dict(challenge="multiview_neutral"),
+        {name: name[:10] for name in NOW_PICTURES},
     ),
-    "now-test": ("box", (NOW_PICTURES[2], "FaMoS_2_TA", dict(challenge="selfie"))),
-    "aflw2000": ("box landmarks", *((f"image0000{i}", f"image0000{i}", TURNED) for i in (2, 4))),
-    "300w-lp": ("box landmarks", *((name, name[:-2], TURNED) for name in W300)),
+    "now-test": ("box", dict(challenge="selfie"), {NOW_PICTURES[2]: "FaMoS_2_TA"}),
+    "aflw2000": ("box landmarks", TURNED, {name: name for name in AFLW}),
+    "300w-lp": ("box landmarks", TURNED, {name: name[:-2] for name in W300}),
     "realy": (
         "scan scan_landmarks7 scan_points scan_regions",
-        ("crop_image_frontal_512x512/1", "1", FRONTAL),
-        ("crop_image_frontal_512x512/2", "2", FRONTAL),
-        ("crop_image_other/2_3", "2", dict(pictures="other")),
+        dict(pictures="frontal_512x512"),
+        dict(zip(REALY, "122")),
     ),
     "florence": (
         "scan",
-        ("subject_01/Indoor-Cooperative/0001", "subject_01", dict(situation="Indoor-Cooperative")),
-        ("subject_01/PTZ-Outdoor/0007", "subject_01", dict(situation="PTZ-Outdoor")),
-        ("subject_02/Indoor-Cooperative/0001", "subject_02", dict(situation="Indoor-Cooperative")),
+        dict(situation="Indoor-Cooperative"),
+        {f"subject_0{n}/{video}": f"subject_0{n}" for n, video in zip((1, 1, 2), VIDEOS)},
     ),
 }
 each = pytest.mark.parametrize("name", READERS)
@@ -211,8 +195,9 @@ def made(name, folder, **changes):
 
 @each
 def test_a_record_sent_to_a_worker_has_what_its_documentation_says(name, tmp_path):
-    samples, (known, *pictures) = made(name, tmp_path), KNOWN[name]
-    assert [(item.name, item.person, item.condition) for item in samples] == pictures
+    samples, (known, varied, people) = made(name, tmp_path), KNOWN[name]
+    assert {item.name: item.person for item in samples} == people and len(samples) == len(people)
+    assert samples[0].condition == varied
     for item in pickle.loads(pickle.dumps(list(samples))):
         assert Image.open(item.image).size == (6, 4)
         keys = "box landmarks scan scan_landmarks7 scan_points scan_regions".split()
@@ -221,12 +206,15 @@ def test_a_record_sent_to_a_worker_has_what_its_documentation_says(name, tmp_pat
         if "box" in given:
             x0, y0, x1, y1 = item.box
             assert x1 - x0 == pytest.approx(y1 - y0) and x1 > x0
-        for key, shape in dict(landmarks=(68, 2), scan_landmarks7=(7, 3)).items():
-            assert key not in given or given[key].shape == shape
-        if "scan" in given and name not in ("realy", "frgc"):
+        if "landmarks" in given:
+            np.testing.assert_allclose(item.landmarks, LANDMARKS)
+            np.testing.assert_allclose(item.box, camera.crop_box(torch.from_numpy(LANDMARKS)))
+        if name in ("bu3dfe", "now", "florence"):
             vertices, triangles = item.scan  # the texture's seams do not double vertices
             np.testing.assert_allclose(vertices, VERTICES)
             np.testing.assert_array_equal(triangles, TRIANGLES)
+        if name == "now":
+            np.testing.assert_allclose(item.scan_landmarks7, SEVEN)
 
 
 @each
@@ -276,56 +264,55 @@ def test_what_is_missing_is_counted_and_named(name, gone, count, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-BOX = f"final_release_version/detected_face/{NOW_PICTURES[0]}.npy"
-PICKED = "scans_lmks_onlypp/FaMoS_1_TA/head.000001_picked_points.pp"
-BAD = {  # data set and file -> what is asked of the first record, then contents and complaints
-    ("now", "scans/FaMoS_1_TA/head.000001.obj"): (
-        "scan",
+PERSON, BOXES = "FaMoS_1_TA/head.000001", "final_release_version/detected_face"
+BAD = {  # data set and what is asked of its first record -> the file, contents and complaints
+    ("now", "scan"): (
+        f"scans/{PERSON}.obj",
         (obj(np.where(VERTICES == 3.5, np.nan, VERTICES)), "not finite"),
     ),
-    ("now", PICKED): (
-        "scan_landmarks7",
+    ("now", "scan_landmarks7"): (
+        f"scans_lmks_onlypp/{PERSON}_picked_points.pp",
         (picked(SEVEN[:6]), "the picked points"),
         (picked(np.where(np.arange(7)[:, None] == 3, np.nan, SEVEN)), "the picked points"),
     ),
-    ("now", BOX): (
-        "box",
+    ("now", "box"): (
+        f"{BOXES}/{NOW_PICTURES[0]}.npy",
         (box(dict(left=0, top=0, right=9)), "a part is missing: .bottom"),
-        (box(dict(left=0, top=0, right=9, bottom=np.nan)), "not finite"),
-        (box(dict(left=9, top=0, right=0, bottom=9)), "is empty"),
+        (box(SIDES | dict(bottom=np.nan)), "not finite"),
+        (box(SIDES | dict(right=0)), "is empty"),
         (box([1, 2, 3]), "size 1"),
     ),
-    ("bu3dfe", "F0001/F0001_AN03WH_F3D.wrl"): (
-        "scan",
+    ("bu3dfe", "scan"): (
+        f"{BU3DFE[0]}_F3D.wrl",
         (wrl().replace("8.0 0.0 0.0", "8.0 nan 0.0"), "not finite"),
         (wrl().replace("8.0 0.0 0.0", "8.0 0.0"), "reshape"),
         (wrl(faces="0 1 2 -1, 1,9,2"), "name vertices"),
         (wrl(faces=""), "zero-size"),
         (wrl().replace("coordIndex", "index"), "no coordIndex"),
     ),
-    ("frgc", "nd1/Fall2003range/02463d562.abs.gz"): (
-        "scan",
+    ("frgc", "scan"): (
+        f"nd1/{FRGC[0]}.abs.gz",
         (gz(range_text()[:-40]), "reshape"),
         (gz(range_text().replace("columns", "cols")), "does not begin"),
         (gz(range_text().replace("-1500.000000", "nan")), "not finite"),
     ),
-    ("aflw2000", "image00002.mat"): (
-        "landmarks",
+    ("aflw2000", "landmarks"): (
+        f"{AFLW[0]}.mat",
         (dict(pt3d_68=POINTS * np.nan), "not finite"),
         (dict(pt3d_68=POINTS[:, :21]), "has shape"),
     ),
-    ("300w-lp", "AFW/AFW_134212_1_0.mat"): (
-        "condition",
+    ("300w-lp", "condition"): (
+        f"{W300[0]}.mat",
         (dict(Pose_Para=[[0, np.nan, 0, 0, 0, 0, 0]]), "not finite"),
     ),
-    ("realy", "metrical_scale.txt"): ("scan_points", ("\n", "out of bounds")),
+    ("realy", "scan_points"): ("metrical_scale.txt", ("\n", "out of bounds")),
 }
 
 
-@pytest.mark.parametrize("name, path", BAD)
+@pytest.mark.parametrize("name, key", BAD)
 @pytest.mark.filterwarnings("ignore:loadtxt")
-def test_bad_contents_are_refused_by_name(name, path, tmp_path):
-    key, *contents = BAD[name, path]
+def test_bad_contents_are_refused_by_name(name, key, tmp_path):
+    path, *contents = BAD[name, key]
     item = made(name, tmp_path)[0]
     for content, reason in contents:
         write(tmp_path, {path: content})
@@ -341,7 +328,7 @@ def test_an_unknown_data_set_is_refused():
 
 @pytest.mark.parametrize(
     "name, place",
-    [("bu3dfe", BU3DFE[0]), ("frgc", "Fall2003range/02463d562"), ("florence", "subject_01")],
+    [("bu3dfe", BU3DFE[0]), ("frgc", FRGC[0]), ("florence", "subject_01")],
 )
 def test_landmarks_that_the_owner_lacks_can_be_picked(name, place, tmp_path):
     with pytest.raises(FileNotFoundError, match="7 picked points"):
@@ -419,13 +406,6 @@ def test_a_list_that_leaves_the_folder_is_refused(tmp_path):
     write(tmp_path, FORMATS["now"] | {"imagepathsvalidation.txt": "../../secret.jpg\n"})
     with pytest.raises(ValueError, match="is not PERSON/CHALLENGE/IMG.jpg"):
         open_dataset("now", tmp_path)
-
-
-@pytest.mark.parametrize("name", ["aflw2000", "300w-lp"])
-def test_landmarks_and_box_of_a_photo(name, tmp_path):
-    item = made(name, tmp_path)[0]
-    np.testing.assert_allclose(item.landmarks, LANDMARKS)
-    np.testing.assert_allclose(item.box, camera.crop_box(torch.from_numpy(LANDMARKS)))
 
 
 def test_realy_is_in_millimetres_by_the_persons_own_scale(tmp_path):

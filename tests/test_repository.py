@@ -39,7 +39,8 @@ def plain(entries):
 
 
 def outputs(stage):
-    return plain(sum((STAGES[stage].get(kind, []) for kind in ("outs", "metrics", "plots")), []))
+    kinds = ("outs", "metrics", "plots")
+    return [path for kind in kinds for path in plain(STAGES[stage].get(kind, []))]
 
 
 ALL_OUTPUTS = {out for stage in STAGES for out in outputs(stage)}

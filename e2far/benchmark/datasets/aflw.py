@@ -28,14 +28,13 @@ PARTS = ("AFW", "HELEN", "IBUG", "LFPW")
 
 def read_aflw2000(folder):
     """Items of the 2,000 photos, nobody knows of whom: each is a person of its own."""
-    folder = records.inner(folder, "AFLW2000", "AFLW2000-3D")
     photos = records.find(folder, "image*.jpg", r"(.*)\.jpg")
     return samples(folder, AFLW2000, photos, "{}.mat", "pt3d_68")
 
 
 def read_300w_lp(folder):
     """Items of the photos; one and its copies, turned to other yaws, count as one person."""
-    folder, photos = records.inner(folder, "300W_LP"), []
+    photos = []
     for part in PARTS:
         records.locate(folder, W300_LP, part)
         records.locate(folder, W300_LP, f"landmarks/{part}")

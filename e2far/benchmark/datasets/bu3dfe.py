@@ -21,10 +21,8 @@ WHAT = (
     "BU-3DFE, a folder of F0001 ... M0044 with *_F3D.wrl and *_F2D.bmp, requested "
     "from Lijun Yin at Binghamton University (cs.binghamton.edu/~lijun/Research/3DFE)"
 )
-# fmt: off
-EXPRESSIONS = {"NE": "neutral", "AN": "angry", "DI": "disgust", "FE": "fear", "HA": "happy",
-               "SA": "sad", "SU": "surprise"}
-# fmt: on
+CODES, WORDS = "NE AN DI FE HA SA SU", "neutral angry disgust fear happy sad surprise"
+EXPRESSIONS = dict(zip(CODES.split(), WORDS.split()))
 NAME = rf"([FM]\d{{4}}/([FM]\d{{4}})_({'|'.join(EXPRESSIONS)})(\d\d)([A-Z]{{2}}))_F3D\.wrl"
 
 

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from e2far.benchmark.datasets.records import Item, as_mesh, find, inner, require
+from e2far.benchmark.datasets.records import Item, as_mesh, find, require
 from e2far.files import reading
 
 WHAT = (
@@ -31,7 +31,7 @@ JUMP_MM = 5.0  # Choice: a longer edge spans a jump of range; points are some 0.
 
 def read(folder):
     """Items of all range scans."""
-    root = inner(folder, "nd1")
+    root = folder / "nd1"
     listed, items = {match[0] for match in find(root, "*range/*.ppm")}, []
     for match in find(root, "*range/*.abs*", NAME):
         start, session, _, person, number, _ = match.groups()

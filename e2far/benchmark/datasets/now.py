@@ -29,30 +29,36 @@ BOX_SIDE = 1.6  # Choice: our square's side over the owner's box's mean one, as 
 
 def read_validation(folder):
     """Items of the pictures of 20 people, with their scans."""
-    keys, photos = read_list(folder, "imagepathsvalidation.txt")
-    people = sorted({Path(key).parts[0] for key in keys})
+    items = read_pictures(folder, "imagepathsvalidation.txt")
+    people = sorted({item.person for item in items})
     meshes = find_files(folder, people, "scans", ".obj")
     marks = find_files(folder, people, "scans_lmks_onlypp", ".pp")
-    return [build(photos, key, meshes, marks) for key in keys]
+    for item in items:
+        item.sources["scan"] = partial(records.read_mesh, meshes[item.person], WHAT)
+        item.sources["scan_landmarks7"] = partial(records.read_picked_points, marks[item.person])
+    return items
 
 
 def read_test(folder):
     """Items of the other 80 people, whose scans only the owner has: `judge.submit`."""
-    keys, photos = read_list(folder, "imagepathstest.txt")
-    return [build(photos, key, {}, {}) for key in keys]
+    return read_pictures(folder, "imagepathstest.txt")
 
 
-def read_list(folder, listing):
-    """PERSON/CHALLENGE/IMG.jpg of all pictures, and the folder they are in."""
+def read_pictures(folder, listing):
+    """Items of all pictures in a list of PERSON/CHALLENGE/IMG.jpg, without their scans."""
     listing = records.locate(folder, WHAT, listing, f"final_release_version/{listing}")
     places = "final_release_version/iphone_pictures", "iphone_pictures"
-    photos = records.locate(folder, WHAT, *places)
+    photos, items = records.locate(folder, WHAT, *places), []
     keys = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
-    for key in keys:
-        if len(Path(key).parts) != 3 or ".." in key or Path(key).is_absolute():
-            raise ValueError(f"{listing}: {key!r} is not PERSON/CHALLENGE/IMG.jpg; see {WHAT}")
+    for key in map(Path, keys):
+        if len(key.parts) != 3 or ".." in key.parts or key.is_absolute():
+            raise ValueError(f"{listing}: {str(key)!r} is not PERSON/CHALLENGE/IMG.jpg; see {WHAT}")
+        person, challenge, _ = key.parts
+        name, facts = str(key.with_suffix("")), dict(challenge=challenge)
+        box = {"box": partial(read_box, photos.parent / "detected_face" / f"{name}.npy")}
+        items.append(records.Item(name, person, photos / key, facts, box, scan_name=person))
     records.require(photos, WHAT, keys, "pictures")
-    return keys, photos
+    return items
 
 
 def find_files(folder, people, place, suffix):
@@ -62,17 +68,6 @@ def find_files(folder, people, place, suffix):
     found = {person: there.get(person, f"{person}/*{suffix}") for person in people}
     records.require(root, WHAT, list(found.values()), f"people's {suffix} files")
     return {person: root / name for person, name in found.items()}
-
-
-def build(photos, key, meshes, marks):
-    person, challenge, _ = Path(key).parts
-    name = str(Path(key).with_suffix(""))
-    sources = {"box": partial(read_box, photos.parent / "detected_face" / f"{name}.npy")}
-    if person in meshes:
-        sources["scan"] = partial(records.read_mesh, meshes[person], WHAT)
-        sources["scan_landmarks7"] = partial(records.read_picked_points, marks[person])
-    facts = dict(challenge=challenge)
-    return records.Item(name, person, photos / key, facts, sources, scan_name=person)
 
 
 def read_box(path):

@@ -32,7 +32,6 @@ REGIONS = ("nose", "mouth", "forehead", "cheek")  # files, in the order of REALY
 
 def read(folder):
     """Items of the cropped pictures, frontal and others."""
-    folder = records.inner(folder, "REALY_benchmark")
     name = r"(crop_image.*)/((\d+)(_\d+)?)\.(jpg|png)"
     pictures = records.find(folder / "REALY_image", "crop_image*/*", name)
     pictures.sort(key=lambda match: (match[1], int(match[3]), match[0]))

@@ -59,11 +59,6 @@ def locate(folder, what, *candidates):
     raise FileNotFoundError(f"{folder}: {lack}; it should be {what}")
 
 
-def inner(folder, *names):
-    """The first of the folders `names` that lies in `folder`, else `folder` itself."""
-    return next((folder / name for name in names if (folder / name).is_dir()), folder)
-
-
 def find(folder, wildcards, name=".*"):
     """Sorted paths in `folder`, as matches of the regular expression `name` with all of them."""
     found = (path.relative_to(folder).as_posix() for path in sorted(folder.glob(wildcards)))

@@ -24,8 +24,6 @@ SEVEN = RNG.normal(0, 30, (7, 3)).round(3)
 LANDMARKS = RNG.uniform(100, 300, (68, 2)).round(3)
 KEYPOINTS = RNG.normal(0, 5, (85, 3)).round(4)
 
-# What the owners' files hold ---------------------------------------------------------------------
-
 
 def write(folder, files):
     """Files by their path: texts, bytes, arrays for a .mat, or None for a picture."""
@@ -190,9 +188,6 @@ def made(name, folder, **changes):
     return open_dataset(name, folder, **changes)
 
 
-# What holds of all -------------------------------------------------------------------------------
-
-
 @each
 def test_a_record_sent_to_a_worker_has_what_its_documentation_says(name, tmp_path):
     samples, (known, varied, people) = made(name, tmp_path), KNOWN[name]
@@ -338,9 +333,6 @@ def test_landmarks_that_the_owner_lacks_can_be_picked(name, place, tmp_path):
     np.testing.assert_allclose(samples[0].scan_landmarks7, SEVEN)
     with pytest.raises(FileNotFoundError, match="it should be 7 points"):
         samples[-1].scan_landmarks7
-
-
-# One by one --------------------------------------------------------------------------------------
 
 
 def test_a_range_scan_pairs_with_the_next_picture(tmp_path):

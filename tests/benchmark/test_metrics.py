@@ -27,9 +27,6 @@ def turned(points, scale=1.3):
     return scale * points @ ROTATION.mT + torch.tensor([5.0, -80.0, 300.0])
 
 
-# ---- vertices that correspond --------------------------------------------------------------------
-
-
 def test_alignment_undoes_a_similarity_and_says_which():
     true = faces(3)
     s, rotation, _ = metrics.similarity_transform(true, turned(true))
@@ -61,9 +58,6 @@ def test_alignment_is_the_minimum_over_weighted_points_and_a_subset_decides_alon
         assert energy(s, rotation, t) <= energy(s * (1 + step), turn @ rotation, t + 1e-3 * i)
     aligned = metrics.similarity_align(pred, true, subset=torch.arange(8))
     assert_close(aligned[:, :8], metrics.similarity_align(pred[:, :8], true[:, :8]))
-
-
-# ---- NoW -----------------------------------------------------------------------------------------
 
 
 def now_face(step_mm=4.0):
@@ -127,9 +121,6 @@ def test_now_crop_is_the_ball_of_the_protocol(factor):
     assert metrics.now_crop(scan, landmarks, factor).tolist() == [True, False, True, False]
 
 
-# ---- tables --------------------------------------------------------------------------------------
-
-
 def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
     rng, hits = np.random.default_rng(0), 0
     for i in range(200):
@@ -160,9 +151,6 @@ def test_summary_and_curve():
     result = evaluation.summarise([[1, 2], [3, 10]], thresholds=np.array([0, 1, 2.5, 8, 10]))
     assert (result["median"], result["mean"]) == (2.5, 4)
     assert result["curve"].tolist() == [0, 0.25, 0.5, 0.75, 1]
-
-
-# ---- the same person again and again -------------------------------------------------------------
 
 
 def test_identity_consistency_of_answers_that_depend_on_the_person_alone():

@@ -33,9 +33,6 @@ def moved(points, scale=1.3):
 FLAT_SEVEN = np.c_[SEVEN, np.zeros(7)]
 
 
-# ---- Feng ----------------------------------------------------------------------------------------
-
-
 def test_feng_error_ignores_place_and_size_but_not_a_shift_of_the_plane():
     flat, triangles = sheet()
     mesh, placed = (flat, triangles, FLAT_SEVEN), (moved(flat), triangles, moved(FLAT_SEVEN))
@@ -43,9 +40,6 @@ def test_feng_error_ignores_place_and_size_but_not_a_shift_of_the_plane():
     lifted = flat + [0, 0, 2.5]
     np.testing.assert_allclose(protocols.feng_error(mesh, lifted, FLAT_SEVEN), 2.5)
     assert metrics.now_error(mesh, lifted, FLAT_SEVEN).max() < 1e-6  # NoW refines this away
-
-
-# ---- REALY ---------------------------------------------------------------------------------------
 
 
 def bumpy(x, y):
@@ -189,9 +183,6 @@ def test_bending_solves_its_energy():
     np.testing.assert_allclose(found, surface.closest(region + d)[0], atol=1e-5)
 
 
-# ---- parts of the face ---------------------------------------------------------------------------
-
-
 def test_regions_are_disjoint_symmetric_parts_of_the_face_and_hold_their_landmarks(face_model):
     found = anatomy.regions(face_model)
     everything = torch.cat(list(found.values()))
@@ -250,9 +241,6 @@ def test_a_vertex_without_a_normal_is_named():
             anatomy.normal_error(vertices, vertices, triangles, subset)
 
 
-# ---- expression ----------------------------------------------------------------------------------
-
-
 def test_unit_errors_are_those_of_a_loop(face_model):
     draw = torch.Generator().manual_seed(0)
     errors = torch.rand(6, face_model.n_vertices, generator=draw)
@@ -273,9 +261,6 @@ def test_unit_errors_are_those_of_a_loop(face_model):
         zip(face_model.unit_names, anatomy.unit_errors(chin, torch.ones(1, 52), face_model)[0])
     )
     assert only["jawOpen"] > 0 and only["browInnerUp"] == 0
-
-
-# ---- photos --------------------------------------------------------------------------------------
 
 
 def photos(n=60, box=(100, 100)):

@@ -4,8 +4,8 @@ picture, scan or number of theirs is contained."""
 import gzip
 import os
 import pickle
+import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +36,14 @@ def write(folder, files):
             savemat(path, content)
         else:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def expand(pattern):
+    """Sorted paths, with {a,b} as a shell expands it."""
+    if not (braces := re.search(r"{([^{}]*)}", pattern)):
+        return [pattern]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return sorted({path for way in braces[1].split(",") for path in expand(before + way + after)})
 
 
 def points_obj(points):
@@ -95,103 +103,101 @@ def box(sides, protocol=4):
 
 
 SIDES = dict(left=100, top=np.float32(50), right=np.int64(200), bottom=150.0)
-NOW_PICTURES = (
-    "FaMoS_1_TA/multiview_neutral/IMG_0001",
-    "FaMoS_1_TA/selfie/IMG_0002",
-    "FaMoS_2_TA/selfie/IMG_0001",
-)
-
-
-def now_files(vertices=VERTICES, triangles=TRIANGLES, seven=SEVEN):
-    names, place = [f"{name}.jpg" for name in NOW_PICTURES], "final_release_version"
-    files = {"imagepathsvalidation.txt": "\n".join(names), "imagepathstest.txt": names[2]}
-    files |= {f"{place}/iphone_pictures/{name}": None for name in names}
-    files |= {f"{place}/detected_face/{name}.npy": box(SIDES) for name in NOW_PICTURES}
-    for person in ("FaMoS_1_TA", "FaMoS_2_TA"):
-        files[f"scans/{person}/head.000001.obj"] = obj(vertices, triangles)
-        files[f"scans_lmks_onlypp/{person}/head.000001_picked_points.pp"] = picked(seven)
-    return files
-
-
-POINTS, IGNORED = np.vstack((LANDMARKS.T, np.zeros(68))), np.zeros((68, 2))
-POSE = dict(Pose_Para=[[0.1, -np.pi / 4, 0, 5, 5, 0, 0.001]], pt2d=np.zeros((2, 21)))
-W300 = [f"{part}/{part}_134212_1_{i}" for part in ("AFW", "HELEN", "IBUG", "LFPW") for i in (0, 1)]
-AFLW = ("image00002", "image00004")
-BU3DFE = ("F0001/F0001_AN03WH", "F0001/F0001_NE00WH", "M0002/M0002_SU04IN")
-FRGC = ("Fall2003range/02463d562", "Spring2004range/04202d099")
-PEOPLE = (1, 2)
-
-FORMATS = {  # a file by its path, for each data set
-    "bu3dfe": {f"{name}_F3D.wrl": wrl() for name in BU3DFE}
-    | {f"{name}_RAW.wrl": "not to be read" for name in BU3DFE}
-    | {f"{name}_{kind}.bmp": None for name in BU3DFE for kind in ("F2D", "F3D")},
-    "frgc": {f"nd1/{name}.abs.gz": gz(range_text()) for name in FRGC}
-    | {"nd1/Fall2003range/02463d563.ppm": None, "nd1/Spring2004range/04202d100.ppm": None},
-    "now": now_files(),
-    "now-test": now_files(),
-    "aflw2000": {f"{name}.jpg": None for name in AFLW}
-    | {f"{name}.mat": dict(pt3d_68=POINTS, **POSE) for name in AFLW},
-    "300w-lp": {f"{name}.jpg": None for name in W300}
-    | {f"{name}.mat": POSE for name in W300}
-    | {f"landmarks/{name}_pts.mat": dict(pts_3d=LANDMARKS, pts_2d=IGNORED) for name in W300}
-    | {f"AFW_Flip/{name}.jpg": None for name in ("AFW_134212_1_0", "AFW_134212_1_1")},
-    "realy": {"metrical_scale.txt": "8.0\n9.5\n", "REALY_image/crop_image_other/2_3.jpg": None}
-    | {f"REALY_image/crop_image_frontal_512x512/{n}.jpg": None for n in PEOPLE}
-    | {f"REALY_image/depth_frontal/{n}.png": None for n in PEOPLE}
-    | {f"REALY_HIFI3D_keypoints/{n}.obj": points_obj(KEYPOINTS) for n in PEOPLE}
-    | {
-        f"REALY_scan_region/{n}/{region}.obj": obj(VERTICES + i, seam=False)
-        for i, region in enumerate(("nose", "mouth", "forehead", "cheek"))
-        for n in PEOPLE
-    },
-    "florence": {
-        "subject_01/Model/frontal1/obj/110920150452.obj": obj(),
-        "subject_01/Model/frontal2/obj/110920150452.obj": "not to be read",
-        "subject_02/Model/frontal2/obj/110920150452.obj": obj(),
-        "subject_01/Video/Indoor-Cooperative.mjpg": "a video",
-        "subject_01/Video/Indoor-Cooperative/0001.jpg": None,
-        "subject_01/Video/PTZ-Outdoor/0007.jpg": None,
-        "subject_02/Video/Indoor-Cooperative/0001.jpg": None,
-    },
+POINTS, POSE = np.vstack((LANDMARKS.T, np.zeros(68))), [[0.1, -np.pi / 4, 0, 5, 5, 0, 0.001]]
+BU3DFE = "{F0001/F0001_{AN03,NE00}WH,M0002/M0002_SU04IN}"
+NOW = "FaMoS_{1_TA/{multiview_neutral/IMG_0001,selfie/IMG_0002},2_TA/selfie/IMG_0001}"
+NOW_LISTED = [f"{name}.jpg" for name in expand(NOW)]
+W300 = "{AFW,HELEN,IBUG,LFPW}/134212_1_{0,1}"
+PATHS = {
+    "bu3dfe": [BU3DFE + "_{F3D.wrl,F2D.bmp,F3D.bmp}"],
+    "frgc": [
+        "nd1/{Fall2003range/02463d56{2.abs.gz,3.ppm},Spring2004range/04202d{099.abs.gz,100.ppm}}"
+    ],
+    "now": [
+        f"final_release_version/{{iphone_pictures/{NOW}.jpg,detected_face/{NOW}.npy}}",
+        "scans{/FaMoS_{1,2}_TA/head.obj,_lmks_onlypp/FaMoS_{1,2}_TA/head_picked_points.pp}",
+        "imagepaths{validation,test}.txt",
+    ],
+    "aflw2000": ["image0000{2,4}.{jpg,mat}"],
+    "300w-lp": [W300 + ".{jpg,mat}", f"landmarks/{W300}_pts.mat", "AFW_Flip/134212_1_0.jpg"],
+    "realy": [
+        "REALY_image/{crop_image_frontal_512x512/{1,2}.jpg,crop_image_other/2_3.jpg,depth/1.png}",
+        "REALY_{HIFI3D_keypoints/{1,2},scan_region/{1,2}/{nose,mouth,forehead,cheek}}.obj",
+        "metrical_scale.txt",
+    ],
+    "florence": [
+        "subject_0{1/Model/frontal{1,2},2/Model/frontal2}/obj/1109.obj",
+        "subject_0{1/Video/{Indoor-Cooperative/0001,PTZ-Outdoor/0007},2/Video/PTZ-Indoor/01}.jpg",
+        "subject_01/Video/Indoor-Cooperative.mjpg",
+    ],
 }
+PATHS["now-test"] = PATHS["now"]
+CONTENTS = {  # of a file by the end of its path; the others are pictures
+    "nose.obj": obj(seam=False),
+    "mouth.obj": obj(VERTICES + 1, seam=False),
+    "forehead.obj": obj(VERTICES + 2, seam=False),
+    "cheek.obj": obj(VERTICES + 3, seam=False),
+    "keypoints/1.obj": points_obj(KEYPOINTS),
+    "keypoints/2.obj": points_obj(KEYPOINTS),
+    "1/Model/frontal2/obj/1109.obj": "not to be read",
+    ".obj": obj(),
+    ".pp": picked(),
+    ".wrl": wrl(),
+    ".gz": gz(range_text()),
+    "_pts.mat": dict(pts_3d=LANDMARKS, pts_2d=np.zeros((68, 2))),
+    ".mat": dict(pt3d_68=POINTS, Pose_Para=POSE, pt2d=np.zeros((2, 21))),
+    ".npy": box(SIDES),
+    "validation.txt": "\n".join(NOW_LISTED),
+    "test.txt": NOW_LISTED[2],
+    "scale.txt": "8.0\n9.5\n",
+    ".mjpg": "a video",
+}
+REALY_KNOWN = "scan scan_landmarks7 scan_points scan_regions"
 ANGRY = dict(expression="angry", level=3, ethnicity_code="WH", sex="female")
 TURNED = dict(pitch_deg=pytest.approx(np.degrees(0.1)), yaw_deg=pytest.approx(-45), roll_deg=0)
-REALY = "crop_image_frontal_512x512/1 crop_image_frontal_512x512/2 crop_image_other/2_3".split()
-VIDEOS = "Indoor-Cooperative/0001", "PTZ-Outdoor/0007", "Indoor-Cooperative/0001"
-KNOWN = {  # what is known of each picture, what was varied in the first, person of each by its name
-    "bu3dfe": ("scan", ANGRY, {name: name[:5] for name in BU3DFE}),
-    "frgc": ("scan", dict(session="Fall2003"), {name: name[-9:-4] for name in FRGC}),
-    "now": (
-        "box scan scan_landmarks7",
-        dict(challenge="multiview_neutral"),
-        {name: name[:10] for name in NOW_PICTURES},
+# Names of pictures, who is on them, what was varied in the first, what is known of each.
+KNOWN = {
+    "bu3dfe": (BU3DFE, r"[FM]\d{4}", ANGRY, "scan"),
+    "frgc": (
+        "{Fall2003range/02463d562,Spring2004range/04202d099}",
+        r"\d{5}",
+        dict(session="Fall2003"),
+        "scan",
     ),
-    "now-test": ("box", dict(challenge="selfie"), {NOW_PICTURES[2]: "FaMoS_2_TA"}),
-    "aflw2000": ("box landmarks", TURNED, {name: name for name in AFLW}),
-    "300w-lp": ("box landmarks", TURNED, {name: name[:-2] for name in W300}),
+    "now": (NOW, r"FaMoS_\d_TA", dict(challenge="multiview_neutral"), "box scan scan_landmarks7"),
+    "now-test": ("FaMoS_2_TA/selfie/IMG_0001", r"FaMoS_2_TA", dict(challenge="selfie"), "box"),
+    "aflw2000": ("image0000{2,4}", r".*", TURNED, "box landmarks"),
+    "300w-lp": (W300, r".*(?=_)", TURNED, "box landmarks"),
     "realy": (
-        "scan scan_landmarks7 scan_points scan_regions",
+        "crop_image_{frontal_512x512/{1,2},other/2_3}",
+        r"\d+(?=_\d+$|$)",
         dict(pictures="frontal_512x512"),
-        dict(zip(REALY, "122")),
+        REALY_KNOWN,
     ),
     "florence": (
-        "scan",
+        "subject_0{1/{Indoor-Cooperative/0001,PTZ-Outdoor/0007},2/PTZ-Indoor/01}",
+        r"subject_\d+",
         dict(situation="Indoor-Cooperative"),
-        {f"subject_0{n}/{video}": f"subject_0{n}" for n, video in zip((1, 1, 2), VIDEOS)},
+        "scan",
     ),
 }
 each = pytest.mark.parametrize("name", READERS)
 
 
-def made(name, folder, **changes):
-    write(folder, FORMATS[name])
-    return open_dataset(name, folder, **changes)
+def made(name, folder, contents=(), landmarks7=None):
+    """A tiny data set with some other `contents`."""
+    contents = dict(contents) | {end: CONTENTS[end] for end in CONTENTS if end not in contents}
+    paths = [path for pattern in PATHS[name] for path in expand(pattern)]
+    held = lambda path: next((x for end, x in contents.items() if path.endswith(end)), None)
+    write(folder, {path: held(path) for path in paths})
+    return open_dataset(name, folder, landmarks7)
 
 
 @each
 def test_a_record_sent_to_a_worker_has_what_its_documentation_says(name, tmp_path):
-    samples, (known, varied, people) = made(name, tmp_path), KNOWN[name]
-    assert {item.name: item.person for item in samples} == people and len(samples) == len(people)
+    samples, (names, person, varied, known) = made(name, tmp_path), KNOWN[name]
+    assert [item.name for item in samples] == expand(names)
+    assert [item.person for item in samples] == [re.search(person, x)[0] for x in expand(names)]
     assert samples[0].condition == varied
     for item in pickle.loads(pickle.dumps(list(samples))):
         assert Image.open(item.image).size == (6, 4)
@@ -216,7 +222,7 @@ def test_a_record_sent_to_a_worker_has_what_its_documentation_says(name, tmp_pat
 def test_nothing_is_read_before_it_is_asked_for_and_broken_files_are_named_in_a_line(
     name, tmp_path
 ):
-    write(tmp_path, FORMATS[name])
+    made(name, tmp_path)
     for path in tmp_path.rglob("*"):
         if path.is_file() and not path.name.startswith("imagepaths"):
             path.write_bytes(path.read_bytes()[:25])
@@ -237,83 +243,57 @@ def test_an_empty_or_missing_folder_says_where_the_data_are_requested(name, tmp_
 
 
 @pytest.mark.parametrize(
-    "name, gone, count",
+    "name, gone, complaint",
     [
         ("bu3dfe", "F0001/F0001_NE00WH_F2D.bmp", "1 of 3"),
         ("now", "final_release_version/iphone_pictures/FaMoS_1_TA/selfie/IMG_0002.jpg", "1 of 3"),
         ("now", "scans_lmks_onlypp/FaMoS_2_TA", "1 of 2"),
+        ("now", "imagepathsvalidation.txt", "imagepathsvalidation.txt is missing"),
         ("aflw2000", "image00004.mat", "1 of 2"),
-        ("300w-lp", "landmarks/IBUG/IBUG_134212_1_1_pts.mat", "1 of 16"),
+        ("300w-lp", "landmarks/IBUG/134212_1_1_pts.mat", "1 of 16"),
+        ("300w-lp", "landmarks", "landmarks/AFW is missing"),
         ("realy", "REALY_scan_region/2/mouth.obj", "1 of 10"),
         ("realy", "metrical_scale.txt", "metrical_scale.txt is missing"),
-        ("now", "imagepathsvalidation.txt", "imagepathsvalidation.txt is missing"),
-        ("300w-lp", "landmarks", "landmarks/AFW is missing"),
     ],
 )
-def test_what_is_missing_is_counted_and_named(name, gone, count, tmp_path):
-    write(tmp_path, FORMATS[name])
+def test_what_is_missing_is_counted_and_named(name, gone, complaint, tmp_path):
+    made(name, tmp_path)
     path = tmp_path / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{count}.*; it should be ") as caught:
+    with pytest.raises(FileNotFoundError, match=f"{complaint}.*; it should be ") as caught:
         open_dataset(name, tmp_path)
     assert "\n" not in str(caught.value)
 
 
-PERSON, BOXES = "FaMoS_1_TA/head.000001", "final_release_version/detected_face"
-BAD = {  # data set and what is asked of its first record -> the file, contents and complaints
-    ("now", "scan"): (
-        f"scans/{PERSON}.obj",
-        (obj(np.where(VERTICES == 3.5, np.nan, VERTICES)), "not finite"),
-    ),
-    ("now", "scan_landmarks7"): (
-        f"scans_lmks_onlypp/{PERSON}_picked_points.pp",
-        (picked(SEVEN[:6]), "the picked points"),
-        (picked(np.where(np.arange(7)[:, None] == 3, np.nan, SEVEN)), "the picked points"),
-    ),
-    ("now", "box"): (
-        f"{BOXES}/{NOW_PICTURES[0]}.npy",
-        (box(dict(left=0, top=0, right=9)), "a part is missing: .bottom"),
-        (box(SIDES | dict(bottom=np.nan)), "not finite"),
-        (box(SIDES | dict(right=0)), "is empty"),
-        (box([1, 2, 3]), "size 1"),
-    ),
-    ("bu3dfe", "scan"): (
-        f"{BU3DFE[0]}_F3D.wrl",
-        (wrl().replace("8.0 0.0 0.0", "8.0 nan 0.0"), "not finite"),
-        (wrl().replace("8.0 0.0 0.0", "8.0 0.0"), "reshape"),
-        (wrl(faces="0 1 2 -1, 1,9,2"), "name vertices"),
-        (wrl(faces=""), "zero-size"),
-        (wrl().replace("coordIndex", "index"), "no coordIndex"),
-    ),
-    ("frgc", "scan"): (
-        f"nd1/{FRGC[0]}.abs.gz",
-        (gz(range_text()[:-40]), "reshape"),
-        (gz(range_text().replace("columns", "cols")), "does not begin"),
-        (gz(range_text().replace("-1500.000000", "nan")), "not finite"),
-    ),
-    ("aflw2000", "landmarks"): (
-        f"{AFLW[0]}.mat",
-        (dict(pt3d_68=POINTS * np.nan), "not finite"),
-        (dict(pt3d_68=POINTS[:, :21]), "has shape"),
-    ),
-    ("300w-lp", "condition"): (
-        f"{W300[0]}.mat",
-        (dict(Pose_Para=[[0, np.nan, 0, 0, 0, 0, 0]]), "not finite"),
-    ),
-    ("realy", "scan_points"): ("metrical_scale.txt", ("\n", "out of bounds")),
-}
+BAD = [  # data set, what is asked of its first record, end of the file's path, content, complaint
+    ("now", "scan", ".obj", obj(np.where(VERTICES == 3.5, np.nan, VERTICES)), "not finite"),
+    ("now", "scan_landmarks7", ".pp", picked(SEVEN[:6]), "the picked points"),
+    ("now", "scan_landmarks7", ".pp", picked([*SEVEN[:6], [0, np.nan, 0]]), "the picked points"),
+    ("now", "box", ".npy", box(dict(left=0, top=0, right=9)), "a part is missing: .bottom"),
+    ("now", "box", ".npy", box(SIDES | dict(bottom=np.nan)), "not finite"),
+    ("now", "box", ".npy", box(SIDES | dict(right=0)), "is empty"),
+    ("now", "box", ".npy", box([1, 2, 3]), "size 1"),
+    ("bu3dfe", "scan", ".wrl", wrl().replace("8.0 0.0 0.0", "8.0 nan 0.0"), "not finite"),
+    ("bu3dfe", "scan", ".wrl", wrl().replace("8.0 0.0 0.0", "8.0 0.0"), "reshape"),
+    ("bu3dfe", "scan", ".wrl", wrl(faces="0 1 2 -1, 1,9,2"), "name vertices"),
+    ("bu3dfe", "scan", ".wrl", wrl(faces=""), "zero-size"),
+    ("bu3dfe", "scan", ".wrl", wrl().replace("coordIndex", "index"), "no coordIndex"),
+    ("frgc", "scan", ".gz", gz(range_text()[:-40]), "reshape"),
+    ("frgc", "scan", ".gz", gz(range_text().replace("columns", "cols")), "does not begin"),
+    ("frgc", "scan", ".gz", gz(range_text().replace("-1500.000000", "nan")), "not finite"),
+    ("aflw2000", "landmarks", ".mat", dict(pt3d_68=POINTS * np.nan), "not finite"),
+    ("aflw2000", "box", ".mat", dict(pt3d_68=POINTS[:, :21]), "has shape"),
+    ("300w-lp", "condition", "0.mat", dict(Pose_Para=np.full((1, 7), np.nan)), "not finite"),
+    ("realy", "scan_points", "scale.txt", "\n", "out of bounds"),
+]
 
 
-@pytest.mark.parametrize("name, key", BAD)
+@pytest.mark.parametrize("name, key, end, content, complaint", BAD, ids=range(len(BAD)))
 @pytest.mark.filterwarnings("ignore:loadtxt")
-def test_bad_contents_are_refused_by_name(name, key, tmp_path):
-    path, *contents = BAD[name, key]
-    item = made(name, tmp_path)[0]
-    for content, reason in contents:
-        write(tmp_path, {path: content})
-        message = rf"{Path(path).name}: .*{reason}.*; it should be "
-        with pytest.raises(ValueError, match=message):
-            getattr(item, key)
+def test_bad_contents_are_refused_by_name(name, key, end, content, complaint, tmp_path):
+    item = made(name, tmp_path, {end: content})[0]
+    with pytest.raises(ValueError, match=rf"{end}: .*{complaint}.*; it should be "):
+        getattr(item, key)
 
 
 def test_an_unknown_data_set_is_refused():
@@ -323,7 +303,11 @@ def test_an_unknown_data_set_is_refused():
 
 @pytest.mark.parametrize(
     "name, place",
-    [("bu3dfe", BU3DFE[0]), ("frgc", FRGC[0]), ("florence", "subject_01")],
+    [
+        ("bu3dfe", "F0001/F0001_AN03WH"),
+        ("frgc", "Fall2003range/02463d562"),
+        ("florence", "subject_01"),
+    ],
 )
 def test_landmarks_that_the_owner_lacks_can_be_picked(name, place, tmp_path):
     with pytest.raises(FileNotFoundError, match="7 picked points"):
@@ -395,9 +379,8 @@ def test_code_in_a_box_does_not_run(inside, tmp_path):
 
 
 def test_a_list_that_leaves_the_folder_is_refused(tmp_path):
-    write(tmp_path, FORMATS["now"] | {"imagepathsvalidation.txt": "../../secret.jpg\n"})
     with pytest.raises(ValueError, match="is not PERSON/CHALLENGE/IMG.jpg"):
-        open_dataset("now", tmp_path)
+        made("now", tmp_path, {"validation.txt": "../../secret.jpg\n"})
 
 
 def test_realy_is_in_millimetres_by_the_persons_own_scale(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from test_protocols import SEVEN, bumpy, moved, sheet
 
 from e2far.benchmark import judge, metrics
-from e2far.benchmark.datasets import open_dataset, records
+from e2far.benchmark.datasets import open_dataset, realy, records
 from e2far.morphable import MorphableModel, toy_model
 from e2far.network import E2FAR
 from e2far.photo import reconstructor as reconstructors
@@ -57,16 +57,11 @@ def turned(points, scale=1.0):
     return moved(points, scale).round(6)
 
 
-def opened(name, folder, changes, landmarks7=None):
-    """The tiny data set `name` with some other files."""
-    owners.write(folder, owners.FORMATS[name] | changes)
-    return open_dataset(name, folder, landmarks7)
-
-
 def now(folder, scan=REST, landmarks=None, scale=1.0):
     """NoW's folder, the two people's scans being `scan`, turned."""
     seven = turned(scan[CORNERS] if landmarks is None else landmarks, scale)
-    return opened("now", folder, owners.now_files(turned(scan, scale), TRIANGLES, seven))
+    contents = {".obj": owners.obj(turned(scan, scale), TRIANGLES), ".pp": owners.picked(seven)}
+    return owners.made("now", folder, contents)
 
 
 def by_measure(judged):
@@ -129,7 +124,7 @@ def test_a_scan_above_its_landmarks_is_off_by_that_in_fengs_protocol_alone(tmp_p
 
 def test_scans_without_landmarks_are_counted_and_cost_no_reconstruction(tmp_path):
     reconstructor = Reconstructor()
-    judged = judge.judge("bu3dfe", opened("bu3dfe", tmp_path, {}), reconstructor)
+    judged = judge.judge("bu3dfe", owners.made("bu3dfe", tmp_path), reconstructor)
     (row,) = judge.table(judged).itertuples()
     assert row.measure.startswith("failed: the scan has no 7 landmarks: pick them")
     assert (row.value, row.n, row.unit) == (3, 3, "pictures") and not reconstructor.asked
@@ -140,9 +135,8 @@ def test_frgc_lays_the_expressive_face_on_the_range_scan(tmp_path):
     # The scan is the plane z = -1500, x from 0, y down to -99.
     points = owners.picked(FLAT[CORNERS] + [50, -45, -1500])
     owners.write(tmp_path / "picked", {f"{name}.pp": points for name in names})
-    scan = owners.gz(owners.range_text(100, 100))
-    scans = {f"nd1/{name}.abs.gz": scan for name in names}
-    opened("frgc", tmp_path / "data", scans)[1].image.unlink()
+    scan = {".gz": owners.gz(owners.range_text(100, 100))}
+    owners.made("frgc", tmp_path / "data", scan)[1].image.unlink()
     samples = open_dataset("frgc", tmp_path / "data", tmp_path / "picked")
     judged = judge.judge("frgc", samples, Reconstructor(mood=FLAT))
     assert judged.NoW[0] < 1e-4 and judged.session[0] == "Fall2003"
@@ -159,11 +153,10 @@ def test_points_of_no_triangle_are_no_surface(tmp_path):
 
 def test_realy_reports_its_regions(tmp_path):
     scan = turned(MOOD, 0.5)
-    keypoints = owners.points_obj([*scan[INDEX], *np.zeros((17, 3))])
-    changes = {"metrical_scale.txt": "2.0\n2.0\n", "REALY_HIFI3D_keypoints/1.obj": keypoints}
-    for region in ("nose", "mouth", "forehead", "cheek"):
-        changes[f"REALY_scan_region/1/{region}.obj"] = owners.obj(scan, TRIANGLES, seam=False)
-    judged = judge.judge("realy", opened("realy", tmp_path, changes), Reconstructor(), every=3)
+    changes = {f"{x}.obj": owners.obj(scan, TRIANGLES, seam=False) for x in realy.REGIONS}
+    changes["keypoints/1.obj"] = owners.points_obj([*scan[INDEX], *np.zeros((17, 3))])
+    samples = owners.made("realy", tmp_path, changes | {"scale.txt": "2.0\n2.0\n"})
+    judged = judge.judge("realy", samples, Reconstructor(), every=3)
     network, mean = by_measure(judged)
     regions = [f"REALY, {name}" for name in ("nose", "mouth", "forehead", "cheeks", "all")]
     assert list(network.index) == list(mean.index) == regions and set(mean.n) == {1}
@@ -188,7 +181,7 @@ def test_the_real_reconstructor_does_and_can_be_sent_to_workers(tmp_path):
 
 
 def test_aflw2000_counts_landmarks_in_percent_of_the_box_by_yaw(tmp_path):
-    samples = opened("aflw2000", tmp_path, {})
+    samples = owners.made("aflw2000", tmp_path)
     reconstructor = Reconstructor(image_landmarks=owners.LANDMARKS + [3, 4])
     judged = judge.judge("aflw2000", samples, reconstructor)
     assert reconstructor.asked[0][1] == samples[0].box
@@ -205,7 +198,7 @@ def test_aflw2000_counts_landmarks_in_percent_of_the_box_by_yaw(tmp_path):
 
 
 def test_turned_copies_of_one_photo_are_drawn_together(tmp_path):
-    judged = judge.judge("300w-lp", opened("300w-lp", tmp_path, {}), Reconstructor()).iloc[:4]
+    judged = judge.judge("300w-lp", owners.made("300w-lp", tmp_path), Reconstructor()).iloc[:4]
     judged.pooled[0]["pred"] += 40  # the errors of the photo's two pictures differ now
     row = by_measure(judged)[0].loc["NME, yaw 30-60 degrees"]
     assert row.n == 2 and row.value > 1
@@ -253,7 +246,7 @@ def test_pooled_statistics_are_those_of_all_distances():
 
 
 def test_a_submission_holds_neutral_skin_and_says_what_is_missing(tmp_path):
-    samples = opened("now-test", tmp_path / "data", {})
+    samples = owners.made("now-test", tmp_path / "data")
     judged = judge.judge("now-test", samples, Reconstructor())
     assert "neither a scan nor landmarks" in judged.failed[0]
     name, out = samples[0].name, tmp_path / "out"

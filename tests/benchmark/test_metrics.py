@@ -69,19 +69,14 @@ def now_face(step_mm=4.0):
     return vertices, triangles, vertices[offsets.argmin(0)]
 
 
-@pytest.mark.parametrize("scale, metrical", [(1.3, False), (1.0, True)])
-def test_now_error_of_a_mesh_with_itself_is_zero_whatever_its_place_and_size(scale, metrical):
+def test_now_error_ignores_place_and_counts_size_only_if_it_is_metrical():
     vertices, triangles, landmarks = now_face()
-    other = moved(vertices, scale), triangles, moved(landmarks, scale)
-    assert metrics.now_error(other, vertices, landmarks, metrical=metrical).max() < 1e-6
-
-
-def test_now_error_counts_size_if_it_is_metrical_and_refuses_what_lies_elsewhere():
-    vertices, triangles, landmarks = now_face()
-    other = moved(vertices), triangles, moved(landmarks)
-    assert metrics.now_error(other, vertices, landmarks, metrical=True).mean() > 0.5
+    mesh = lambda scale: (moved(vertices, scale), triangles, moved(landmarks, scale))
+    assert metrics.now_error(mesh(1.3), vertices, landmarks).max() < 1e-6
+    assert metrics.now_error(mesh(1.0), vertices, landmarks, metrical=True).max() < 1e-6
+    assert metrics.now_error(mesh(1.3), vertices, landmarks, metrical=True).mean() > 0.5
     with pytest.raises(ValueError, match="frame"):
-        metrics.now_error(other, vertices + 1000, landmarks)
+        metrics.now_error(mesh(1.3), vertices + 1000, landmarks)
 
 
 def test_refinement_mends_wrong_landmarks():

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import trimesh
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 from torch.testing import assert_close
@@ -82,18 +81,6 @@ def test_a_region_moved_as_a_whole_is_no_error_and_all_is_the_plain_mean():
     both = {"lower": regions["lower"], "both": np.r_[regions["upper"], regions["lower"]]}
     worse = realy(up, true, triangles, chosen, both, rows | {"both": range(7, 25)})
     assert worse["both"] > 0.5 and worse["all"] == (worse["lower"] + worse["both"]) / 2
-
-
-def test_a_sphere_around_a_sphere_is_off_by_the_difference_of_radii():
-    ball = trimesh.creation.icosphere(4, 50.0)
-    true, triangles = np.asarray(ball.vertices), np.asarray(ball.faces)
-    corners = true[:12]  # of the icosahedron
-    # The seven agree, so that no scale makes up for the radius.
-    prediction = protocols.MarkedMesh(1.04 * true, triangles, np.r_[1.04 * corners, corners])
-    scan = protocols.MarkedMesh(true, triangles, np.r_[corners, corners])
-    whole, keypoints = {"whole": range(len(true))}, {"whole": range(12)}
-    error = protocols.realy_error(prediction, scan, whole, keypoints, seven=range(12, 24))
-    assert abs(error["all"] - 2) < 0.03
 
 
 @pytest.mark.parametrize("everywhere, least, most", [(True, 0.97, 1.03), (False, 0.6, 1.0)])
@@ -255,12 +242,6 @@ def test_unit_errors_are_those_of_a_loop(face_model):
                 assert_close(found[b, j], errors[b, moving].mean())
             else:
                 assert found[b, j].isnan()
-    # The chin moves with the jaw, not with the brows.
-    chin = torch.zeros(1, face_model.n_vertices).index_fill_(1, face_model.landmarks[8:9], 1.0)
-    only = dict(
-        zip(face_model.unit_names, anatomy.unit_errors(chin, torch.ones(1, 52), face_model)[0])
-    )
-    assert only["jawOpen"] > 0 and only["browInnerUp"] == 0
 
 
 def photos(n=60, box=(100, 100)):
@@ -277,6 +258,9 @@ def test_nme_is_in_percent_of_the_box_and_bins_weigh_the_same():
     table = protocols.nme_by_yaw(true + shift, true, np.array([0, -30, 40, -80]))
     expected = {"0-30": 2.5, "30-60": 5, "60-90": 10, "mean": 17.5 / 3}
     assert {name: row.percent for name, row in table.items()} == pytest.approx(expected)
+    table = protocols.nme_by_yaw(true + shift, true, np.array([0, -30, 40, 50]))  # an empty bin
+    assert np.isnan(table["60-90"][:3]).all() and table["60-90"].pictures == 0
+    assert np.isnan(table["mean"][:3]).all() and np.isfinite(table["0-30"][:3]).all()
 
 
 def test_the_table_by_yaw_has_intervals_over_people():
@@ -294,10 +278,3 @@ def test_the_table_by_yaw_has_intervals_over_people():
     width = lambda table: table["mean"].high - table["mean"].low
     np.testing.assert_allclose(honest["mean"][:3], table["mean"][:3])
     assert width(cheated) < 0.75 * width(honest)
-
-
-def test_an_empty_bin_is_no_number():
-    pred, true, yaw = photos(20)
-    table = protocols.nme_by_yaw(pred, true, yaw / 2)
-    assert np.isnan(table["60-90"][:3]).all() and table["60-90"][3] == 0
-    assert np.isnan(table["mean"][:3]).all() and np.isfinite(table["0-30"][:3]).all()

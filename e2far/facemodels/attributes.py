@@ -41,7 +41,7 @@ def attributes_of(head, mean, landmarks):
     found["hairline"] = np.where(skin, np.maximum(y - temple - 0.0008 * x**2, nape), -99.0)
     below, before = np.clip((-30 - y) / 12, 0, 1), np.clip((z + 62) / 12, 0, 1)
     found["beard"] = skin * below * before * (1 - np.clip((-112 - y) / 8, 0, 1))
-    return found | {name: getattr(head, name) for name in ("nostril", "gap", "gum")}
+    return found | head.paint
 
 
 def brow_distance(mean, line):

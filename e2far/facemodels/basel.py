@@ -71,9 +71,7 @@ def read(path):
     if part.expression_mean in stored:
         mean = mean + assembly.as_vertices(stored[part.expression_mean], part.expression_mean)
     mean = mean * part.unit
-    return assembly.Published(
-        part.name, mean, identity, triangles, expression, landmarks=landmarks
-    )
+    return assembly.Published(part.name, mean, identity, triangles, expression, landmarks=landmarks)
 
 
 def read_mat(path):

@@ -482,7 +482,7 @@ BAD = {  # file -> what the message says -> what spoils the file
     },
     "sfm_shape_3448.bin": {"Surrey": content(b"hello there, no model" * 30)},
     "FaceXModel": {
-        "ICT-FaceKit.*no generic_neutral_mesh.obj": spoilt("generic_neutral_mesh.obj", None),
+        "no generic_neutral_mesh.obj.*ICT-FaceKit": spoilt("generic_neutral_mesh.obj", None),
         "no identity000.obj": spoilt("identity*", None),
         "jawOpen.obj has 1 vertices": spoilt("jawOpen.obj", "v 1 2 3\n"),
         "could not convert": spoilt("identity002.obj", "v a b c\n"),

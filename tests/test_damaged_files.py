@@ -83,11 +83,11 @@ KINDS = {
     ),
     "net.confidence.json": (write_calibration, confidence.load),
     **dict.fromkeys(("photo.png", "photo.jpg", "photo.tif"), (write_picture, load_image)),
-    **dict.fromkeys(
-        "01_MorphableModel.mat model2017-1.h5 flame2023.npz generic_model.pkl sfm_shape_3448.bin"
-        "".split(),
-        (write_published, read_published),
-    ),
+    **{
+        name: (write_published, read_published)
+        for name in test_readers.WRITERS
+        if name not in ("FaceXModel", "BFM_model_front.mat", "BFM.mat")
+    },
 }
 
 

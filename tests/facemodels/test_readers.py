@@ -5,7 +5,6 @@ import json
 import pickle
 import sys
 import types
-import zipfile
 
 import numpy as np
 import pytest
@@ -208,9 +207,8 @@ WRITERS = {
     "sfm_shape_3448.bin": write_surrey,
 }
 READERS = dict(zip(WRITERS, (basel, basel, basel, basel, flame, flame, ict, surrey)))
-NAMES = dict(
-    zip(WRITERS, "basel2009 basel2009-front basel2009 basel flame flame ict surrey".split())
-)
+NAMES = "basel2009 basel2009-front basel2009 basel flame flame ict surrey".split()
+NAMES = dict(zip(WRITERS, NAMES))
 WHOLE = ("flame2023.npz", "generic_model.pkl", "FaceXModel")  # with eyes and teeth; others: faces
 UNNAMED = ("BFM_model_front.mat", "BFM.mat", "model2017-1.h5", "flame2023.npz", "generic_model.pkl")
 LANDMARKS = {
@@ -298,6 +296,8 @@ def test_the_mean_expression_belongs_to_the_mean(face, tmp_path):
 def test_a_model_is_made_whole(models, contents, face_model, name):
     model, wanted = models[name], contents[name]
     assert model.mean.dtype == torch.float32 and model.name == NAMES[name]
+    if name in UNNAMED:
+        assert model.unit_names == () and model.units.shape[2] == 0 and model.n_expression == 3
     assert np.ptp(model.mean.numpy() - wanted["mean"], axis=0).max() < 0.01  # the origin moved ...
     assert model.mean[model.region].mean(0).abs().max() < 1e-3  # ... to the middle of the face
 
@@ -344,11 +344,6 @@ def test_expressions_of_ict_become_named_units(models, truth):
     rng = np.random.default_rng(1)
     strengths = np.stack([arkit.draw_units(model.unit_names, rng) for _ in range(2000)])
     assert abs(model.from_units(torch.from_numpy(strengths)).square().mean(0) - 1).max() < 0.25
-
-
-def test_expressions_without_names_leave_no_units(models):
-    model = models["generic_model.pkl"]
-    assert model.unit_names == () and model.units.shape[2] == 0 and model.n_expression == 3
 
 
 # Ways in ------------------------------------------------------------------------------------------
@@ -508,11 +503,8 @@ def test_an_npz_is_known_by_its_content(face, tmp_path):
     write_flame_npz(tmp_path / "x.npz", face)
     assert facemodels.is_flame(tmp_path / "x.npz")
     (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:-90])
-    with zipfile.ZipFile(tmp_path / "y.npz", "w") as file:
-        file.writestr("readme.txt", "hello")
-    for name in ("x.npz", "y.npz"):
-        with pytest.raises(ValueError, match=f"{name}.*build-face-model"):
-            load_face_model(tmp_path / name)
+    with pytest.raises(ValueError, match="x.npz.*build-face-model"):
+        load_face_model(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize(

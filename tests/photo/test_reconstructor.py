@@ -248,7 +248,7 @@ def test_a_face_has_what_its_class_promises(face, tiny):
 @pytest.fixture(scope="module")
 def symmetric(face_model):
     """A few modes of the shipped face model: symmetric, as toy models are not."""
-    return truncate(face_model, 6, 4, None)
+    return truncate(face_model, 6, 4)
 
 
 class Told(torch.nn.Module):

@@ -120,13 +120,13 @@ def reconstruct(options):
         box=box and list(box),
         all_faces=options.all_faces,
     )
-    tally = {kind: [] for kind in ("reconstructed", "finished before", *FAILURES, UNLIKE)}
+    tally = dict.fromkeys(("reconstructed", "finished before", *FAILURES, UNLIKE), 0)
     waiting = []
     for photo, place in work:
         relative = Path(os.path.relpath(photo, options.out)).as_posix()
         made_with, place = dict(photo=relative) | settings, options.out / place
         if not options.force and results.is_finished(photo, place, kinds, made_with):
-            tally["finished before"].append(photo)
+            tally["finished before"] += 1
         else:
             waiting.append((photo, place, made_with))
     try:
@@ -134,7 +134,8 @@ def reconstruct(options):
             reconstruct_photos(waiting, options, box, kinds, tally)
     finally:
         if len(work) > 1:
-            summarise(len(work), tally)
+            counts = ", ".join(f"{count} {kind}" for kind, count in tally.items())
+            typer.echo(f"{len(work)} photos: {counts}")
     if any(tally[kind] for kind in FAILURES):
         raise typer.Exit(1)
 
@@ -161,12 +162,12 @@ def reconstruct_photos(waiting, options, box, kinds, tally):
                 told = f"{results.with_ending(at, shown)}, {describe(faces[i])}"
                 tqdm.write(f"{photo.name}: {told}")
             kind = "reconstructed"
-            if any(face.confidence and face.confidence.unlike_training for face in faces):
-                tally[UNLIKE].append(photo)
+            sure = (face.confidence for face in faces)
+            tally[UNLIKE] += any(one.unlike_training for one in sure if one is not None)
         except EXPECTED as error:
             kind = "without a face" if isinstance(error, NoFace) else kind
             complain(error if photo.name in str(error) else f"{photo.name}: {error}")
-        tally[kind].append(photo)
+        tally[kind] += 1
 
 
 def describe(face):
@@ -176,15 +177,6 @@ def describe(face):
         text += f", confidence {face.confidence.score:.2f}"
         text += f", {UNLIKE}" * face.confidence.unlike_training
     return text
-
-
-def summarise(count, tally, at_most=10):
-    """Print what became of `count` photos, and which ones failed."""
-    typer.echo(f"{count} photos: " + ", ".join(f"{len(tally[kind])} {kind}" for kind in tally))
-    for kind in (*FAILURES, UNLIKE):
-        if photos := tally[kind]:
-            more = f" and {len(photos) - at_most} more" * (len(photos) > at_most)
-            typer.echo(f"  {kind}: {', '.join(map(str, photos[:at_most]))}{more}")
 
 
 def reconstruct_video(options):

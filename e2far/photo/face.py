@@ -72,25 +72,24 @@ class Face:
 
         return texture.texture(self, load_image(image))
 
-    def save(self, path: str | Path, image: Picture | None = None, neutral=False, texture=None):
+    def save(self, path: str | Path, image: Picture | None = None, texture=None) -> None:
         """Write a mesh to .obj (with .mtl and .png), .ply or .glb, or all numbers to .json.
 
         OBJ and PLY are in millimetres; a GLB is in metres and at rest, with the expression units
         as morph targets, set as in the photo.
         image: its photo, for colours    texture: as from `texture`, instead of it
-        neutral: at rest
         """
         path = Path(path)
         if path.suffix.lower() == ".json":
             path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-            return
-        if path.suffix.lower() not in (".obj", ".ply", ".glb"):
-            raise ValueError(f"cannot save a face as {path.name}: choose .obj, .ply, .glb or .json")
-        from e2far.photo import mesh_files
+        elif path.suffix.lower() in (".obj", ".ply", ".glb"):
+            from e2far.photo import mesh_files
 
-        if texture is None and image is not None:
-            texture = self.texture(image)
-        mesh_files.save(self, path, texture, neutral)
+            if texture is None and image is not None:
+                texture = self.texture(image)
+            mesh_files.save(self, path, texture)
+        else:
+            raise ValueError(f"cannot save a face as {path.name}: choose .obj, .ply, .glb or .json")
 
     def to_html(
         self, path: str | Path, image: Picture, title="Reconstructed face", texture=None

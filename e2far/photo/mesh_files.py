@@ -60,44 +60,39 @@ def vertex_normals(vertices, triangles):
     return directions.astype(np.float32)
 
 
-def save(face, path, texture=None, neutral=False):
+def save(face, path, texture=None):
     """Write a `face.Face` to .obj, .ply or .glb, coloured by a texture (S, S, 3).
 
-    Beside x.obj go x.mtl and x_texture.png.    neutral: at rest, without the photo's expression
+    Beside x.obj go x.mtl and x_texture.png.
     """
-    vertices = face.neutral_vertices if neutral else face.vertices
     if path.suffix.lower() == ".glb":
-        path.write_bytes(glb(face, texture, neutral).to_bytes())
+        path.write_bytes(glb(face, texture).to_bytes())
     elif path.suffix.lower() == ".ply":
         colours = None if texture is None else vertex_colours(face.model, texture)
-        mesh = trimesh.Trimesh(vertices, face.triangles, vertex_colors=colours, process=False)
+        mesh = trimesh.Trimesh(face.vertices, face.triangles, vertex_colors=colours, process=False)
         data = mesh.export(file_type="ply", vertex_normal=False)
         path.write_bytes(data.replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1))  # ty: ignore[missing-union-attribute, no-matching-overload]
     else:
-        mesh = trimesh.Trimesh(vertices, face.triangles, process=False)
+        mesh = trimesh.Trimesh(face.vertices, face.triangles, process=False)
         if texture is not None:
-            mesh = textured(face, vertices, texture, f"{path.stem}_texture")
-        text, beside = trimesh.exchange.obj.export_obj(
-            mesh,
-            include_normals=texture is not None,
-            return_texture=True,
-            mtl_name=path.stem + ".mtl",
-            header="e2far, millimetres",
-        )
+            mesh = textured(face, texture, f"{path.stem}_texture")
+        how = dict(include_normals=texture is not None, header="e2far, millimetres")
+        how |= dict(return_texture=True, mtl_name=path.stem + ".mtl")
+        text, beside = trimesh.exchange.obj.export_obj(mesh, **how)
         for name, content in (beside | {path.name: text.encode()}).items():
             path.with_name(name).write_bytes(content)
 
 
-def textured(face, vertices, texture, name):
+def textured(face, texture, name):
     """A trimesh.Trimesh with a texture (S, S, 3), torn where the texture asks for it."""
     uv, vertex, torn = unwrap(face.model)
     material = trimesh.visual.material.SimpleMaterial(
         Image.fromarray(texture), diffuse=[255] * 4, specular=[0, 0, 0, 255], name=name
     )
     return trimesh.Trimesh(
-        vertices[vertex],
+        face.vertices[vertex],
         torn,
-        vertex_normals=vertex_normals(vertices, face.triangles)[vertex],
+        vertex_normals=vertex_normals(face.vertices, face.triangles)[vertex],
         visual=trimesh.visual.TextureVisuals(uv * [1, -1] + [0, 1], material),
         process=False,
     )
@@ -144,24 +139,21 @@ class Glb:
         return b"".join(self.document.save_to_bytes())
 
 
-def glb(face, texture=None, neutral=False):
+def glb(face, texture=None):
     """The `Glb` of a face at rest, in metres, with a texture (S, S, 3) uint8.
 
-    The expression units are its morph targets, at their `unit_strengths`, or at 0 if `neutral`.
+    The expression units are its morph targets, at their `unit_strengths`.
     extras of the mesh: targetNames, the names of the targets, as Blender and three.js read them;
     vertices, how many come before the copies that the texture needs; residual_mm.
     """
     made, model = Glb(), face.model
     strengths, residual = unit_strengths(face, model)
+    extras = dict(targetNames=list(model.unit_names), vertices=model.n_vertices)
     mesh = gltf.Mesh(
         name="head",
-        primitives=[primitive(made, face, with_uv=texture is not None)],
-        weights=(0 * strengths if neutral else strengths).tolist(),
-        extras=dict(
-            targetNames=list(model.unit_names),
-            vertices=model.n_vertices,
-            residual_mm=round(residual, 3),
-        ),
+        primitives=[primitive(made, face, torn=texture is not None)],
+        weights=strengths.tolist(),
+        extras=extras | dict(residual_mm=round(residual, 3)),
     )
     surface = gltf.PbrMetallicRoughness(metallicFactor=0.0, roughnessFactor=0.9)
     material = gltf.Material(name="head", doubleSided=True, pbrMetallicRoughness=surface)
@@ -182,17 +174,17 @@ def glb(face, texture=None, neutral=False):
     return made
 
 
-def primitive(made, face, with_uv):
+def primitive(made, face, torn):
     """The head at rest with the units as targets, its arrays added to a `Glb`."""
     uv, vertex, triangles = unwrap(face.model)
-    if not with_uv:
-        vertex, triangles = np.arange(len(face.vertices)), face.triangles  # whole, not torn
+    if not torn:
+        vertex, triangles = np.arange(len(face.vertices)), face.triangles
     rest, units = face.neutral_vertices / 1000, as_array(face.model.units) / 1000
     normals = vertex_normals(rest, face.triangles)[vertex]
     attributes = gltf.Attributes(
         POSITION=made.add(rest[vertex].astype(np.float32), gltf.ARRAY_BUFFER),
         NORMAL=made.add(normals, gltf.ARRAY_BUFFER),
-        TEXCOORD_0=made.add(uv, gltf.ARRAY_BUFFER) if with_uv else None,
+        TEXCOORD_0=made.add(uv, gltf.ARRAY_BUFFER) if torn else None,
     )
     indices = made.add(triangles.astype(np.uint32).reshape(-1, 1), gltf.ELEMENT_ARRAY_BUFFER)
     targets = []

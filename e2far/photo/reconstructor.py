@@ -43,12 +43,13 @@ class Reconstructor:
     def __init__(
         self, net: E2FAR, model: MorphableModel, device="cpu", calibration=None, plain=False
     ):
-        wanted, given = (model.n_identity, model.n_expression), (net.n_identity, net.n_expression)
+        wanted, given = (
+            f"{one.n_identity} identity and {one.n_expression} expression coefficients"
+            for one in (model, net)
+        )
         if given != wanted:
-            raise ValueError(
-                f"the weights predict {given[0]} identity and {given[1]} expression coefficients "
-                f"but the face model {model.name!r} has {wanted[0]} and {wanted[1]}: name theirs"
-            )
+            it = f"the face model {model.name!r} has {wanted}"
+            raise ValueError(f"the weights predict {given}, but {it}: name theirs")
         self.network, self.model, self.device = net.to(device).eval(), model.to(device), device
         self.calibration, self.plain = calibration, plain
 
@@ -109,26 +110,27 @@ class Reconstructor:
         """
         if not len(boxes):
             return []
-        seen = self.estimate(pictures, np.array(boxes, dtype=float), refine)
-        rows = zip(scores or [None] * len(boxes), self.confidence(seen), strict=True)
-        return [
-            make_face(
-                self.model,
-                seen["identity"][i],
-                seen["expression"][i],
-                Pose(
-                    seen["rotation"][i].astype(np.float32),
-                    float(seen["scale"][i]),
-                    seen["translation"][i].astype(np.float32),
-                ),
-                image_landmarks=seen["image_landmarks"][i].astype(np.float32),
-                score=score,
-                box=tuple(seen["box"][i].tolist()),
-                turn_deg=float(np.degrees(seen["turn"][i])),
-                confidence=sure,
-            )
-            for i, (score, sure) in enumerate(rows)
-        ]
+        seen = self.estimate(pictures, boxes, refine)
+        judged = zip(scores or [None] * len(boxes), self.confidence(seen))
+        return [self._face(seen, i, *told) for i, told in enumerate(judged)]
+
+    def _face(self, seen, i, score, confidence):
+        """The Face of row `i` of an estimate."""
+        one = {key: value[i] for key, value in seen.items()}
+        rotation, translation, landmarks = (
+            one[key].astype(np.float32) for key in ("rotation", "translation", "image_landmarks")
+        )
+        return make_face(
+            self.model,
+            one["identity"],
+            one["expression"],
+            Pose(rotation, float(one["scale"]), translation),
+            image_landmarks=landmarks,
+            score=score,
+            box=tuple(one["box"].tolist()),
+            turn_deg=float(np.degrees(one["turn"])),
+            confidence=confidence,
+        )
 
     def confidence(self, seen):
         """The Confidence of each face of an estimate; None without a calibration."""
@@ -143,8 +145,9 @@ class Reconstructor:
         picture and mirror image disagree less in it.
         turn: radians (B,) by which the squares are turned clockwise at first; default: not
         """
-        turn, rows = np.zeros(len(boxes)) if turn is None else turn, np.arange(len(boxes))
-        best = self._look_at(pictures, Squares(boxes, turn))
+        rows = np.arange(len(boxes))
+        turn = np.zeros(len(boxes)) if turn is None else turn.copy()
+        best = self._look_at(pictures, Squares(np.array(boxes, dtype=float), turn))
         for _ in range(0 if self.plain or not refine else LOOKS - 1):
             wanted, worth = ask_again({key: value[rows] for key, value in best.items()})
             rows = rows[worth]
@@ -181,13 +184,11 @@ class Reconstructor:
 
     def _with_landmarks(self, out):
         """Coefficients, camera and landmarks of what the network says, as in `look`."""
-        rotation, scale, translation = camera.decode_pose(out["pose"].double(), 1.0)
         seen = {key: out[key] for key in ("identity", "expression")}
         points = landmarks_mm(self.model, **seen).double()
-        landmarks = camera.weak_perspective(points, rotation, scale, translation)
-        return seen | dict(
-            rotation=rotation, scale=scale, translation=translation, landmarks=landmarks
-        )
+        pose = camera.decode_pose(out["pose"].double(), 1.0)
+        seen |= dict(zip(("rotation", "scale", "translation"), pose))
+        return seen | dict(landmarks=camera.weak_perspective(points, *pose))
 
     def _look_at(self, pictures, squares):
         """What `look` sees in the `Squares`, one of each picture, as arrays over the batch.

@@ -28,9 +28,7 @@ def load_image(source: Picture) -> np.ndarray:
     array = np.asarray(source)
     if array.dtype != np.uint8:
         raise ValueError(f"the picture has dtype {array.dtype}: expected uint8 in 0..255")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if 0 in array.shape or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)):
+    if 0 in array.shape or array.ndim != 2 and array.shape[2:] not in ((3,), (4,)):
         raise ValueError(f"the picture has shape {array.shape}: expected (height, width, 3)")
     return _decode(Image.fromarray(np.ascontiguousarray(array)), "the picture")
 
@@ -38,10 +36,9 @@ def load_image(source: Picture) -> np.ndarray:
 def _load_file(path):
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a picture: name photos, or a folder with some")
     if not path.is_file():
-        raise ValueError(f"{path} is a pipe or a device, not a picture: save it as a file first")
+        kind = "folder" if path.is_dir() else "pipe or a device"
+        raise ValueError(f"{path} is a {kind}, not a picture: name a file, or a folder with some")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a damaged TIFF warns dozens of times
         try:

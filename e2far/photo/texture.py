@@ -31,10 +31,10 @@ def vertex_colours(model, texture):
 
 def sample(picture, place):
     """Colours (..., 3) of a picture (H, W, 3) at places (2, ...), row and column: bilinear."""
-    colours = [
-        ndimage.map_coordinates(picture[..., c], place, order=1, mode="nearest") for c in range(3)
-    ]
-    return np.stack(colours, axis=-1)
+    channels = np.moveaxis(picture, 2, 0)
+    return np.stack(
+        [ndimage.map_coordinates(c, place, order=1, mode="nearest") for c in channels], -1
+    )
 
 
 def texture(face, image, size=1024):

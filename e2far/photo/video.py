@@ -155,31 +155,24 @@ def over_time(model, seen, weight, known, times, smooth):
     Identity is the `middle` of all; with it scale and translation are fitted again to every frame's
     landmarks. Frames without a face are bridged by straight lines, then all are smoothed.
     """
-    identity, expression, landmarks, rotation = (
-        seen[key].astype(float) for key in ("identity", "expression", "image_landmarks", "rotation")
-    )
-    identity = middle(identity, weight)
+    rotation, landmarks = (torch.from_numpy(seen[k]) for k in ("rotation", "image_landmarks"))
+    identity = middle(seen["identity"].astype(float), weight)
+    expression = seen["expression"].astype(float)
     mean, U, W = (
         getattr(model, key)[model.landmarks].cpu().double().numpy()
         for key in ("mean", "identity_basis", "expression_basis")
     )
     points = mean + U @ identity + np.einsum("ndl,tl->tnd", W, expression)
-    points, landmarks, rotation = map(torch.from_numpy, (points, landmarks, rotation))
     # Smoothed as the network gives them, nine numbers, but in the video's pixels
-    fitted = camera.fit_weak_perspective(points, landmarks, rotation)
+    fitted = camera.fit_weak_perspective(torch.from_numpy(points), landmarks, rotation)
     pose = camera.encode_pose(rotation, *fitted, side=1.0)
-    columns = np.column_stack((weight, expression, pose)).T
-    weight, *values = (np.interp(times, known, column) for column in columns)
+    rows = np.column_stack((weight, expression, pose))
+    weight, *values = (np.interp(times, known, column) for column in rows.T)
     values = smoothed(times, np.stack(values, 1), weight, smooth)
     cameras = camera.decode_pose(torch.from_numpy(values[:, -9:]), side=1.0)
-    rotation, scale, translation = (part.numpy().astype(np.float32) for part in cameras)
-    return dict(
-        identity=identity.astype(np.float32),
-        expression=values[:, :-9].astype(np.float32),
-        rotation=rotation,
-        scale=scale,
-        translation=translation,
-    )
+    found = identity, values[:, :-9], *(part.numpy() for part in cameras)
+    names = ("identity", "expression", "rotation", "scale", "translation")
+    return {name: value.astype(np.float32) for name, value in zip(names, found)}
 
 
 def middle(values, weight):

@@ -49,7 +49,6 @@ def mesh_data(face, texture):
     """The head as the page's script reads it, torn where its texture asks for it."""
     uv, vertex, triangles = unwrap(face.model)
     units = as_array(face.model.units)[vertex]
-    strengths, _ = unit_strengths(face, face.model)
     moved = units.any(1)  # (N, J)
     unit, at = np.nonzero(moved.T)
     return dict(
@@ -61,7 +60,7 @@ def mesh_data(face, texture):
         uv=lengths(uv),
         units=dict(
             names=list(face.model.unit_names),
-            strengths=strengths.tolist(),
+            strengths=unit_strengths(face, face.model)[0].tolist(),
             counts=moved.sum(0).tolist(),
             index=packed(at),
             shift=lengths(units[at, :, unit]),

@@ -261,7 +261,7 @@ def test_a_mesh_at_rest(face_model, smiling, tmp_path):
 def read(document, index):
     """The numbers of one accessor of a GLB, whole or sparse."""
     accessor, blob = document.accessors[index], document.binary_blob()
-    width = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}[accessor.type]
+    width = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}[accessor.type]
     kind = {pygltflib.FLOAT: np.float32, pygltflib.UNSIGNED_INT: np.uint32}[accessor.componentType]
 
     def numbers(view, count, dtype):

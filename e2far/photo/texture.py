@@ -7,10 +7,10 @@ photo --what the camera sees of the head--> colours on the unwrapped head
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from e2far import raster
+from e2far.photo.squares import crop
 from e2far.photo.unwrapping import CHARTS, as_array, attribute, centre_of, unwrap
 from e2far.raster import smoothstep
 
@@ -122,19 +122,14 @@ def cut_out(face, image):
     reach = points[np.concatenate((face.region, as_array(face.model.landmarks)))]
     side = 1.1 * np.ptp(reach, axis=0).max()
     low = (reach.min(0) + reach.max(0) - side) / 2
-    first, last = np.floor(low).astype(int), np.ceil(low + side).astype(int)
-    rows = np.arange(first[1], last[1]).clip(0, len(image) - 1)
-    columns = np.arange(first[0], last[0]).clip(0, image.shape[1] - 1)
     size = int(np.clip(side * min(1, TEXELS_PER_MM / face.pose.scale), 64, 2048))
-    box = tuple(np.concatenate((low - first, low + side - first)).tolist())
-    picture = Image.fromarray(image[rows[:, None], columns])
-    picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    picture = crop(image, np.concatenate((low, low + side)), size)
     points = ((points - low) * (size / side)).astype(np.float32)
     turned = np.ascontiguousarray(face.vertices @ face.pose.rotation.T, dtype=np.float32)
     near = turned[:, 2] - as_array(face.model.recess).astype(np.float32)
     seen, shares = visible(points, near, face.triangles, size)
     depth = np.where(seen >= 0, (shares * near[face.triangles[seen]]).sum(-1), -np.inf)
-    return np.asarray(picture, dtype=np.float32) / 255, points, turned, depth
+    return picture.astype(np.float32) / 255, points, turned, depth
 
 
 def faded(weight, eye):

@@ -22,8 +22,8 @@ from e2far.network import E2FAR
 from e2far.photo import confidence
 from e2far.photo.detection import locate
 from e2far.photo.face import Face, Pose, make_face
-from e2far.photo.pictures import Box, Picture, load_image
-from e2far.photo.squares import CLOSE, FAR, LARGER, LOOKS, UPRIGHT_DEG, Squares, ask_again, crop
+from e2far.photo.pictures import Box, Picture, crop, load_image
+from e2far.photo.squares import CLOSE, FAR, LARGER, LOOKS, UPRIGHT_DEG, Squares, ask_again
 from e2far.weights import load_network
 
 WEIGHTS = SHIPPED / "default.safetensors"

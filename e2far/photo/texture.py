@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from e2far import raster
-from e2far.photo.squares import crop
+from e2far.photo.pictures import crop
 from e2far.photo.unwrapping import CHARTS, as_array, attribute, centre_of, unwrap
 from e2far.raster import smoothstep
 

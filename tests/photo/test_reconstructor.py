@@ -13,9 +13,8 @@ from e2far.facemodels import truncate
 from e2far.photo import confidence, reconstructor
 from e2far.photo.confidence import Calibration
 from e2far.photo.detection import NoFace, check_box, detect
-from e2far.photo.pictures import load_image
+from e2far.photo.pictures import crop, load_image
 from e2far.photo.reconstructor import Reconstructor
-from e2far.photo.squares import crop
 from e2far.weights import save_network
 
 BOX = (150.0, 70.0, 280.0, 200.0)  # around the astronaut's face

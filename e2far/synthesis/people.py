@@ -7,6 +7,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from e2far.synthesis.colour import (
+    FIELDS,
     HAIR_LAB,
     HAIR_SHARES,
     IRIS_LAB,
@@ -17,7 +18,6 @@ from e2far.synthesis.colour import (
     random_colour,
     skin_lab,
 )
-from e2far.synthesis.surface import FIELDS
 from e2far.synthesis.wardrobe import COLUMNS
 
 

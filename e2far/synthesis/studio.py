@@ -13,7 +13,7 @@ import torch
 
 from e2far import camera, data, raster
 from e2far.facemodels import arkit
-from e2far.synthesis import develop, people, scenes, surface
+from e2far.synthesis import boxes, colour, develop, people, scenes, surface
 from e2far.synthesis.painter import Painter
 from e2far.synthesis.wardrobe import COLUMNS, RIM, ROWS, Wardrobe
 
@@ -27,7 +27,7 @@ ABSENT = {
     "glasses": dict(glasses=0.0),
     "beards": dict(beard=np.zeros(3), stubble=0.0, beard_length=0.0),
     "make-up": dict(shadow_strength=0.0, lash=0.0, lips_strength=0.5),
-    "texture": dict(pores=0.0, freckles=0.0, blotches=np.zeros(surface.FIELDS)),
+    "texture": dict(pores=0.0, freckles=0.0, blotches=np.zeros(colour.FIELDS)),
     "wrinkles": dict(wrinkles=0.0, age_lines=0.0, under_eye=0.0),
 }
 VARIATIONS = ("poses", "hair", "glasses", "obstacles", "beards", "make-up", "clothes", "shadows")
@@ -72,7 +72,7 @@ class Studio:
         self.head = np.ascontiguousarray(model.triangles.numpy(), dtype=np.int32)
         parts = self.template, self.landmarks, self.head, attributes
         self.wardrobe = wardrobe = Wardrobe(*parts)
-        self.painter = Painter(*parts, wardrobe)
+        self.painter = Painter(surface.head_tables(*parts), wardrobe)
         # Of the head, then of what it wears.
         self.triangles = np.concatenate((self.head, wardrobe.triangles + n), dtype=np.int32)
         self.surface = np.concatenate((self.head, wardrobe.surface + n), dtype=np.int32)
@@ -171,8 +171,8 @@ class Studio:
         recipe = dict(person=person, expression=expression, vertices=vertices, pose=pose)
         recipe |= dict(rotation=rotation, body=body, landmarks=landmarks, **view)
         recipe["harmonics"], recipe["lamps"] = scenes.draw_light(rng)
-        recipe["background"] = scenes.draw_background(self.size, rng)
-        recipe["obstacles"] = scenes.draw_obstacles(self.size, looks["skin"], looks["cloth"], rng)
+        recipe["background"] = boxes.draw_background(self.size, rng)
+        recipe["obstacles"] = boxes.draw_obstacles(self.size, looks["skin"], looks["cloth"], rng)
         recipe["shot"] = scenes.draw_camera(self.size, rng)
         recipe["shade"] = 0.0 if "shadows" in self.without else rng.uniform(0.5, 1)
         if "backgrounds" in self.without:
@@ -193,9 +193,9 @@ class Studio:
         surface = raster.Surface(radiance, detail, self.texture, self.eyes, eye)
         coverage = raster.resolve(seen, weights, triangles, surface, picture, self.antialias)
         behind = np.zeros_like(picture)
-        develop.paint(behind, recipe["background"], self.texture, coverage)
+        boxes.paint(behind, recipe["background"], self.texture, coverage)
         picture += (1 - coverage[..., None]) * behind.clip(0)
-        develop.paint(picture, recipe["obstacles"], self.texture, np.zeros_like(coverage))
+        boxes.paint(picture, recipe["obstacles"], self.texture, np.zeros_like(coverage))
         return dict(
             image=develop.develop(picture, recipe["shot"]),
             identity=recipe["person"]["identity"],

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2lab
 from test_studio import PLAIN
 
-from e2far.synthesis import colour, develop, scenes
+from e2far.synthesis import boxes, colour, develop, scenes
 from e2far.synthesis.people import draw_person
 from e2far.synthesis.surface import (
     DIRECTIONS,
@@ -28,7 +28,7 @@ def rng(seed=0):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda r: scenes.draw_background(24, r),
+        lambda r: boxes.draw_background(24, r),
         lambda r: scenes.draw_light(r)[0],
         lambda r: draw_person(r)["blotches"],
         lambda r: scenes.draw_camera(24, r)["exposure"],
@@ -133,19 +133,19 @@ def test_no_scene_is_without_light():
 
 def test_backgrounds_fill_the_picture_and_obstacles_are_rare():
     for seed in range(20):
-        boxes = scenes.draw_background(17, rng(seed))
-        assert len(boxes) == scenes.PANELS
-        assert boxes["half"][0].min() >= 17 and boxes["opacity"][0] == 1
+        laid = boxes.draw_background(17, rng(seed))
+        assert len(laid) == boxes.PANELS
+        assert laid["half"][0].min() >= 17 and laid["opacity"][0] == 1
         picture = np.full((17, 17, 3), -1, np.float32)
-        develop.paint(picture, boxes, make_texture(), np.zeros((17, 17), np.float32))
+        boxes.paint(picture, laid, make_texture(), np.zeros((17, 17), np.float32))
         assert (picture >= 0).all()
-    hidden = [scenes.draw_obstacles(40, SKIN, SLEEVE, rng(seed)) for seed in range(400)]
-    assert 0.2 < np.mean([boxes["opacity"].any() for boxes in hidden]) < 0.35
+    hidden = [boxes.draw_obstacles(40, SKIN, SLEEVE, rng(seed)) for seed in range(400)]
+    assert 0.2 < np.mean([laid["opacity"].any() for laid in hidden]) < 0.35
 
 
 def test_a_hand_has_five_fingers_and_an_arm_that_comes_from_outside():
     for seed in range(20):
-        arm, back, *fingers = scenes.draw_hand(100, SKIN, SLEEVE, rng(seed))
+        arm, back, *fingers = boxes.draw_hand(100, SKIN, SLEEVE, rng(seed))
         way = np.array([np.cos(arm["angle"]), np.sin(arm["angle"])])
         elbow = arm["centre"] - way * arm["half"][0]
         assert len(fingers) == 5 and (np.abs(elbow - 50) > 40).any()

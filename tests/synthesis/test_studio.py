@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from e2far import camera, morphable, raster
-from e2far.synthesis.develop import box
+from e2far.synthesis.boxes import box
 from e2far.synthesis.figures import one_more_each
 from e2far.synthesis.studio import SPLITS, VARIATIONS, Studio
 

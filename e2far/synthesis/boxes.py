@@ -30,15 +30,9 @@ def paint(picture, boxes, texture, coverage):
     """
     size, mask = picture.shape[0], texture.shape[0] - 1
     for box in boxes:
-        start, end, corner, soft, opacity = (
-            box.start,
-            box.end,
-            box.corner,
-            box.softness,
-            box.opacity,
-        )
-        if opacity <= 0:
+        if box.opacity <= 0:
             continue
+        start, end, corner, soft = box.start, box.end, box.corner, box.softness
         cx, cy, hx, hy = box.centre[0], box.centre[1], box.half[0], box.half[1]
         cosine, sine = np.cos(box.angle), np.sin(box.angle)
         reach = np.sqrt(hx * hx + hy * hy) + soft
@@ -50,7 +44,7 @@ def paint(picture, boxes, texture, coverage):
                 u, v = dx * cosine + dy * sine, dy * cosine - dx * sine
                 qx, qy = abs(u) - hx + corner, abs(v) - hy + corner
                 outside = np.sqrt(max(qx, 0) ** 2 + max(qy, 0) ** 2) + min(max(qx, qy), 0) - corner
-                alpha = min(max(np.float32(0.5) - outside / soft, 0), 1) * opacity
+                alpha = min(max(np.float32(0.5) - outside / soft, 0), 1) * box.opacity
                 if alpha <= 0:
                     continue
                 along = min(max(np.float32(0.5) + np.float32(0.5) * u / hx, 0), 1)
@@ -86,15 +80,9 @@ def draw_background(size, rng):
         boxes["centre"][1] = size / 2, size * (1 + 0.9 * one[1, 6])
         boxes["half"][1] = 3 * size, size
         boxes["corner"][1], boxes["angle"][1] = 0, 0.06 * two[1, 1]
-    boxes[0] = box(
-        centre=size / 2,
-        half=2 * size,
-        angle=6.28 * one[0, 0],
-        start=main,
-        end=main * (0.4 + 1.1 * one[0, 1]) if one[0, 2] < 0.6 else start[0],
-        grain=0.12 * one[0, 3],
-        stripes=0.15 * one[0, 4] * (one[0, 5] < 0.3),
-    )
+    end = main * (0.4 + 1.1 * one[0, 1]) if one[0, 2] < 0.6 else start[0]
+    wall = dict(centre=size / 2, half=2 * size, angle=6.28 * one[0, 0], grain=0.12 * one[0, 3])
+    boxes[0] = box(**wall, start=main, end=end, stripes=0.15 * one[0, 4] * (one[0, 5] < 0.3))
     boxes[1 + count :] = 0
     return boxes
 
@@ -107,8 +95,8 @@ def draw_obstacles(size, skin, cloth, rng):
     """
     boxes, kind = np.zeros(BEFORE, BOX), rng.random()
     if kind < 0.13:
-        own = rng.random() < 0.85  # or somebody else's hand
-        skin = skin if own else skin * rng.uniform(0.4, 1.8)
+        if rng.random() >= 0.85:  # somebody else's hand
+            skin = skin * rng.uniform(0.4, 1.8)
         for start in (0, 7)[: 1 + (rng.random() < 0.25)]:
             boxes[start : start + 7] = draw_hand(size, skin.clip(0, 1), cloth, rng)
     elif kind < 0.20:
@@ -126,8 +114,7 @@ def draw_obstacles(size, skin, cloth, rng):
 def draw_hand(size, skin, cloth, rng):
     """Boxes (7,): an arm in a sleeve or bare, the back of its hand, four fingers, and a thumb."""
     at = rng.uniform([0.1, 0.25], [0.9, 1.0]) * size  # where the fingers begin
-    upwards = rng.random() < 0.8
-    angle = rng.uniform(-np.pi, 0) if upwards else rng.uniform(0, np.pi)
+    angle = rng.uniform(-np.pi, 0) if rng.random() < 0.8 else rng.uniform(0, np.pi)
     along = np.array([np.cos(angle), np.sin(angle)])
     across = np.array([-np.sin(angle), np.cos(angle)])
     length, thick = rng.uniform(0.12, 0.2) * size, rng.uniform(0.03, 0.045) * size
@@ -166,11 +153,10 @@ def draw_thing(size, rng):
 
 def draw_strand(size, colour, rng):
     """A strand of hair across the face, as a box."""
-    half_low, half_high = (0.15, 0.003), (0.5, 0.012)
-    shape = dict(centre=rng.uniform(0.15, 0.85, 2), half=rng.uniform(half_low, half_high))
-    shape = {name: place * size for name, place in shape.items()}
-    angle, opacity = rng.normal(1.4, 0.35), rng.uniform(0.5, 1)
-    return box(**shape, angle=angle, opacity=opacity, start=colour, end=colour * 1.6, stripes=0.3)
+    shape = dict(centre=rng.uniform(0.15, 0.85, 2) * size)
+    shape["half"] = rng.uniform((0.15, 0.003), (0.5, 0.012)) * size
+    shape |= dict(angle=rng.normal(1.4, 0.35), opacity=rng.uniform(0.5, 1))
+    return box(**shape, start=colour, end=colour * 1.6, stripes=0.3)
 
 
 def draw_glare(size, rng):

@@ -44,11 +44,9 @@ class Plan:
     def __post_init__(self):
         if self.split not in SPLITS:
             raise ValueError(f"split {self.split!r}: choose one of {', '.join(SPLITS)}")
-        for name in ("pictures", "block", "window", "n_jobs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: make it 1 or more")
-        if self.uses <= 0 or self.first_person < 0:
-            raise ValueError("make uses positive and first_person 0 or more")
+        counts = self.pictures, self.block, self.window, self.n_jobs, self.first_person + 1
+        if min(counts) < 1 or self.uses <= 0:
+            raise ValueError(f"{self}: all must be positive, but first_person may be 0")
         if self.block % self.pictures:  # a person's pictures stay together
             raise ValueError(f"block {self.block} is no multiple of pictures {self.pictures}")
 
@@ -90,13 +88,11 @@ class LiveFaces:
         plan, total = self.plan, self.plan.window * self.plan.block
         largest = int(min(total, plan.block * plan.uses))
         if not 1 <= batch_size <= largest:
-            text = f"a batch of {batch_size} from {plan.window} blocks of {plan.block}"
-            limit = f"make it 1 to {largest}, or block larger"
-            raise ValueError(f"{text}, each used {plan.uses} times: {limit}")
+            limit = f"make it 1 to {largest}, or block, window or uses larger"
+            raise ValueError(f"a batch of {batch_size} from {plan}: {limit}")
         first = int(step * batch_size // (plan.block * plan.uses)) * plan.block
-        numbers = first + np.random.default_rng((plan.seed, step)).choice(
-            total, batch_size, replace=False
-        )
+        rng = np.random.default_rng((plan.seed, step))
+        numbers = first + rng.choice(total, batch_size, replace=False)
         # The next block comes in bit by bit, so that workers are always busy.
         stop = total + max(first, int(step * batch_size / plan.uses))
         parts = range(first // self.length, -(-stop // self.length) + AHEAD * plan.n_jobs)
@@ -105,8 +101,8 @@ class LiveFaces:
             rows = [(self.held[n // self.length].result(), n % self.length) for n in numbers]
         except BrokenProcessPool as error:
             raise RuntimeError(
-                f"a process that makes {self.folder} has ended: its error is above, or it was "
-                "killed, perhaps for lack of memory; lower n_jobs, block or window and run again"
+                f"a process that makes {self.folder} was killed, perhaps for lack of memory: "
+                "lower n_jobs, block or window and run again"
             ) from error
         batch = {
             name: torch.from_numpy(np.array([part[name][row] for part, row in rows]))

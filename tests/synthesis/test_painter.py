@@ -26,8 +26,7 @@ def looks(painter, *seeds, **change):
 
 
 def albedo(painter, *seeds, squeeze=None, **change):
-    n = len(painter.hairline)
-    squeeze = torch.zeros(len(seeds), n) if squeeze is None else squeeze
+    squeeze = torch.zeros(1, len(painter.hairline)) if squeeze is None else squeeze
     return painter.albedo(looks(painter, *seeds, **change), squeeze)
 
 
@@ -53,8 +52,8 @@ def light(painter, normals=(0.0, 0, 1), **change):
     return painter.light(scene(**change), normals, torch.ones(1, n, 3), torch.zeros(1, n))[0]
 
 
-def test_shapes_and_ranges_and_a_batch_is_its_pictures(painter, head):
-    n = len(head[0]) + sum(part.stop - part.start for part in painter.parts.values())
+def test_shapes_and_ranges_and_a_batch_is_its_pictures(painter):
+    n = len(painter.sky)
     together = albedo(painter, 0, 4, 5)
     assert [values.shape for values in together] == [(3, n, 3), (3, n), (3, n, 5)]
     assert all(values.isfinite().all() for values in together)

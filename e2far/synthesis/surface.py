@@ -77,9 +77,9 @@ def face_maps(mean, landmarks, attributes):
     maps["lash"] = np.max(lashes, axis=0)
 
     upper_lip = (points[33] + points[51]) / 2
-    right, left = points[48] + [-3, 3, 0], points[54] + [3, 3, 0]
     arch = (upper_lip + [-9, -1, 0], upper_lip, upper_lip + [9, -1, 0])
-    maps["moustache"] = line(right, *arch, left, width=5.5) * (1 - maps["lips"])
+    arch = points[48] + [-3, 3, 0], *arch, points[54] + [3, 3, 0]
+    maps["moustache"] = line(*arch, width=5.5) * (1 - maps["lips"])
     maps["chin"] = near(points[57] - [0, 14, 0], 18) * (1 - maps["lips"])
 
     folds = line(points[31] + [-5, 0, 0], points[48] + [-8, 2, 0], width=2.6)

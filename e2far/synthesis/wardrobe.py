@@ -84,8 +84,8 @@ class Wardrobe:
         if self.has_hair:
             self._measure_scalp(attributes)
         self._bind_brows(triangles, attributes)
-        right, left = list(landmarks[36:42]), list(landmarks[42:48])
-        self.glasses_anchors = [right, left, [landmarks[27]], [landmarks[0]], [landmarks[16]]]
+        places = slice(36, 42), slice(42, 48), [27], [0], [16]
+        self.glasses_anchors = [landmarks[place] for place in places]
 
     def _measure_scalp(self, attributes):
         """Tables over (azimuth, polar angle) around the cranium's middle.
@@ -202,8 +202,7 @@ class Wardrobe:
             outside = ear[0] + side * 7.0  # temples pass outside the head
             knee = np.array([outside, hinge[1], hinge[2] - 28])
             temple = [hinge, knee, ear + np.array([side * 7.0, 12.0, -38.0])]
-            temples += [point + up * 1.2 for point in temple]
-            temples += [point - up * 1.2 for point in temple]
+            temples += [point + lift * 1.2 for lift in (up, -up) for point in temple]
         ends = ((right + [half_width, 0, 0], -1), (left - [half_width, 0, 0], 1))
         bridge = [end + lift + [inwards, 4, 0] for lift in (up, -up) for end, inwards in ends]
         return np.concatenate((*rims, *lenses, bridge, temples))

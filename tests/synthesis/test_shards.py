@@ -112,7 +112,7 @@ def test_others_make_what_a_killed_process_leaves_unless_all_are_killed(
         assert asked == [[0, 1, 2, 3, 4], [2, 3, 4], [4]]
         assert len(data.Faces(tmp_path / "train")) == 24
     else:
-        with pytest.raises(RuntimeError, match="shard-000000.*lower n_jobs or shard_size"):
+        with pytest.raises(RuntimeError, match="shard-000000.*lower shard_size or n_jobs"):
             write(tmp_path)
         assert 1 < len(asked) < 10 and not list(tmp_path.rglob("shard*"))
 

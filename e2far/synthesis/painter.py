@@ -148,8 +148,7 @@ class Painter(nn.Module):
         rows = collar.expand(-1, 2 * AROUND, 3), cloth.expand(-1, (RINGS - 2) * AROUND, 3)
         none = cloth.new_zeros(len(cloth), RINGS * AROUND)
         stripes = r["cloth_stripes"][:, None] + none
-        detail = self._detail(self.cloth_place, none + 0.1, stripes, none)
-        return torch.cat(rows, 1), none, detail
+        return torch.cat(rows, 1), none, self._detail(self.cloth_place, none + 0.1, stripes, none)
 
     def _glasses(self, r):
         count = self.parts["glasses"].stop - self.parts["glasses"].start

@@ -117,7 +117,7 @@ from e2far import morphable
 from e2far.synthesis import live
 if __name__ == "__main__":
     model = morphable.toy_model(dtype=torch.float32)
-    faces = live.LiveFaces(model, 400, seed=0, pictures=1, block=1, window=1, uses=1)
+    faces = live.LiveFaces(model, 96, seed=0, pictures=1, block=1, window=1, uses=1)
     faces.batch(0, 1)
     print(*[process.pid for process in active_children()], flush=True)
     if sys.argv[1] == "killed":

@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import weakref
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
 from threading import Thread
@@ -98,7 +98,7 @@ class LiveFaces:
         parts = range(first // self.length, -(-stop // self.length) + AHEAD * plan.n_jobs)
         try:
             self.held = {part: self.held.get(part) or self._ask(part) for part in parts}
-            rows = [(self.held[n // self.length].result(), n % self.length) for n in numbers]
+            rows = [(self._made(n // self.length), n % self.length) for n in numbers]
         except BrokenProcessPool as error:
             raise RuntimeError(
                 f"a process that makes {self.folder} was killed, perhaps for lack of memory: "
@@ -116,6 +116,13 @@ class LiveFaces:
         numbers = range(start, start + self.length)
         places = [divmod(number, self.plan.pictures) for number in numbers]
         return self.pool.submit(_photograph, self.plan.seed, self.plan.split, places)
+
+    def _made(self, part):
+        """The columns of part number `part`, once a worker has made them."""
+        # Python 3.11 can forget, for ever, what is asked for just as a worker is killed.
+        while not wait([self.held[part]], timeout=5).done:
+            self.pool.submit(int)  # raises if the pool is broken
+        return self.held[part].result()
 
     def close(self):
         """End the workers, as also happens when nobody holds these faces any more."""

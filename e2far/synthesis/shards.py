@@ -93,9 +93,9 @@ def make_shard(path, job):
             columns = photograph_many(studio, job["seed"], job["split"], places)
             data.write_shard(path, columns, header(job))
     except Exception as error:
-        raise RuntimeError(
-            f"{path} could not be made on {platform.node()} ({type(error).__name__}: {error}); {AGAIN}"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        text = f"{path} could not be made on {platform.node()} ({reason}); {AGAIN}"
+        raise RuntimeError(text) from error
     return path
 
 

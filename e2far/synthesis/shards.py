@@ -25,7 +25,8 @@ from e2far.facemodels import arkit, load_face_model
 from e2far.synthesis.studio import SPLITS, Studio, photograph_many
 
 MODEL = "model.npz"  # the face model of a split, in its folder
-KEPT = "finished shards are kept"
+AGAIN = "finished shards are kept: remove the cause and run again"
+MEMORY = "were killed again and again, perhaps for lack of memory: lower shard_size"
 LOCAL = "set scheduler: null to work on this machine"
 
 
@@ -91,10 +92,9 @@ def make_shard(path, job):
             columns = photograph_many(studio, job["seed"], job["split"], places)
             data.write_shard(path, columns, header(job))
     except Exception as error:
-        raise RuntimeError(
-            f"{path} could not be made on {platform.node()} ({type(error).__name__}: {error}); "
-            f"{KEPT}: remove the cause and run again"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        text = f"{path} could not be made on {platform.node()} ({reason}); {AGAIN}"
+        raise RuntimeError(text) from error
     return path
 
 
@@ -106,9 +106,7 @@ def open_studio(path, settings):
     """
     settings = json.loads(settings)
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is not seen here: write to a folder that all workers share"
-        )
+        raise FileNotFoundError(f"no {path} here: write to a folder that all workers share")
     model = load_face_model(path)
     if settings["model"] != model_version(model):
         raise ValueError(f"{path} has changed meanwhile: let one run at a time write to a folder")
@@ -135,22 +133,19 @@ def here(job, numbers, n_jobs):
         except BrokenProcessPool as error:
             failures = 1 if len(left) < before else failures + 1
             if failures > 3:
-                raise RuntimeError(
-                    f"processes were killed {failures} times in a row, perhaps for lack of memory, "
-                    f"at {next(iter(left))} or soon after it; {KEPT}: lower n_jobs or shard_size "
-                    "and run again"
-                ) from error
+                killed = f"{next(iter(left))}, or one soon after it, could not be made: processes"
+                raise RuntimeError(f"{killed} {MEMORY} or n_jobs; {AGAIN}") from error
 
 
 def on_cluster(job, numbers, scheduler, timeout_s=10):
     """Paths of the shards `numbers` as workers of a Dask cluster finish them; they come and go."""
     try:
         from dask.distributed import Client, KilledWorker, as_completed
+
+        client = Client(scheduler, timeout=timeout_s, set_as_default=False)
     except ImportError:
         install = "`pip install -e '.[cluster]'` in e2far's folder"
         raise ImportError(f"scheduler {scheduler} needs Dask: {install}, or {LOCAL}") from None
-    try:
-        client = Client(scheduler, timeout=timeout_s, set_as_default=False)
     except (OSError, ValueError) as error:
         start = "start one with `dask scheduler`"
         raise OSError(f"no Dask scheduler answers at {scheduler}: {start}, or {LOCAL}") from error
@@ -171,13 +166,10 @@ def on_cluster(job, numbers, scheduler, timeout_s=10):
                 yield future.result()
                 running.update(submit(running.count()))
         except KilledWorker as error:
-            raise RuntimeError(
-                f"{future.key.rsplit(' ', 1)[0]} could not be made: all workers that tried were "
-                f"killed, perhaps for lack of memory; {KEPT}: lower shard_size and run again"
-            ) from error
+            killed = f"{future.key.rsplit(' ', 1)[0]} could not be made: workers"
+            raise RuntimeError(f"{killed} {MEMORY}; {AGAIN}") from error
         except (CancelledError, OSError) as error:
-            lost = f"the Dask scheduler at {scheduler} was lost"
-            raise RuntimeError(f"{lost}; {KEPT}: start it and run again") from error
+            raise RuntimeError(f"the Dask scheduler at {scheduler} was lost; {AGAIN}") from error
 
 
 def header(job):

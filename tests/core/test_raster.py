@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from e2far import raster
-from e2far.synthesis import develop
+from e2far.synthesis import boxes, develop
 
 
 def ones(*shape):
@@ -180,14 +180,14 @@ def test_an_eye_has_white_iris_and_pupil():
 def box(x, y, half_width, half_height, **fields):
     colours = dict(start=(1, 0.5, 0.25), end=(1, 0.5, 0.25))
     place = dict(centre=(x, y), half=(half_width, half_height))
-    return develop.box(**place, **colours | fields)[None]
+    return boxes.box(**place, **colours | fields)[None]
 
 
-def paint(boxes, light=0.0, covered_rows=0):
+def paint(laid, light=0.0, covered_rows=0):
     """Boxes over a picture of 60 px."""
     picture, coverage = light * ones(60, 60, 3), np.zeros((60, 60), np.float32)
     coverage[:covered_rows] = 1
-    develop.paint(picture, boxes, np.zeros((4, 4, 3), np.float32), coverage)
+    boxes.paint(picture, laid, np.zeros((4, 4, 3), np.float32), coverage)
     return picture
 
 

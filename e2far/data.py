@@ -19,7 +19,7 @@ from uuid import uuid4
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.utils.data import Dataset
 
@@ -48,6 +48,15 @@ def write_shard(path, columns, metadata=None):
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_header(path):
+    """The `header` of the shard at `path`; None where there is no whole one."""
+    try:
+        with safe_open(path, "pt") as shard:
+            return shard.metadata()
+    except (SafetensorError, OSError):
+        return None
 
 
 def write_index(folder, faces, shard_size):

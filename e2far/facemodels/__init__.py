@@ -38,10 +38,8 @@ def load_face_model(name_or_path: str | Path = "makehuman") -> MorphableModel:
         error = ValueError if path.exists() else FileNotFoundError
         raise error(f"{path} is not a face model that can be read: give {FORMATS}")
     reader = import_module(f"e2far.facemodels.{kind}")
-    from e2far.facemodels.assembly import assemble
-
     with reading(path, reader.WHAT):
-        return assemble(reader.read(path))
+        return reader.read(path).assembled()
 
 
 def is_flame(path):

@@ -32,6 +32,10 @@ class Published:
     unit_names: Sequence[str] = ()
     landmarks: Mapping[int, int] = field(default_factory=dict)  # iBUG number -> vertex, of some
 
+    def assembled(self):
+        """The MorphableModel; see `assemble`."""
+        return assemble(self)
+
 
 def as_vertices(values, name="the mean"):
     """An (N, 3) float32 array from any array of 3N numbers, x y z vertex after vertex."""

@@ -12,45 +12,14 @@ import numpy as np
 import pygltflib as gltf
 import trimesh
 from PIL import Image
-from scipy import optimize
 
 from e2far import raster
 from e2far.photo.texture import vertex_colours
+from e2far.photo.units import unit_strengths
 from e2far.photo.unwrapping import as_array, unwrap
 
 SKIN = [0.74, 0.70, 0.68, 1.0]  # colour of a head without a texture
 WIDTHS = {1: gltf.SCALAR, 2: gltf.VEC2, 3: gltf.VEC3, 4: gltf.VEC4}
-
-
-def nearest_units(model, modes, coefficients):
-    """Strengths (T, J) in [0, 1] of a model's units, nearest to `coefficients` (T, L) of `modes`.
-
-    modes: (N, 3, L) mm. Least squares over the region.
-    Choice: of the shapes in mm, not of the 29 coefficients as in `MorphableModel.units_to_modes`,
-    because the units move in more ways than the modes do: on the astronaut's smile .01 mm are left
-    instead of .20.
-    """
-    units, modes = (
-        values[as_array(model.region)].reshape(3 * len(model.region), -1).astype(float)
-        for values in (as_array(model.units), modes)
-    )
-    if not units.size:
-        return np.zeros((len(coefficients), 0))
-    q, r = np.linalg.qr(units)  # the same least squares with as many rows as units
-    targets = coefficients @ (q.T @ modes).T
-    found = [optimize.lsq_linear(r, target, bounds=(0, 1)).x for target in targets]
-    return np.stack(found).round(3)
-
-
-def unit_strengths(face, model):
-    """Strengths (J,) of the `nearest_units` to a face's expression.
-
-    And the distance that they leave, mean mm over the region.
-    """
-    offset = (face.vertices - face.neutral_vertices).astype(float)
-    strengths = nearest_units(model, offset[..., None], np.ones((1, 1)))[0]
-    left = (as_array(model.units) @ strengths - offset)[face.region]
-    return strengths, float(np.linalg.norm(left, axis=1).mean())
 
 
 def vertex_normals(vertices, triangles):

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from e2far import camera, morphable
 from e2far.photo import detection, video_files
 from e2far.photo.face import Pose, make_face
-from e2far.photo.mesh_files import nearest_units
 from e2far.photo.squares import FAR, asked_box, next_square, square_of
+from e2far.photo.units import nearest_units
 
 # Choice: a Gaussian of .05 s, in seconds so that it means the same at any frame rate: a blink lasts
 # .1 to .4 s. It looks ahead as far as back, and so does not lag. On a rendered clip (24 frames at
@@ -65,7 +65,7 @@ class Track:
         )
 
     def unit_strengths(self):
-        """Strengths (T, J) in [0, 1] of the model's units, by `mesh_files.nearest_units`."""
+        """Strengths (T, J) in [0, 1] of the model's units, by `units.nearest_units`."""
         return nearest_units(self.model, self.model.expression_basis.cpu().numpy(), self.expression)
 
     def to_dict(self):

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from e2far.photo.mesh_files import unit_strengths
+from e2far.photo.units import unit_strengths
 from e2far.photo.unwrapping import as_array, unwrap
 
 PHOTO_SIDE = 1024  # px, longer side of the photo around the head

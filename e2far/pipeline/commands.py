@@ -125,17 +125,17 @@ def race_trunks(
     profile: Profile = "weights",
 ):
     """Race the candidates of params.yaml's trunk_trial, one after the other; run again to go on."""
-    from e2far.pipeline import jobs, params, trunk_trial
+    from e2far.pipeline import jobs, params, trainings
 
     trial = params.read()["trunk_trial"]
     size = max(network["image_size"] for network in trial["candidates"].values())
     make_faces(folder, dict(train=trial["people"], validation=1000), size, profile)
     races = {
-        name: trunk_trial.config(folder, name, network, trial["cpu_seconds"], profile)
+        name: params.trunk_race(folder, name, network, trial["cpu_seconds"], profile)
         for name, network in trial["candidates"].items()
     }
-    rows = jobs.run_many(races, 1, function=trunk_trial.race, resume=True)
-    write_table([dict(trunk=name) | row for name, row in rows.items()], trunk_trial.TABLE)
+    rows = jobs.run_many(races, 1, function=trainings.race_job, resume=True)
+    write_table([dict(trunk=name) | row for name, row in rows.items()], params.TRUNKS)
 
 
 def make_faces(folder, splits, size, profile):

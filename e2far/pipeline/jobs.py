@@ -17,13 +17,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from e2far import files
-from e2far.pipeline.trainings import inputs_digest, train_job
+from e2far import data, files, morphable
 
 PACKAGE = Path(files.__file__).parent
 
 
-def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=False):
+def run_many(jobs, n_jobs=2, on_progress=None, *, function, resume=False):
     """Run `function(**config)` for each of `jobs`, name -> config, `n_jobs` at a time; returns
     name -> result. On CPUs two such processes train faster than one with two threads.
 
@@ -45,7 +44,9 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=Fal
             on_progress({name: pd.read_csv(log) for name, log in logs.items() if log.exists()})
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # torch is imported once, not by every job
+    context.set_forkserver_preload(
+        [function.__module__]
+    )  # torch is imported once, not by every job
     line, held = context.Pipe(duplex=False)
     with ProcessPoolExecutor(n_jobs, context, _serve, (line,), max_tasks_per_child=1) as pool:
         try:
@@ -85,7 +86,7 @@ def _run(function, config):
     _write_record(config["folder"], **_read_record(config["folder"]), result=result)
 
 
-def is_finished(config, function=train_job):
+def is_finished(config, function):
     """Whether `run_many` with `resume` would read a job's result and not run it."""
     record = _read_record(config["folder"])
     return record.get("result") is not None and record["made_with"] == made_with(config, function)
@@ -98,6 +99,20 @@ def made_with(config, function):
         paths |= {*PACKAGE.glob("synthesis/*.py"), *PACKAGE.glob("facemodels/*.py")}
     known = config | dict(inputs=inputs_digest(config), code=files.digest(*sorted(paths)))
     return json.loads(json.dumps(known, default=str))
+
+
+def inputs_digest(config):
+    """Sixteen hexadecimal digits that change with what is in the files of a config, whose paths may
+    stay while a stage before it runs anew: face model, networks, settings of the shards."""
+    given = [config[name] for name in ("faces", "model", "trunk", "start") if config.get(name)]
+    found = []
+    for path in (morphable.SHIPPED if name == "makehuman" else Path(name) for name in given):
+        if path.is_file():
+            found.append(files.digest(path, digits=64))
+        for index in sorted(path.glob(f"*/{data.INDEX}")):
+            header = data.read_header(data.shard_path(index.parent, 0))
+            found.append([index.read_text(), header])
+    return files.digest(json.dumps(found).encode())
 
 
 def _prepare(config, function, resume):

@@ -1,8 +1,8 @@
 """Whole trainings: built, trained, measured and saved; `jobs.run_many` runs several at a time."""
 
 import copy
-import json
 import os
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import load_file
 
-from e2far import data, evaluation, facemodels, files, morphable
+from e2far import data, evaluation, facemodels, files
 from e2far.network import E2FAR, Recognizer
-from e2far.synthesis import shards
+from e2far.pipeline.jobs import inputs_digest
 from e2far.synthesis.live import LiveFaces
 from e2far.training import auto_precision, fit, pretrain
 from e2far.weights import begin, fill_trunk, save_network, save_trunk
@@ -174,15 +174,37 @@ def features_job(*, folder, faces, network, trunk, path, layers, limit=None):
     return str(path)
 
 
-def inputs_digest(config):
-    """Sixteen hexadecimal digits that change with what is in the files of a config, whose paths may
-    stay while a stage before it runs anew: face model, networks, settings of the shards."""
-    given = [config[name] for name in ("faces", "model", "trunk", "start") if config.get(name)]
-    found = []
-    for path in (morphable.SHIPPED if name == "makehuman" else Path(name) for name in given):
-        if path.is_file():
-            found.append(files.digest(path, digits=64))
-        for index in sorted(path.glob(f"*/{data.INDEX}")):
-            header = shards.read_header(data.shard_path(index.parent, 0))
-            found.append([index.read_text(), header])
-    return files.digest(json.dumps(found).encode())
+def race_job(*, cpu_seconds, **config):
+    """Train one candidate for so many seconds of CPU time; returns its row of the table.
+
+    config: of `train_job`; its only phase has no steps yet
+    """
+    job = Job(**config)
+    net, model = regressor(job)
+    train = data.Faces(job.faces / "train", job.network["image_size"])
+
+    def recipe(steps):
+        phase = job.training["phases"][0] | dict(steps=steps, warmup=steps // 15)
+        return job.training | dict(phases=[phase])
+
+    for steps in (5, 30):  # the first steps compile
+        began = time.process_time()
+        fit(net, model, train, None, seed=job.seed, progress=False, **recipe(steps))
+    cost = (time.process_time() - began) / steps
+    steps = round(cpu_seconds / cost)
+    training = recipe(steps) | dict(validate_every=max(1, steps // 12))
+    train_job(**config | dict(training=training))
+    batch = job.training["batch_size"]
+    row = dict(
+        size_px=job.network["image_size"],
+        parameters=sum(x.numel() for x in net.parameters()),
+        ms_a_picture=round(1e3 * cost / batch, 2),
+        pictures=steps * batch,
+    )
+    errors = np.load(job.folder / "evaluation.npz")
+    for kind in ("neutral", "expression", "expressive"):
+        pair = errors[f"{kind}_mm"], errors[f"{kind}_mean_face_mm"]
+        interval = evaluation.bootstrap_ratio(*pair, clusters=errors["person"])
+        names = (f"{kind}_ratio", f"{kind}_low", f"{kind}_high")
+        row |= {name: round(float(value), 4) for name, value in zip(names, interval)}
+    return row

@@ -18,7 +18,6 @@ from uuid import uuid4
 
 import joblib
 import torch
-from safetensors import SafetensorError, safe_open
 
 from e2far import camera, data, files, morphable, raster
 from e2far.facemodels import arkit, load_face_model
@@ -177,18 +176,9 @@ def header(job):
     return dict(made_with=json.dumps(job, sort_keys=True))
 
 
-def read_header(path):
-    """The `header` of the shard at `path`; None where there is no whole one."""
-    try:
-        with safe_open(path, "pt") as shard:
-            return shard.metadata()
-    except (SafetensorError, OSError):
-        return None
-
-
 def is_finished(path, job):
     """Whether there is a whole shard at `path`, made with the settings `job`."""
-    return read_header(path) == header(job)
+    return data.read_header(path) == header(job)
 
 
 def sweep(folder, count):

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from e2far import camera, morphable, raster
 from e2far.photo import face as faces
-from e2far.photo import mesh_files
+from e2far.photo import mesh_files, units
 from e2far.photo import texture as textures
 from e2far.photo.texture import spread
 from e2far.photo.unwrapping import unwrap
@@ -162,13 +162,13 @@ def test_spreading_keeps_what_is_known_and_stays_between_it():
 def test_units_are_recovered_from_the_face_they_made_but_none_is_stronger_than_one(
     face_model, smiling, toy
 ):
-    strengths, residual = mesh_files.unit_strengths(smiling, face_model)
+    strengths, residual = units.unit_strengths(smiling, face_model)
     found = dict(zip(face_model.unit_names, strengths))
     assert found["mouthSmileLeft"] == pytest.approx(0.8, abs=0.05)
     assert found["jawOpen"] == pytest.approx(0.3, abs=0.05)
     assert strengths.min() >= 0 and strengths.max() <= 1 and residual < 0.02
     for jaw, strength, left in ((3.0, 1, True), (0.0, 0, False)):
-        strengths, residual = mesh_files.unit_strengths(make_face(toy, {"jawOpen": jaw}), toy)
+        strengths, residual = units.unit_strengths(make_face(toy, {"jawOpen": jaw}), toy)
         assert strengths.max() == strength and (residual > 1 if left else residual == 0)
 
 

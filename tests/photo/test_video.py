@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from e2far import camera
 from e2far.cli import app
-from e2far.photo import detection, mesh_files, squares, video, video_files
+from e2far.photo import detection, squares, units, video, video_files
 from e2far.synthesis.studio import Studio
 
 av = pytest.importorskip("av", reason="needs the extra `video`")
@@ -270,7 +270,7 @@ def test_what_is_saved_says_what_was_found(track, tmp_path, validate):
         assert 0 < row["confidence"]["score"] < 1
         np.testing.assert_allclose(row["expression"], track.expression[i], atol=1e-4)
         np.testing.assert_allclose(row["landmarks_px"], track.face(i).image_landmarks, atol=0.01)
-    alone, _ = mesh_files.unit_strengths(track.face(5), track.model)
+    alone, _ = units.unit_strengths(track.face(5), track.model)
     np.testing.assert_allclose(stored["frames"][5]["units"], alone, atol=0.01)
     times, _ = zip(*video_files.frames(overlay))
     np.testing.assert_allclose(times, track.times, atol=2e-3)

@@ -24,7 +24,7 @@ def face(toy):
     units = toy.units.clone()
     units[toy.mean[:, 1] > 0] = 0
     bases = (toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles, toy.landmarks)
-    model = type(toy)(*bases, units=units, unit_names=toy.unit_names)
+    model = type(toy)(*bases, units=dict(zip(toy.unit_names, units.unbind(2))))
     angles = torch.deg2rad(torch.tensor([20.0, -10, 5]))
     pose = Pose(camera.euler_to_matrix(angles).numpy(), 0.8, np.array([210.0, 140], np.float32))
     draw = np.random.default_rng(1).standard_normal
@@ -65,8 +65,9 @@ def page(write):
 @pytest.fixture(scope="module")
 def evil(face, write):
     bases = ("mean", "identity_basis", "expression_basis", "triangles", "landmarks", "region")
-    parts = (getattr(face.model, name) for name in (*bases, "units"))
-    model = type(face.model)(*parts, unit_names=(EVIL, "b", "c"))
+    parts = (getattr(face.model, name) for name in bases)
+    units = dict(zip((EVIL, "b", "c"), face.model.units.unbind(2)))
+    model = type(face.model)(*parts, units=units)
     return write(replace(face, model=model), title=EVIL)
 
 

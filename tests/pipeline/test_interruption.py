@@ -3,10 +3,13 @@ next run ends with the bytes of an undisturbed one. `interrupt.py` does it to wh
 
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -148,6 +151,41 @@ def write_split(root, folder, split="restyled"):
     return shards.write_split(root / "toy.npz", folder, split, 2, 2, **options)
 
 
+FULL = """
+import sys
+from pathlib import Path
+from test_interruption import build, job, trainings, weights, write_split
+root, folder = map(Path, sys.argv[1:])
+for write in (
+    lambda: write_split(root, folder),
+    lambda: weights.save_network(build(), folder / "network.safetensors"),
+    lambda: trainings.train_job(**job(root, folder / "trained")),
+):
+    try:
+        write()
+    except (OSError, RuntimeError) as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(root, tmp_path):
+    """A small disk in memory, where the system lets us mount one: what writes to it says so in one
+    line that names the file, and leaves no half of one."""
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=256k none {tmp_path}"
+    tried = shutil.which("unshare") and subprocess.run([*alone, mount], capture_output=True)
+    if not tried or tried.returncode:
+        pytest.skip("no disk may be mounted here")
+    fill = f"{sys.executable} -c '{FULL}' {root} {tmp_path}; find {tmp_path} -name '*.partial'"
+    done = subprocess.run(
+        [*alone, f"{mount} && {fill}"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    told, said = done.stdout.splitlines(), done.stdout + done.stderr[-2000:]
+    one_line = rf"\[Errno 28\] No space left on device: '{tmp_path}/[^']+'"
+    assert len(told) == 3 and all(re.search(one_line, line) for line in told), said
+
+
 @pytest.fixture
 def read_only(root, monkeypatch):
     """A copy of `root`, and what forbids to write to it; root, who may write everywhere, becomes
@@ -177,7 +215,9 @@ def test_a_read_only_folder_is_named_and_keeps_what_it_holds(read_only):
     again = lambda: write_split(folder, folder)
     network = lambda: weights.save_network(build(), folder / "network.safetensors")
     train = lambda: trainings.train_job(**job(folder, folder / "trained"))
-    side_by_side = lambda: jobs.run_many(dict(a=job(folder, folder / "trained")))
+    side_by_side = lambda: jobs.run_many(
+        dict(a=job(folder, folder / "trained")), function=trainings.train_job
+    )
     other = lambda: write_split(folder, folder, "repeated")
     one_line = rf"^\[Errno 13\] Permission denied: '{folder}[^\n]*'$"
     for write in (again, other, side_by_side, network, train):

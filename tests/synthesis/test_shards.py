@@ -3,7 +3,9 @@ import importlib
 import inspect
 import os
 import signal
+import subprocess
 import sys
+from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,7 +196,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(tmp_path, write, f
     with pytest.raises(RuntimeError, match=message):
         write(tmp_path)
     assert not list(tmp_path.rglob("*.partial"))
-    assert all(shards.read_header(path) for path in tmp_path.rglob("train/*/*"))
+    assert all(data.read_header(path) for path in tmp_path.rglob("train/*/*"))
     with pytest.raises(FileNotFoundError, match="no finished data set"):
         data.Faces(tmp_path / "train")
     assert numbers(write(tmp_path)) == [2, 3, 4]
@@ -279,3 +281,29 @@ def test_a_worker_refuses_another_folder_version_or_model(tmp_path, write, fake)
 def test_an_unknown_split_is_refused(tmp_path, write):
     with pytest.raises(ValueError, match="choose one of people, train"):
         write(tmp_path, split="trian")
+
+
+def test_no_folder_holds_more_than_a_thousand_shards():
+    paths = [data.shard_path("train", number) for number in range(20_000)]
+    assert max(Counter(path.parent for path in paths).values()) <= 1000
+    assert paths == sorted(set(paths))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_shards(tmp_path, model):
+    """A process that keeps shards of 5 MB would grow by 60 MB."""
+    script = """
+import resource, sys
+from e2far.synthesis import shards
+from test_shards import FakeStudio
+shards.Studio = FakeStudio
+model, folder = sys.argv[1:]
+for people in (400, 1600):
+    settings = dict(size=128, seed=people, shard_size=100, n_jobs=1)
+    shards.write_split(model, folder, "train", people, 1, **settings)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    run = [sys.executable, "-c", script, model, tmp_path]
+    few, many = map(int, subprocess.check_output(run, text=True).split())
+    unit = 1024 if sys.platform == "linux" else 1024**2
+    assert len(list(tmp_path.rglob("shard-*"))) == 16 and (many - few) / unit < 20

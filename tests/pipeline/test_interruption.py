@@ -146,9 +146,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(root, tmp_path):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
-def write_split(root, folder, split="restyled"):
+def write_split(root, folder, split="restyled", people=2):
     options = dict(size=48, seed=0, shard_size=20, n_jobs=1)
-    return shards.write_split(root / "toy.npz", folder, split, 2, 2, **options)
+    return shards.write_split(root / "toy.npz", folder, split, people, 2, **options)
 
 
 FULL = """
@@ -157,7 +157,7 @@ from pathlib import Path
 from test_interruption import build, job, trainings, weights, write_split
 root, folder = map(Path, sys.argv[1:])
 for write in (
-    lambda: write_split(root, folder),
+    lambda: write_split(root, folder, people=30),
     lambda: weights.save_network(build(), folder / "network.safetensors"),
     lambda: trainings.train_job(**job(root, folder / "trained")),
 ):

@@ -4,7 +4,9 @@ python -m e2far.pipeline.record environment FILE.json
 python -m e2far.pipeline.record notebook EXECUTED.ipynb TIMINGS.csv
 """
 
+import base64
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -13,6 +15,8 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+from PIL import Image
 
 from e2far.files import replacing
 from e2far.pipeline import params
@@ -78,7 +82,7 @@ def notebook(path, timings):
 
     Writes a row for each code cell to the CSV file `timings`: its number, the heading that it
     stands under, its first line, its seconds. Takes progress bars out of the notebook: widgets
-    with random names, which a stored notebook cannot show.
+    with random names, which a stored notebook cannot show. Photographs become JPEGs.
     Raises ValueError if papermill did not run the notebook to its end.
     """
     import nbformat
@@ -95,10 +99,25 @@ def notebook(path, timings):
         first_line = cell.source.partition("\n")[0]
         rows.append(dict(cell=number, section=section, first_line=first_line, seconds=seconds))
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+        for output in cell.outputs:
+            pack_picture(output.get("data", {}))
     with replacing(timings) as partial:
         pd.DataFrame(rows).round(3).to_csv(partial, index=False)
     with replacing(path) as partial:
         nbformat.write(content, partial)
+
+
+def pack_picture(data):
+    """Store a picture, in an output's `data`, as JPEG where that takes less than half: photographs.
+    Drawings stay PNG."""
+    if "image/png" not in data:
+        return
+    stored, packed = base64.b64decode(data["image/png"]), io.BytesIO()
+    picture = Image.open(io.BytesIO(stored)).convert("RGB")
+    picture.save(packed, "JPEG", quality=88, subsampling=0)
+    if len(packed.getvalue()) < len(stored) / 2:
+        data["image/jpeg"] = base64.b64encode(packed.getvalue()).decode()
+        del data["image/png"]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
+import base64
 import importlib.metadata
+import io
 import json
 import subprocess
 
 import nbformat
 import numpy
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from e2far.pipeline import params, record
@@ -90,3 +94,20 @@ def test_packages_of_extras_that_are_not_installed_are_left_out(monkeypatch):
     needed = ["numpy>=2", "no-such-package; extra == 'none'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: needed)
     assert record.versions() == dict(numpy=numpy.__version__)
+
+
+def test_photographs_become_jpegs_and_drawings_stay():
+    def packed(picture):
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        data = {"image/png": base64.b64encode(file.getvalue()).decode()}
+        record.pack_picture(data)
+        return data
+
+    smooth = np.linspace(0, 200, 96 * 96 * 3).reshape(96, 96, 3)
+    noise = np.random.default_rng(0).uniform(0, 40, smooth.shape)
+    photo = (smooth + noise).astype(np.uint8)
+    (kind, content), *_ = packed(photo).items()
+    reopened = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+    assert kind == "image/jpeg" and abs(reopened.astype(float) - photo).mean() < 8
+    assert "image/png" in packed(np.full((96, 96, 3), 255, np.uint8))

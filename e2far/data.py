@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.utils.data import Dataset
 
-from e2far.files import replacing
+from e2far.files import reading, replacing
 
 LABELS = ("identity", "expression", "pose", "landmarks", "person")
 INDEX = "shards.json"
@@ -50,6 +50,15 @@ def write_shard(path, columns, metadata=None):
         os.fsync(file.fileno())
 
 
+def read_header(path):
+    """The `header` of the shard at `path`; None where there is no whole one."""
+    try:
+        with safe_open(path, "pt") as shard:
+            return shard.metadata()
+    except (SafetensorError, OSError):
+        return None
+
+
 def write_index(folder, faces, shard_size):
     """Declare the split `folder` finished: `faces` in all, in shards of `shard_size`."""
     with replacing(Path(folder) / INDEX) as partial:
@@ -70,26 +79,16 @@ class Faces(Dataset):
 
     image_size: px to which pictures are reduced as they are read (bilinear, antialiased), landmarks
         too; None: as stored
-    Raises FileNotFoundError, OSError (damage) or ValueError (columns that do not fit), naming the
+    Raises FileNotFoundError, or ValueError for damage and for columns that do not fit, naming the
     file, when it is first opened.
     """
-
-    identity: torch.Tensor
-    expression: torch.Tensor
-    pose: torch.Tensor
-    landmarks: torch.Tensor
-    person: torch.Tensor
 
     def __init__(self, folder: str | Path, image_size: int | None = None):
         self.folder, self.reduced_to = Path(folder), image_size
         index = self.folder / INDEX
-        try:
+        with reading(index, f"the index without which there is no finished data set: {AGAIN}"):
             counts = json.loads(index.read_text())
             self.count, self.shard_size = counts["faces"], counts["shard_size"]
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"no finished data set in {folder}: {AGAIN}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise OSError(f"{index} is truncated or no index at all: {AGAIN}") from error
         self.shard = functools.lru_cache(OPEN_SHARDS)(self._open)
         first = _read(shard_path(self.folder, 0))
         self.shapes = {name: column.shape[1:] for name, column in first.items()}  # of a face
@@ -106,7 +105,7 @@ class Faces(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getattr__(self, name):
+    def __getattr__(self, name) -> torch.Tensor:
         if name not in LABELS:
             raise AttributeError(f"Faces has no {name}")
         shards = range(-(-self.count // self.shard_size))
@@ -142,10 +141,10 @@ class Faces(Dataset):
             raise IndexError(f"give one or more whole numbers, not {indices.dtype} {indices.shape}")
         if indices.min() < -self.count or indices.max() >= self.count:
             raise IndexError(f"{indices.min()} to {indices.max()}, of {self.count} faces")
-        numbers, rows = np.divmod(indices % self.count, self.shard_size)
-        places = [(self.shard(number), row) for number, row in zip(numbers.tolist(), rows.tolist())]
+        places = [divmod(index, self.shard_size) for index in (indices % self.count).tolist()]
+        rows = [(self.shard(number), row) for number, row in places]
         batch = {
-            name: torch.from_numpy(np.array([shard[name][row] for shard, row in places]))
+            name: torch.from_numpy(np.array([shard[name][row] for shard, row in rows]))
             for name in self.shapes
         }
         return self._resized(batch | {"image": batch["image"].permute(0, 3, 1, 2)})
@@ -155,22 +154,15 @@ class Faces(Dataset):
         return batch | {"image": to_float(batch["image"])}
 
     def __getitem__(self, index):
-        if isinstance(index, slice):
-            index = range(len(self))[index]
         if isinstance(index, (int, np.integer)):
             return {name: column[0] for name, column in self.__getitems__([index]).items()}
-        return self.__getitems__(index)
+        return self.__getitems__(range(len(self))[index] if isinstance(index, slice) else index)
 
 
 def _read(path):
     """Columns of one shard, as numpy views of the mapped file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).numpy() for name in ("image", *LABELS)}
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is missing; {AGAIN}") from error
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"{path} is truncated or no shard at all ({error}); {AGAIN}") from error
+    with reading(path, f"a shard of faces: {AGAIN}"), safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name).numpy() for name in ("image", *LABELS)}
 
 
 def stored_batches(faces, rows, batch_size, seed, features=None):
@@ -187,8 +179,7 @@ def stored_batches(faces, rows, batch_size, seed, features=None):
 
 
 def batch_indices(n, batch_size, step, seed):
-    """Which of `n` faces form the batch of `step`, decided by it and `seed` alone: each epoch is a
-    new permutation of all."""
+    """Which of `n` faces form the batch of `step`, by `seed`: each epoch is a new permutation."""
     batch_size = min(batch_size, n)
     epoch, place = divmod(step, n // batch_size)
     return _permutation(n, seed, epoch)[place * batch_size : (place + 1) * batch_size]
@@ -204,9 +195,9 @@ def ahead(batch_at, total):
     pool, waiting = ThreadPoolExecutor(1), {}
 
     def batch(step):
-        found = waiting.pop(step, None) or pool.submit(batch_at, step)
-        if step + 1 < total:
-            waiting[step + 1] = pool.submit(batch_at, step + 1)
-        return found.result()
+        for near in (step, step + 1):
+            if near < total and near not in waiting:
+                waiting[near] = pool.submit(batch_at, near)
+        return waiting.pop(step).result()
 
     return batch

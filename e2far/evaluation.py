@@ -11,17 +11,17 @@ from e2far.morphable import landmarks_mm
 
 
 def bootstrap_interval(values, clusters=None, samples=2000, level=0.95, seed=0):
-    """Mean of values (n,) and its percentile bootstrap interval: (mean, low, high).
-
-    clusters: (n,) labels, e.g. the person. Whole clusters are drawn, so that many pictures of one
-        person count once.
-    """
+    """Mean of values (n,) and its interval, (mean, low, high): `bootstrap_ratio` to ones."""
     return bootstrap_ratio(values, np.ones(len(values)), clusters, samples, level, seed)
 
 
 def bootstrap_ratio(numerator, denominator, clusters=None, samples=2000, level=0.95, seed=0):
-    """sum(numerator) / sum(denominator), both (n,), with the interval of `bootstrap_interval`:
-    pairs stay together. With a method's errors over the mean face's: the ratio of the tables."""
+    """sum(numerator) / sum(denominator), both (n,), and its percentile bootstrap interval (low,
+    high); pairs stay together. Of a method's and the mean face's errors: the ratio of the tables.
+
+    clusters: (n,) labels, e.g. the person. Whole clusters are drawn, so that many pictures of one
+        person count once.
+    """
     numerator, denominator = np.stack((numerator, denominator)).astype(np.float64)
     if clusters is not None:
         index = np.unique(np.asarray(clusters), return_inverse=True)[1]

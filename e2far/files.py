@@ -39,10 +39,23 @@ def replacing(path, writer=""):
         partial.unlink(missing_ok=True)
 
 
-def source_version(paths):
-    """Sixteen hexadecimal digits that change when one of the source files `paths` does."""
-    sources = b"".join(path.read_bytes() for path in sorted(paths))
-    return hashlib.sha256(sources).hexdigest()[:16]
+def digest(*parts, digits=16):
+    """Hexadecimal digits that change with the contents of `parts`: files, folders, or bytes.
+
+    They are for one rule, by which all work is kept or made anew: what is made says what it was
+    `made_with` (settings, digests of the code and of what is read) in a record that is written
+    last, a shard in its header, a job in its job.json, a photo's faces in their JSON. It
+    `is_finished` if its record says what would be said now.
+    """
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, bytes):
+            found.update(part)
+            continue
+        for path in sorted(part.rglob("*")) if part.is_dir() else [part]:
+            if path.is_file():
+                found.update(path.read_bytes())
+    return found.hexdigest()[:digits]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import logging
 import math
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,10 @@ from tqdm.auto import tqdm
 import e2far
 from e2far import files
 
-VERSIONS = dict(
-    e2far=e2far.__version__,
-    torch=str(torch.__version__),
-    numpy=np.__version__,
-    python=platform.python_version(),
-)
-PROGRESS = ("step", "images", "seconds", "rows", "sums")  # attributes of a Run, in a checkpoint
+VERSIONS = dict(e2far=e2far.__version__, torch=str(torch.__version__), numpy=np.__version__)
+VERSIONS["python"] = platform.python_version()
+# Attributes of a Run in a checkpoint: those with a state_dict, and the others
+STATES, PROGRESS = ("module", "average", "optimizer"), ("step", "images", "seconds", "rows", "sums")
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,12 @@ class Phase:
 
     def rates(self, step):
         """Learning rates of heads and trunk at `step` of this phase."""
-        factor = 1.0
+        factor = min(1.0, (step + 1) / (self.warmup + 1))
         if self.schedule == "step":
-            factor = 0.1 ** sum(step >= milestone for milestone in self.milestones)
+            factor *= 0.1 ** sum(step >= milestone for milestone in self.milestones)
         if self.schedule == "cosine":
             done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
-            factor = 0.5 * (1 + math.cos(math.pi * done))
-        factor *= min(1.0, (step + 1) / (self.warmup + 1))
+            factor *= 0.5 * (1 + math.cos(math.pi * done))
         return factor * self.heads_rate, factor * self.trunk_rate
 
 
@@ -64,9 +60,9 @@ def rates_at(phases, step):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a training's numbers: a checkpoint must agree in all of it."""
+    """What a training is told."""
 
-    phases: list
+    phases: list  # of Phase, or of dicts of its fields
     batch_size: int
     seed: int  # of the order of pictures, and of what is changed in them
     weight_decay: float = 0.0
@@ -74,20 +70,32 @@ class Recipe:
     clip: float | None = None  # largest norm of the gradient (of energies in mm², mostly 40 to 140)
     ema: float | None = None  # decay of the weights' running average, which is validated and kept
     augment: float = 0.0  # strength of augmentation.augment at the end, reached linearly
-    weights: dict | None = None  # of a Regression
     origin: str | None = None  # what else must agree, such as a digest of the files that are read
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """What is kept of a training, and how often."""
-
+    # Of a regression: weights of the loss's terms; an identity_weight of 0 leaves the others alone
+    expression_weight: float | None = None
+    pose_weight: float | None = None
+    identity_weight: float = 1.0
+    mirror: bool = False  # show half of each batch, other pictures every time, as mirror images
+    # What is kept, and how often
     log: Path | None = None  # CSV file
     log_every: int = 50  # steps
     validate_every: int | None = None  # steps; None: only at the end
     checkpoint: Path | None = None  # taken up where it exists
     checkpoint_every: int | None = None  # steps
     progress: bool = True  # show a bar with the time left
+
+    def __post_init__(self):
+        made = [phase if isinstance(phase, Phase) else Phase(**phase) for phase in self.phases]
+        object.__setattr__(self, "phases", made)
+
+    def settings(self):
+        """What decides the numbers: a checkpoint must agree in all of it."""
+        told = asdict(self)
+        same = "phases batch_size seed weight_decay optimizer clip ema augment origin".split()
+        terms = ["expression_weight", "pose_weight", "identity_weight"] + ["mirror"] * self.mirror
+        regression = self.pose_weight is not None  # a recogniser's loss has no terms
+        weights = {name: told[name] for name in terms} if regression else None
+        return {name: told[name] for name in same} | dict(weights=weights)
 
 
 class Run:
@@ -98,102 +106,85 @@ class Run:
 
     validate = None  # or network -> dict of numbers, for the log
 
-    def __init__(self, module, optimizer, fabric, settings, keeping):
-        self.module, self.fabric, self.settings, self.keeping = module, fabric, settings, keeping
-        self.average = copy.deepcopy(module) if settings["ema"] else module
-        self.total = sum(phase["steps"] for phase in settings["phases"])
+    def __init__(self, module, optimizer, fabric, recipe, settings):
+        self.module, self.fabric, self.recipe, self.settings = module, fabric, recipe, settings
+        self.average = copy.deepcopy(module) if recipe.ema else module
+        self.total = sum(phase.steps for phase in recipe.phases)
         self.network, self.optimizer = fabric.setup(module, optimizer)
         self.average.to(fabric.device)
         self.step, self.images, self.seconds, self.rows, self.sums = 0, 0, 0.0, [], {}
-        if keeping.checkpoint and Path(keeping.checkpoint).exists():
+        if recipe.checkpoint and Path(recipe.checkpoint).exists():
             self.resume()
 
     def steps(self):
         """The steps still to be made, with a progress bar."""
         self.began, self.first = time.perf_counter(), self.step
         self.mark = self.began, self.images
-        hidden = not (self.keeping.progress and self.fabric.is_global_zero)
+        hidden = not (self.recipe.progress and self.fabric.is_global_zero)
         left = range(self.step, self.total)
         self.bar = tqdm(left, initial=self.step, total=self.total, unit="step", disable=hidden)
         return self.bar
 
     def record(self, step, phase, rates, parts, count):
         """Take note of a step; now and then validate, add a row to the log, write a checkpoint."""
-        keeping, ended = self.keeping, step + 1 == self.total
+        recipe, ended = self.recipe, step + 1 == self.total
         self.step, self.images = step + 1, self.images + count * self.fabric.world_size
-        for name, value in parts.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
-        self.sums["steps"] = self.sums.get("steps", 0) + 1
+        for name, value in (parts | dict(steps=torch.ones(()))).items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
         due = lambda every: bool(every) and self.step % every == 0
-        validating = self.validate and (ended or due(keeping.validate_every))
-        if validating or ended or due(keeping.log_every):
+        validating = self.validate and (ended or due(recipe.validate_every))
+        if validating or ended or due(recipe.log_every):
             where = dict(step=self.step, images=self.images, phase=phase)
             self._add_row(where | dict(heads_rate=rates[0], trunk_rate=rates[1]), validating)
-        if keeping.checkpoint and due(keeping.checkpoint_every):
-            self.sums = self._over_processes()  # another number of processes may go on
+        if recipe.checkpoint and due(recipe.checkpoint_every):
+            self.sums = self.fabric.all_reduce(self.sums)  # another number of processes may go on
             if self.fabric.is_global_zero:
                 self.save()
 
-    def _over_processes(self):
-        """The sums since the last row, over all processes."""
-        mean = self.fabric.all_reduce if self.fabric.world_size > 1 else lambda x: x
-        return {name: x if name == "steps" else mean(x) for name, x in self.sums.items()}
-
     def _add_row(self, row, validating):
-        sums = self._over_processes()
-        means = {name: float(x) / sums["steps"] for name, x in sums.items() if name != "steps"}
+        sums, main = self.fabric.all_reduce(self.sums), self.fabric.is_global_zero
+        steps = float(sums.pop("steps"))
+        means = {name: float(x) / steps for name, x in sums.items()}
         now, (then, images) = time.perf_counter(), self.mark
         self.seconds += now - then
         rate = (self.images - images) / (now - then)
         row |= means | dict(images_per_s=rate, seconds=self.seconds)
         # The first process alone validates and writes; the others wait at their next step.
-        if validating and self.fabric.is_global_zero:
+        if validating and main:
             row |= self.validate(self.average.eval())
         self.sums, self.mark = {}, (time.perf_counter(), self.images)
         a_step = (self.mark[0] - self.began) / (self.step - self.first)
         self.rows.append(row | dict(remaining_s=a_step * (self.total - self.step)))
         shown = {name[:-1]: f"{x**0.5:.2f}" for name, x in means.items() if name.endswith("_mm2")}
         self.bar.set_postfix(shown | dict(images_per_s=f"{rate:.0f}"))
-        if self.keeping.log and self.fabric.is_global_zero:
-            with files.replacing(self.keeping.log) as partial:
+        if self.recipe.log and main:
+            with files.replacing(self.recipe.log) as partial:
                 pd.DataFrame(self.rows).to_csv(partial, index=False)
 
     def save(self):
         """Write the checkpoint."""
-        parts = ("module", "average", "optimizer")
-        state = {name: getattr(self, name).state_dict() for name in parts}
-        state |= dict(settings=self.settings, versions=VERSIONS)
+        state = {name: getattr(self, name).state_dict() for name in STATES}
+        state |= {name: getattr(self, name) for name in PROGRESS}
         # Choice: not straight to the file: torch.save words a full disk by its own source's line.
         content = io.BytesIO()
-        torch.save(state | {name: getattr(self, name) for name in PROGRESS}, content)
-        with files.replacing(self.keeping.checkpoint) as partial:
+        torch.save(state | dict(settings=self.settings, versions=VERSIONS), content)
+        with files.replacing(self.recipe.checkpoint) as partial:
             partial.write_bytes(content.getbuffer())
 
     def resume(self):
-        """Take over the checkpoint. Raises OSError where it is damaged, ValueError where it belongs
-        to a training with other settings."""
-        path, again = self.keeping.checkpoint, "delete it to train from the start"
-        # Choice: damage is caught as a whole, for a pickle of wrong contents fails in many ways.
-        try:
+        """Take over the checkpoint; ValueError where it is damaged, or of other settings."""
+        path, mine = self.recipe.checkpoint, self.settings
+        with files.reading(
+            path, "a checkpoint of this training: delete it to train from the start"
+        ):
             state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-            settings, versions = state["settings"], state["versions"]
-            names = {**self.settings, **settings}
-            changed = [n for n in names if settings.get(n) != self.settings.get(n)]
-            if not changed:
-                for name in ("module", "average", "optimizer"):
-                    getattr(self, name).load_state_dict(state[name])
-                vars(self).update({name: state[name] for name in PROGRESS})
-        except Exception as error:
-            reason = " ".join(str(error).split())[:100]
-            raise OSError(f"{path} is truncated or no checkpoint ({reason}): {again}") from error
-        if changed:
-            raise ValueError(
-                f"{path} belongs to a training with other {', '.join(changed)}: {again}"
-            )
-        if versions != VERSIONS:
-            logging.getLogger(__name__).warning(
-                "%s was written with %s; going on with %s, which may round differently",
-                path,
-                versions,
-                VERSIONS,
-            )
+            found = state["settings"]
+            changed = [n for n in {**mine, **found} if found.get(n) != mine.get(n)]
+            if changed:
+                raise ValueError(f"it belongs to a training with other {', '.join(changed)}")
+            for name in STATES:
+                getattr(self, name).load_state_dict(state[name])
+            vars(self).update({name: state[name] for name in PROGRESS})
+        if state["versions"] != VERSIONS:
+            text = f"{path} was written with {state['versions']}; going on with {VERSIONS}, which"
+            logging.getLogger(__name__).warning("%s may round differently", text)

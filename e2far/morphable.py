@@ -1,7 +1,7 @@
 """The linear face model: a few coefficients in, a face in millimetres out."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -27,8 +27,8 @@ class MorphableModel(nn.Module):
     mean: (N, 3) mm    identity_basis U: (N, 3, K) mm    expression_basis W: (N, 3, L) mm
     triangles: (F, 3) int    landmarks: (68,) vertices in iBUG order
     region: (M,) vertices of the face proper, where losses and errors are measured (default: all)
-    units: (N, 3, J) mm, expression units at full strength, `unit_names` their J names
-    attributes: name -> (N,), what a renderer knows about a vertex
+    units: name -> (N, 3) mm, expression units at full strength, kept as `units` (N, 3, J) and
+        `unit_names`    attributes: name -> (N,), what a renderer knows about a vertex
     Raises ValueError for wrong shapes, vertices that are none and numbers that are not finite.
     """
 
@@ -39,6 +39,7 @@ class MorphableModel(nn.Module):
     triangles: torch.Tensor
     landmarks: torch.Tensor
     region: torch.Tensor
+    name = ""  # set by those who know it
 
     def __init__(
         self,
@@ -48,49 +49,37 @@ class MorphableModel(nn.Module):
         triangles: torch.Tensor,
         landmarks: torch.Tensor,
         region: torch.Tensor | None = None,
-        units: torch.Tensor | None = None,
-        unit_names: Sequence[str] = (),
+        units: Mapping[str, torch.Tensor] | None = None,
         attributes: Mapping[str, torch.Tensor] | None = None,
-        name: str = "",
     ):
         super().__init__()
+        self.attributes, self.unit_names = dict(attributes or {}), tuple(units or ())
+        stacked = (
+            torch.stack(list(units.values()), -1) if units else mean.new_zeros(len(mean), 3, 0)
+        )
         self.register_buffer("mean", mean)
         self.register_buffer("identity_basis", identity_basis)
         self.register_buffer("expression_basis", expression_basis)
-        self.register_buffer("units", mean.new_zeros(len(mean), 3, 0) if units is None else units)
+        self.register_buffer("units", stacked)
         self.register_buffer("triangles", triangles)
         self.register_buffer("landmarks", landmarks)
         self.register_buffer("region", torch.arange(len(mean)) if region is None else region)
-        self.unit_names, self.name = tuple(unit_names), name
-        self.attributes = dict(attributes or {})
         self._check()
 
     def _check(self):
         n = len(self.mean)
-        shapes = dict.fromkeys(BASES, (n, 3, "any")) | dict(mean=(n, 3), triangles=("any", 3))
-        for key, shape in (shapes | dict(landmarks=(68,), region=("any",))).items():
-            found = tuple(getattr(self, key).shape)
-            sizes = zip(found, shape)
-            if len(found) != len(shape) or any(want not in (size, "any") for size, want in sizes):
+        shapes = dict(mean=(n, 3), triangles=("any", 3), landmarks=(68,), region=("any",))
+        shapes |= dict.fromkeys(BASES, (n, 3, "any"))
+        for key, value in (dict(self.named_buffers()) | self.attributes).items():
+            found, shape = tuple(value.shape), shapes.get(key, (n,))  # of an attribute
+            if len(found) != len(shape) or any(b not in (a, "any") for a, b in zip(found, shape)):
                 raise ValueError(f"{key} has shape {found}: expected {shape} for {n} vertices")
-        for key in ("mean", *BASES):
-            value = getattr(self, key)
-            if not (value.is_floating_point() and value.isfinite().all()):
-                raise ValueError(f"{key} holds numbers that are not finite, or whole numbers")
-        for key in INDICES:
-            index = getattr(self, key)
-            if index.is_floating_point():
-                raise ValueError(f"{key} holds {index.dtype}, not whole numbers")
-            outside = index[(index < 0) | (index >= n)]
-            if len(outside):
+            if (key in INDICES) == value.is_floating_point():
+                raise ValueError(f"{key} holds numbers of the wrong type, {value.dtype}")
+            if not value.isfinite().all():
+                raise ValueError(f"{key} holds numbers that are not finite")
+            if key in INDICES and len(outside := value[(value < 0) | (value >= n)]):
                 raise ValueError(f"{key} names vertex {outside[0]}, but the model has {n} vertices")
-        for key, value in self.attributes.items():
-            if value.shape != (n,) or not value.isfinite().all():
-                raise ValueError(f"attribute {key} is not {n} finite numbers, one a vertex")
-        if len(self.unit_names) != self.units.shape[2]:
-            raise ValueError(f"{len(self.unit_names)} unit names for {self.units.shape[2]} units")
-        if not all(isinstance(text, str) for text in (self.name, *self.unit_names)):
-            raise ValueError("name and unit_names are not texts")
 
     n_vertices = property(lambda self: len(self.mean))
     n_identity = property(lambda self: self.identity_basis.shape[2])
@@ -208,7 +197,13 @@ class MorphableModel(nn.Module):
                 dtype = np.int64 if array.dtype.kind == "i" else np.float32
                 group = attributes if key.startswith("attribute.") else tensors
                 group[key.removeprefix("attribute.")] = torch.from_numpy(array.astype(dtype))
-            return cls(**tensors, attributes=attributes, **header)
+            names, units = header["unit_names"], tensors["units"]
+            if len(set(names)) != units.shape[2]:
+                raise ValueError(f"{len(names)} unit names for {units.shape[2]} units")
+            tensors["units"] = dict(zip(map(str, names), units.unbind(2)))
+            model = cls(**tensors, attributes=attributes)
+            model.name = str(header["name"])
+            return model
 
 
 def toy_model(
@@ -234,11 +229,11 @@ def toy_model(
     a, b, c, d = (g.flatten() for g in (grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]))
     triangles = torch.cat((torch.stack((a, b, c), 1), torch.stack((b, d, c), 1)))
     landmarks = torch.randperm(rows * columns, generator=generator)[:68]
-    identity, expression, units = modes(n_identity, 3.0), modes(n_expression, 2.0), modes(3, 5.0)
-    names = ("jawOpen", "mouthSmileLeft", "mouthSmileRight")
-    return MorphableModel(
-        mean, identity, expression, triangles, landmarks, units=units, unit_names=names, name="toy"
-    )
+    bases, names = (modes(n_identity, 3.0), modes(n_expression, 2.0)), modes(3, 5.0)
+    units = dict(zip(("jawOpen", "mouthSmileLeft", "mouthSmileRight"), names.unbind(2)))
+    model = MorphableModel(mean, *bases, triangles, landmarks, units=units)
+    model.name = "toy"
+    return model
 
 
 def landmarks_mm(model, identity, expression):

@@ -37,10 +37,8 @@ def fully_connected(*sizes, batch_norm=False):
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for n_in, n_out in zip(sizes, sizes[1:-1]):
-        layers.append(nn.Linear(n_in, n_out, bias=not batch_norm))
-        if batch_norm:
-            layers.append(nn.BatchNorm1d(n_out))
-        layers.append(nn.ReLU(inplace=True))
+        norm = [nn.BatchNorm1d(n_out)] if batch_norm else []
+        layers += [nn.Linear(n_in, n_out, bias=not batch_norm), *norm, nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
 
 
@@ -56,13 +54,12 @@ def hidden_layers(head, x, name):
 
 def initialise(module):
     """He initialisation, without which training from scratch stalls; timm's trunks have one."""
-    for part in module.children():
-        layers = [] if isinstance(part, Timm) else part.modules()
-        for layer in layers:
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+    parts = (part for part in module.children() if not isinstance(part, Timm))
+    for layer in (layer for part in parts for layer in part.modules()):
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def damp(head, bias=None):
@@ -80,17 +77,16 @@ class Fusion(nn.Module):
     a 1x1 convolution (conv8) mixes them. A single layer passes conv6 alone.
     Choice: conv6 strides by 2 from pool4 as in the paper and by 1 from pool5, and shallower layers
     are first max-pooled to pool4's grid: any layers cost (nearly) the same number of parameters.
-
-    maps: name -> (channels, side) of the trunk's maps    width: share of the 512 channels
     """
 
     def __init__(self, layers, maps, width, batch_norm):
         super().__init__()
         self.layers, n_out = layers, scaled(512, width)
         self.branches, conv = nn.ModuleList(), partial(convolution, batch_norm=batch_norm)
-        for place, layer in enumerate(layers):
+        several = len(layers) > 1
+        for place, layer in enumerate(layers, 1):
             level, n_in = int(layer.removeprefix("pool")), maps[layer][0]
-            if 0 < place == len(layers) - 1:  # MaxPool2d(1) changes nothing
+            if several and place == len(layers):  # MaxPool2d(1) changes nothing
                 branch = [nn.MaxPool2d(2 ** (5 - level)), conv(n_in, n_out, 1)]
             elif level == 5:
                 branch = [conv(n_in, n_out, 5, padding=2)]
@@ -98,7 +94,6 @@ class Fusion(nn.Module):
                 padding = conv6_padding(maps["pool4"][1], maps["pool5"][1])
                 branch = [nn.MaxPool2d(2 ** (4 - level)), conv(n_in, n_out, 5, 2, padding)]
             self.branches.append(nn.Sequential(*branch))
-        several = len(layers) > 1
         self.conv8 = conv(len(layers) * n_out, n_out, 1) if several else nn.Identity()
 
     def forward(self, features):
@@ -240,11 +235,10 @@ def check_images(image, size):
         raise ValueError(f"image has shape {tuple(image.shape)}: expected (B, 3, {size}, {size})")
 
 
-def check_image_size(image_size):
+def check_image_size(size):
     """Raise ValueError for sizes at which conv6(pool4) does not give pool5's grid (11 -> 5)."""
-    side = image_size // 16
-    if side < 3 or side % 2 == 0:
+    if size < 48 or size // 16 % 2 == 0:
         raise ValueError(
-            f"image_size {image_size} makes pool4 {side}x{side}, but its side must be odd and at "
-            "least 3 for conv6(pool4) to meet pool5: take for example 48, 80, 112, 144, 180 or 240"
+            f"at image_size {size} conv6(pool4) does not meet pool5, as pool4's side {size // 16} "
+            "must be odd and at least 3: take for example 48, 80, 112, 144, 180 or 240"
         )

@@ -138,13 +138,8 @@ def mesh_view(shapes, triangles):
     axes = {f"{name}axis_visible": False for name in "xyz"}
     place = dict(x=0.5, xanchor="center", y=1.02, yanchor="bottom")
     menu = dict(type="buttons", direction="right", buttons=trace_menu(list(shapes)), **place)
-    figure.update_layout(
-        height=520,
-        margin=dict(l=0, r=0, t=40, b=0),
-        scene=dict(aspectmode="data", camera=view, **axes),
-        updatemenus=[menu],
-    )
-    return figure
+    scene, margin = dict(aspectmode="data", camera=view, **axes), dict(l=0, r=0, t=40, b=0)
+    return figure.update_layout(height=520, margin=margin, scene=scene, updatemenus=[menu])
 
 
 # iBUG's jaw, brows, nose bridge and nose base; eyes and lips, which are closed.

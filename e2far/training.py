@@ -7,7 +7,6 @@
 import copy
 import logging
 import math
-from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pandas as pd
@@ -17,21 +16,11 @@ from lightning_fabric import Fabric
 
 from e2far import augmentation, data, losses
 from e2far.evaluation import check_sizes, evaluate, predict, summary
-from e2far.keeping import Keeping, Phase, Recipe, Run, rates_at
+from e2far.keeping import Phase, Recipe, Run, rates_at
 from e2far.morphable import landmarks_mm
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce its precision
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}  # adam: decay as an L2 term
-
-
-@dataclass(frozen=True)
-class Regression:
-    """Weights of the loss's terms; an identity_weight of 0 leaves expression and pose alone."""
-
-    expression_weight: float
-    pose_weight: float
-    identity_weight: float = 1.0
-    mirror: bool = False  # show half of each batch, other pictures every time, as mirror images
 
 
 def loop(run, phases, batch_at, objective, clip=None, ema=None):
@@ -73,7 +62,7 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
     """Train a Recognizer to tell the people of `faces` apart, in place; returns the log.
 
     held_out: share of the pictures that is kept aside for the accuracy "top1"
-    options: as of `fit`, but for features and the fields of Regression
+    options: as of `fit`, but for features and the terms of the loss
     """
     people, n = faces.person.unique(), len(faces)
     if len(people) != recognizer.n_people:
@@ -81,8 +70,9 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
             f"{faces.folder} shows {len(people)} people, but the recogniser tells "
             f"{recognizer.n_people} apart: make it with n_people={len(people)}"
         )
+    fabric = _fabric(options)
     phase = Phase(steps, learning_rate, learning_rate, warmup=warmup)
-    recipe, keeping, fabric = _settings(options | dict(phases=[phase]))
+    recipe = Recipe(phases=[phase], **options)
     order = torch.from_numpy(np.random.default_rng(recipe.seed).permutation(n))
     held, kept = order.split((round(held_out * n), n - round(held_out * n)))
 
@@ -96,11 +86,9 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
         guesses = predict(network, faces, rows=held).argmax(1)
         return dict(top1=float((people[guesses] == faces.person[held]).float().mean()))
 
-    _check_images(recognizer, faces)
     draw = data.stored_batches(faces, kept, recipe.batch_size, recipe.seed)
-    run = _begin(recognizer, len(kept), recipe, keeping, fabric)
-    run.validate = validate if len(held) else None
-    return _train(run, draw, objective, recipe)
+    validate = validate if len(held) else None
+    return _train(recognizer, recipe, fabric, len(kept), draw, objective, validate)
 
 
 def fit(network, model, train, validation, *, features=None, **options):
@@ -113,16 +101,15 @@ def fit(network, model, train, validation, *, features=None, **options):
     train: data.Faces, or live.LiveFaces, made as training goes    validation: data.Faces or None
     features: None, or what the frozen trunk answers for the first faces of `train`
         (`store_features`): heads learn from these alone, many times faster than from pictures
-    options: fields of Recipe, Regression and Keeping; phases may be dicts of a Phase's fields
-    fabric: a lightning Fabric; None is one CPU process of `precision`, as of `auto_precision`
+    options: fields of Recipe; fabric: a lightning Fabric, None is one CPU process of `precision`,
+        as of `auto_precision`
     Raises ValueError when the loss is no longer finite, or sizes do not agree.
     """
     check_sizes(network, model, train)
-    _check_images(network, train)
-    task = _take(Regression, options)
-    weights = {name: value for name, value in asdict(task).items() if name != "mirror" or value}
-    recipe, keeping, fabric = _settings(options | dict(weights=weights))
-    if features and (task.mirror or recipe.augment or any(x.trunk_rate for x in recipe.phases)):
+    fabric = _fabric(options)
+    recipe = Recipe(**options)
+    tuned = any(phase.trunk_rate for phase in recipe.phases)
+    if features and (recipe.mirror or recipe.augment or tuned):
         raise ValueError(
             "stored features train heads alone, and cannot be mirrored: give every phase "
             "trunk_rate 0, augment 0 and mirror False, or train on pictures"
@@ -133,17 +120,15 @@ def fit(network, model, train, validation, *, features=None, **options):
         seen = len(next(iter(features.values()))) if features else len(train)
         rows = torch.arange(seen)
         draw = data.stored_batches(train, rows, recipe.batch_size, recipe.seed, features)
-    if task.mirror:
+    if recipe.mirror:
         draw = augmentation.mirrored_batches(draw, model, recipe.seed)
-    run = _begin(network, seen, recipe, keeping, fabric)
+    objective, validate = regression(model, recipe, fabric.device, features), None
     if validation:
-        run.validate = lambda network: summary(evaluate(network, model, validation))
-    if features:
-        run.network.mark_forward_method("heads")
-    return _train(run, draw, regression(model, task, fabric.device, features), recipe)
+        validate = lambda network: summary(evaluate(network, model, validation))
+    return _train(network, recipe, fabric, seen, draw, objective, validate)
 
 
-def regression(model, task, device, features=None):
+def regression(model, recipe, device, features=None):
     """The objective of `fit` for `loop`."""
     model = copy.deepcopy(model).float().to(device)
     identity_factor = losses.gram_factor(model.identity_basis[model.region])
@@ -157,9 +142,9 @@ def regression(model, task, device, features=None):
         landmarks = landmarks_mm(model, alpha, beta)
         pose = losses.pose_energy(pred["pose"], batch["pose"], landmarks).mean()
         return dict(
-            loss=task.identity_weight * identity
-            + task.expression_weight * expression
-            + task.pose_weight * pose,
+            loss=recipe.identity_weight * identity
+            + recipe.expression_weight * expression
+            + recipe.pose_weight * pose,
             identity_mm2=identity,
             expression_mm2=expression,
             pose_percent2=pose,
@@ -168,30 +153,18 @@ def regression(model, task, device, features=None):
     return objective
 
 
-def _take(kind, options):
-    """A `kind` of those of `options` that are its fields; they are taken out."""
-    return kind(**{f.name: options.pop(f.name) for f in fields(kind) if f.name in options})
+def _fabric(options):
+    """What the options `fabric` and `precision` tell of; they are taken out."""
+    precision = auto_precision(options.pop("precision", "32-true"))
+    given = options.pop("fabric", None)
+    return given or Fabric(accelerator="cpu", devices=1, precision=precision)
 
 
-def _settings(options):
-    """Recipe, Keeping and Fabric that keyword arguments tell of."""
-    phases = [x if isinstance(x, Phase) else Phase(**x) for x in options["phases"]]
-    options |= dict(phases=phases)
-    recipe = _take(Recipe, options)
-    precision, fabric = options.pop("precision", "32-true"), options.pop("fabric", None)
-    fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=auto_precision(precision))
-    return recipe, Keeping(**options), fabric
+def _train(module, recipe, fabric, seen, draw, objective, validate):
+    """`loop` through the recipe; returns the log.
 
-
-def _check_images(module, faces):
-    if faces.image_size != module.image_size:
-        raise ValueError(
-            f"{faces.folder} has {faces.image_size} px, but the network takes {module.image_size}"
-        )
-
-
-def _begin(module, seen, recipe, keeping, fabric):
-    """The Run of a training. seen: what a checkpoint must agree in about the faces"""
+    seen: what a checkpoint must agree in about the faces    draw: step -> batch on the CPU
+    """
     if recipe.optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer {recipe.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     if recipe.batch_size % fabric.world_size:
@@ -203,13 +176,11 @@ def _begin(module, seen, recipe, keeping, fabric):
     groups = [dict(params=heads), dict(params=list(module.trunk.parameters()))]
     kind, decay = OPTIMIZERS[recipe.optimizer], recipe.weight_decay
     optimizer = kind(groups, lr=0.0, weight_decay=decay, fused=True)
-    settings = asdict(recipe) | dict(faces=seen, network=module.config)
-    return Run(module, optimizer, fabric, settings, keeping)
-
-
-def _train(run, draw, objective, recipe):
-    """`loop` through the recipe; returns the log. draw: step -> batch on the CPU"""
-    fabric = run.fabric
+    settings = recipe.settings() | dict(faces=seen, network=module.config)
+    run = Run(module, optimizer, fabric, recipe, settings)
+    run.validate = validate
+    if hasattr(module, "heads"):  # which stored features enter by
+        run.network.mark_forward_method("heads")
     mine = slice(fabric.global_rank, None, fabric.world_size)
 
     def batch_at(step):
@@ -242,9 +213,5 @@ def auto_precision(precision, device="cpu"):
 def blend(average, module, decay):
     """Move `average`, weights and BatchNorm's statistics, towards a module:
     a <- decay a + (1 - decay) m."""
-    pairs = list(zip(average.state_dict().values(), module.state_dict().values()))
-    numbers = zip(*((a, m) for a, m in pairs if a.is_floating_point()))
-    torch._foreach_lerp_(*map(list, numbers), 1 - decay)
-    for a, m in pairs:
-        if not a.is_floating_point():  # counts
-            a.copy_(m)
+    for a, m in zip(average.state_dict().values(), module.state_dict().values()):
+        a.lerp_(m, 1 - decay) if a.is_floating_point() else a.copy_(m)  # counts

@@ -21,9 +21,6 @@ from torch import nn
 LAYERS = ("pool1", "pool2", "pool3", "pool4", "pool5")
 # Channels and convolutions of VGG-16's blocks
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-# Channels and blocks of each stage; first the stem
-RESIDUAL = ((128, 0), (128, 2), (256, 2), (512, 2), (1024, 2))
-DEPTHWISE = ((96, 0), (128, 2), (192, 3), (384, 3), (768, 2))
 EXPANSION = 4  # of an inverted residual's inner channels
 # Of VGG-Face's training pictures; R, G, B
 MEAN_COLOUR = (129.1863 / 255, 104.7624 / 255, 93.5940 / 255)
@@ -36,10 +33,9 @@ def scaled(n, width):
 
 def convolution(n_in, n_out, kernel, stride=1, padding=0, batch_norm=False):
     """Convolution, optional BatchNorm (ours, for training small networks from scratch), ReLU."""
-    layers = [nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=not batch_norm)]
-    if batch_norm:
-        layers.append(nn.BatchNorm2d(n_out))
-    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+    norm = [nn.BatchNorm2d(n_out)] if batch_norm else []
+    conv = nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=not batch_norm)
+    return nn.Sequential(conv, *norm, nn.ReLU(inplace=True))
 
 
 def normed(n_in, n_out, kernel, stride=1, groups=1):
@@ -52,17 +48,14 @@ def normed(n_in, n_out, kernel, stride=1, groups=1):
 class Trunk(nn.Module):
     """VGG-16's features: image (B, 3, S, S) in [0, 1] to pool1 ... pool5, (B, C, S/2^i, S/2^i)."""
 
-    mean_colour: torch.Tensor
-
     def __init__(self, width=1.0, batch_norm=False):
         super().__init__()
         self.batch_norm = batch_norm
         self.channels = {layer: scaled(n, width) for layer, (n, _) in zip(LAYERS, BLOCKS)}
         self.blocks, n_in = nn.ModuleList(), 3
         for (_, count), n_out in zip(BLOCKS, self.channels.values()):
-            block = [convolution(n_in, n_out, 3, padding=1, batch_norm=batch_norm)]
-            for _ in range(count - 1):
-                block.append(convolution(n_out, n_out, 3, padding=1, batch_norm=batch_norm))
+            sizes = zip((n_in, *[n_out] * count), [n_out] * count)
+            block = [convolution(*size, 3, padding=1, batch_norm=batch_norm) for size in sizes]
             self.blocks.append(nn.Sequential(*block, nn.MaxPool2d(2)))
             n_in = n_out
         self.register_buffer("mean_colour", torch.tensor(MEAN_COLOUR).view(3, 1, 1))
@@ -115,8 +108,6 @@ class Staged(nn.Module):
     plan: channels and number of blocks of each, the stem first    block: makes one
     """
 
-    mean_colour: torch.Tensor
-
     def __init__(self, plan, block, width):
         super().__init__()
         self.batch_norm = True
@@ -135,6 +126,13 @@ class Staged(nn.Module):
         for layer, stage in zip(LAYERS, (self.stem, *self.stages)):
             features[layer] = x = stage(x)
         return features
+
+
+# Channels and blocks of each stage, the stem first; and what makes a block
+STAGED = dict(
+    residual=(((128, 0), (128, 2), (256, 2), (512, 2), (1024, 2)), Residual),
+    depthwise=(((96, 0), (128, 2), (192, 3), (384, 3), (768, 2)), InvertedResidual),
+)
 
 
 class Timm(nn.Module):
@@ -165,12 +163,11 @@ class Timm(nn.Module):
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"timm makes no features of {name!r} ({reason})") from None
         info = self.network.feature_info
-        levels = [reduction.bit_length() - 1 for reduction in info.reduction()]
-        self.channels = {f"pool{level}": n for level, n in zip(levels, info.channels())}
+        layers = [f"pool{reduction.bit_length() - 1}" for reduction in info.reduction()]
+        self.batch_norm, self.channels = True, dict(zip(layers, info.channels()))
         if not {"pool4", "pool5"} <= self.channels.keys():
-            found = ", ".join(self.channels)
-            raise ValueError(f"timm/{name} has maps {found}, but heads need pool4 and pool5")
-        self.batch_norm, trained_on = True, timm.get_pretrained_cfg(name)
+            raise ValueError(f"timm/{name} has maps {layers}, but heads need pool4 and pool5")
+        trained_on = timm.get_pretrained_cfg(name)
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(getattr(trained_on, key)).view(3, 1, 1))
 
@@ -189,22 +186,19 @@ def open_trunk(name="vgg16", width=1.0, batch_norm=False):
         return Timm(name.removeprefix("timm/"))
     if name == "vgg16":
         return Trunk(width, batch_norm)
-    if name not in ("residual", "depthwise"):
+    if name not in STAGED:
         raise ValueError(f"trunk {name!r}: choose vgg16, residual, depthwise or timm/NAME")
     if not batch_norm:
         raise ValueError(f"trunk {name} does not train without BatchNorm: give batch_norm true")
-    if name == "residual":
-        return Staged(RESIDUAL, Residual, width)
-    return Staged(DEPTHWISE, InvertedResidual, width)
+    return Staged(*STAGED[name], width)
 
 
 def map_sizes(trunk, image_size):
     """Name -> (channels, side) of the maps that `trunk` makes of pictures of `image_size` px."""
     if not isinstance(trunk, Timm):
-        sides = {layer: image_size // 2 ** int(layer[-1]) for layer in LAYERS}
-        return {layer: (channels, sides[layer]) for layer, channels in trunk.channels.items()}
-    training = trunk.training
+        channels = enumerate(trunk.channels.items(), 1)
+        return {layer: (n, image_size // 2**level) for level, (layer, n) in channels}
     with torch.no_grad():
         found = trunk.eval()(torch.zeros(1, 3, image_size, image_size))
-    trunk.train(training)
+    trunk.train()
     return {layer: tuple(maps.shape[1:3]) for layer, maps in found.items()}

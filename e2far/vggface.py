@@ -45,15 +45,21 @@ def read(path):
         if ending == ".mat":
             return _as_trunk(*_read_mat(path))
         if ending == ".safetensors":
-            return _as_trunk(*_of_known_input(load_file(path)))
-        if ending not in (".pth", ".pt"):
-            raise ValueError("the ending is not .mat, .pth, .pt or .safetensors")
-        try:
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            reason = "it is cut short, or a pickle of more than tensors, whose code is not run"
-            raise ValueError(reason) from None
-        return _as_trunk(*_of_known_input(stored))
+            stored = load_file(path)
+        else:
+            try:
+                stored = torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:  # whose text tells how to run the code after all
+                reason = "it is cut short, or a pickle of more than tensors, whose code is not run"
+                raise ValueError(reason) from None
+            stored = stored.get("state_dict", stored)
+        # Choice: torchvision's two sets of vgg16 have the same names, but the one for features
+        # alone has no numbers in its classifier.
+        classifier = [value for name, value in stored.items() if name.startswith("classifier.")]
+        if "features.0.weight" not in stored:
+            return _as_trunk(stored, *VGG_FACE)
+        caffe = any(value.isnan().any() for value in classifier)
+        return _as_trunk(stored, *(CAFFE if caffe else IMAGENET))
 
 
 def load(module, path):
@@ -63,17 +69,15 @@ def load(module, path):
     """
     if module.config["trunk"] != "vgg16":
         raise ValueError(f"{path} is of no use to a trunk {module.config['trunk']}: take vgg16")
-    tensors, trunk = read(path), module.trunk
-    batch_norm = "blocks.0.0.1.weight" in tensors
-    if batch_norm != trunk.batch_norm:
-        raise ValueError(f"{path} needs a network with batch_norm={batch_norm}, or take another")
-    channels = {f"pool{k + 1}": len(tensors[f"blocks.{k}.0.0.weight"]) for k in range(len(BLOCKS))}
-    if channels != trunk.channels:
+    tensors, wanted = read(path), module.trunk.state_dict()
+    shapes = lambda state: {name: value.shape for name, value in state.items()}
+    if shapes(tensors) != shapes(wanted):
+        batch_norm = "blocks.0.0.1.weight" in tensors
         raise ValueError(
-            f"{path} has other channels than a network of width {module.config['width']:g}: "
-            "VGG-16 as published needs width 1.0"
+            f"{path} needs a network with batch_norm={batch_norm}, and as wide as it is: VGG-16 as "
+            "published needs width 1.0"
         )
-    trunk.load_state_dict(tensors)
+    module.trunk.load_state_dict(tensors)
 
 
 def _read_mat(path):
@@ -84,58 +88,42 @@ def _read_mat(path):
     stored |= stored.get("net", {}) | stored.get("meta", {})
     tensors = {}
     for layer in stored["layers"]:
-        name = layer["name"]
-        if name.startswith("conv"):
-            old = "filters" in layer
-            filters, bias = (layer["filters"], layer["biases"]) if old else layer["weights"]
-            tensors[f"{name}.weight"] = torch.tensor(np.float32(filters)).permute(3, 2, 0, 1)
-            tensors[f"{name}.bias"] = torch.tensor(np.float32(bias))
-    average = np.asarray(stored["normalization"]["averageImage"])
-    if average.ndim not in (1, 3) or average.shape[-1] != 3:
-        raise ValueError(f"averageImage has shape {average.shape}, not (H, W, 3) or 3 numbers")
+        if layer["name"].startswith("conv"):
+            both = layer["weights"] if "weights" in layer else (layer["filters"], layer["biases"])
+            filters, bias = (torch.tensor(np.float32(values)) for values in both)
+            tensors[f"{layer['name']}.weight"] = filters.permute(3, 2, 0, 1)
+            tensors[f"{layer['name']}.bias"] = bias
     # Choice: the mean colour of a mean picture, for our pictures have other sizes
-    return tensors, (average.reshape(-1, 3).mean(0, dtype=np.float64) / 255, VGG_FACE[1])
+    average = np.reshape(stored["normalization"]["averageImage"], (-1, 3))
+    return tensors, average.mean(0, dtype=np.float64) / 255, VGG_FACE[1]
 
 
-def _of_known_input(stored):
-    """`stored`, or the state dict in it, and the input's mean and std, which its names tell.
-
-    Choice: torchvision's two sets of vgg16 have the same names, but the one for features alone has
-    no numbers in its classifier.
-    """
-    stored = stored.get("state_dict", stored) if isinstance(stored, dict) else stored
-    if not isinstance(stored, dict):
-        raise ValueError(f"it holds a {type(stored).__name__}, not a state dict")
-    if "features.0.weight" not in stored:
-        return stored, VGG_FACE
-    classifier = [value for name, value in stored.items() if name.startswith("classifier.")]
-    return stored, CAFFE if any(value.isnan().any() for value in classifier) else IMAGENET
-
-
-def _as_trunk(stored, normalisation):
-    """Trunk.state_dict() of the layers `stored`, whose input has `normalisation` (mean, std)."""
+def _as_trunk(stored, mean, std):
+    """Trunk.state_dict() of the layers `stored`, whose input has this mean and std."""
     batch_norm = "features.1.running_mean" in stored
+    names = [f"conv{block + 1}_{place + 1}" for block, place in PLAN]
     if "features.0.weight" in stored:
         step = 3 if batch_norm else 2  # a ReLU, and BatchNorm, after each; a pool after each block
         names = [f"features.{step * k + block}" for k, (block, _) in enumerate(PLAN)]
-    else:
-        names = [f"conv{block + 1}_{place + 1}" for block, place in PLAN]
     for key, value in stored.items():
         convolution = value.ndim == 4 and key.startswith(("conv", "features."))
         if convolution and key.removesuffix(".weight") not in names:
             raise ValueError(f"{key} is no layer of VGG-16")
 
     def take(key, *shape):
-        if key not in stored:
-            raise ValueError(f"{key} is missing")
-        if stored[key].shape != shape:
-            raise ValueError(f"{key} has shape {tuple(stored[key].shape)}, not {shape}")
-        return stored[key].float()
+        value = stored[key]
+        if value.shape != shape:
+            raise ValueError(f"{key} has shape {tuple(value.shape)}, not {shape}")
+        if value.is_complex() or not value.isfinite().all():
+            raise ValueError(f"{key} holds numbers that are not finite")
+        return value.float()
 
-    mean, std = (torch.tensor(value).float().view(3, 1, 1) for value in normalisation)
+    mean, std = (torch.tensor(value).float().view(3, 1, 1) for value in (mean, std))
+    if not mean.isfinite().all():
+        raise ValueError("its mean picture holds numbers that are not finite")
     tensors, n_in = dict(mean_colour=mean), 3
     for name, (block, place) in zip(names, PLAN):
-        key, n_out = f"blocks.{block}.{place}", len(stored.get(f"{name}.weight", ()))
+        key, n_out = f"blocks.{block}.{place}", len(stored[f"{name}.weight"])
         weight, bias = take(f"{name}.weight", n_out, n_in, 3, 3), take(f"{name}.bias", n_out)
         tensors[f"{key}.0.weight"] = weight if block or place else weight / std
         if batch_norm:
@@ -143,12 +131,9 @@ def _as_trunk(stored, normalisation):
             for part in ("weight", "bias", "running_mean", "running_var"):
                 tensors[f"{key}.1.{part}"] = take(f"{norm}.{part}", n_out)
             # Our convolutions before a BatchNorm have no bias, and it needs none
-            tensors[f"{key}.1.running_mean"] = tensors[f"{key}.1.running_mean"] - bias
+            tensors[f"{key}.1.running_mean"] -= bias
             tensors[f"{key}.1.num_batches_tracked"] = torch.tensor(0)
         else:
             tensors[f"{key}.0.bias"] = bias
         n_in = n_out
-    for key, value in tensors.items():
-        if value.is_complex() or not value.isfinite().all():
-            raise ValueError(f"{key} holds numbers that are not finite")
     return tensors

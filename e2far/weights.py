@@ -1,7 +1,6 @@
 """Trained networks on disk: safetensors files that say how they are built.
 
-Readers raise FileNotFoundError, OSError (truncated, not safetensors) or ValueError (another kind of
-network, wrong shapes, numbers that are not finite) with one line that says what to do.
+Readers raise FileNotFoundError or ValueError with one line that says what to do.
 """
 
 import json
@@ -12,7 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from e2far import vggface
-from e2far.files import replacing
+from e2far.files import reading, replacing
 from e2far.network import E2FAR
 from e2far.trunks import Timm
 
@@ -33,10 +32,8 @@ def load_network(path, kind=E2FAR):
     Its `metadata` is what was saved with it.
     """
     tensors, header = read_tensors(path, "network")
-    try:
+    with reading(path, f"the {kind.__name__} that it describes: {AGAIN}"):
         network = kind(**header["config"])
-    except Exception as error:  # of a wrong type or sign a number fails anywhere
-        raise ValueError(f"{path} holds no {kind.__name__} ({_line(error)}): {AGAIN}") from error
     fill(network, tensors, path)
     network.metadata = header.get("metadata", {})
     return network.eval()
@@ -66,24 +63,14 @@ def fill_trunk(net, trunk):
 
 def save_trunk(module, path, half=False):
     """Write the trunk of an E2FAR or Recognizer; half: as float16."""
-    _save(module.trunk.state_dict(), path, half, dict(config=_trunk_config(module)))
+    config = {name: module.config[name] for name in ("trunk", "width")}
+    config |= dict(batch_norm=module.trunk.batch_norm)
+    _save(module.trunk.state_dict(), path, half, dict(config=config))
 
 
 def load_trunk(module, path):
     """Fill the trunk of an E2FAR or Recognizer, in place, from a file of `save_trunk`."""
-    tensors, header = read_tensors(path, "trunk")
-    found, wanted = dict(trunk="vgg16") | header["config"], _trunk_config(module)
-    if found != wanted:
-        raise ValueError(
-            f"{path} holds a trunk of {str(found)[:300]!r}, but the network has {wanted}: "
-            "make both from the same parameters"
-        )
-    fill(module.trunk, tensors, path)
-
-
-def _trunk_config(module):
-    config = {name: module.config[name] for name in ("trunk", "width")}
-    return config | dict(batch_norm=module.trunk.batch_norm)
+    fill(module.trunk, read_tensors(path, "trunk")[0], path)
 
 
 def _save(state, path, half, header):
@@ -97,42 +84,21 @@ def _save(state, path, half, header):
 
 def read_tensors(path, kind):
     """Tensors (floats as float32) and header (config, metadata) of a file of ours, a `kind`."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no {kind} at {path}: make it with `dvc repro training`, "
-            "or restore data/weights from git"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(json.loads((file.metadata() or {}).get("e2far", "{}")))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except Exception as error:  # damaged headers and JSON fail in too many ways to list
-        raise OSError(
-            f"{path} is truncated or not a safetensors file ({_line(error)}): fetch it, or {AGAIN}"
-        ) from error
-    if not isinstance(header.get("config"), dict):
-        raise ValueError(f"{path} holds no {kind} of e2far: name another file, or {AGAIN}")
-    tensors = {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
-    for name, value in tensors.items():
-        negative = name.endswith("running_var") and (value < 0).any()
-        if negative or value.is_complex() or not value.isfinite().all():
-            raise ValueError(
-                f"{path} holds negative variances or numbers that are not finite in "
-                f"{' '.join(name.split())}: its training diverged, or it is damaged; {AGAIN}"
-            )
+    what = f"a {kind} of e2far: {AGAIN}, or restore data/weights from git"
+    with reading(path, what), safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get("e2far", "{}"))
+        if not isinstance(header["config"], dict):
+            raise ValueError("its config is no JSON object")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
+        for name, value in tensors.items():
+            negative = name.endswith("running_var") and (value < 0).any()
+            if negative or value.is_complex() or not value.isfinite().all():
+                raise ValueError(f"negative variances or numbers that are not finite in {name}")
     return tensors, header
 
 
 def fill(module, tensors, path):
     """Load `tensors` of the file at `path` into `module`; ValueError where they do not fit."""
-    try:
+    with reading(path, f"of this trunk, width and batch_norm, but does not fit: {AGAIN}"):
         module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit the network it describes ({_line(error)}): {AGAIN}"
-        ) from error
-
-
-def _line(error):
-    return " ".join(str(error).split())[:300]

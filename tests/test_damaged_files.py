@@ -10,7 +10,6 @@ import multiprocessing
 import pickle
 import resource
 import warnings
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -28,24 +27,23 @@ from e2far.photo.pictures import load_image
 MEMORY_BYTES, SECONDS = 2**31, 120  # that a slow test may take beyond what it has, for one kind
 
 
-def small_network():
+def write_network(path):
     torch.manual_seed(0)
-    return network.E2FAR(6, 4, image_size=48, width=1 / 32, batch_norm=True)
+    small = network.E2FAR(6, 4, image_size=48, width=1 / 32, batch_norm=True)
+    weights.save_network(small, path)
 
 
-def small_face():
-    """The mean, modes and units of a small grid bent as a face, as `test_readers` writes them."""
-    toy = morphable.toy_model(dtype=torch.float32)
-    names = ["jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft", "browInnerUp"]
-    return dict(
-        mean=toy.mean.numpy(),
-        identity=toy.identity_basis.numpy()[:, :, :5],
-        expression=toy.expression_basis.numpy()[:, :, :3],
-        triangles=toy.triangles.numpy(),
-        landmarks=toy.landmarks.numpy(),
-        names=names,
-        units=np.repeat(toy.units.numpy(), 2, 2)[:, :, :5],
-    )
+def write_model(path):
+    morphable.toy_model(dtype=torch.float32).save(path)
+
+
+def write_published(path):
+    """The mean, modes and triangles of a small grid bent as a face, as `test_readers` does it."""
+    toy = morphable.toy_model(n_identity=5, n_expression=3, dtype=torch.float32)
+    bases = dict(identity=toy.identity_basis, expression=toy.expression_basis)
+    parts = dict(mean=toy.mean, triangles=toy.triangles, landmarks=toy.landmarks, **bases)
+    face = {name: values.numpy() for name, values in parts.items()}
+    test_readers.WRITERS[path.name](path, face)
 
 
 def write_shard(path):
@@ -69,42 +67,36 @@ def write_picture(path):
     Image.fromarray(colours).save(path)
 
 
-def read_published(kind):
-    return lambda path: import_module(f"e2far.facemodels.{kind}").read(path)
+def read_published(path):
+    return test_readers.READERS[path.name].read(path)
 
 
 # The name of a file -> how a good one is written there, and how it is read.
 KINDS = {
-    "network.safetensors": (
-        lambda path: weights.save_network(small_network(), path),
-        lambda path: weights.load_network(path).state_dict(),
-    ),
+    "network.safetensors": (write_network, lambda path: weights.load_network(path).state_dict()),
     "vgg_face_dag.pth": (lambda path: torch.save(dag(), path), vggface.read),
     "vgg16.safetensors": (lambda path: save_file(dag(), path), vggface.read),
-    "model.npz": (
-        lambda path: morphable.toy_model(dtype=torch.float32).save(path),
-        lambda path: morphable.MorphableModel.load(path).state_dict(),
-    ),
+    "model.npz": (write_model, lambda path: morphable.MorphableModel.load(path).state_dict()),
     "000/shard-000000.safetensors": (
         write_shard,
         lambda path: data.Faces(path.parents[1]).gather([0, 3])["image"],
     ),
     "net.confidence.json": (write_calibration, confidence.load),
-    **{f"photo{ending}": (write_picture, load_image) for ending in (".png", ".jpg", ".tif")},
+    **dict.fromkeys(("photo.png", "photo.jpg", "photo.tif"), (write_picture, load_image)),
     **{
-        name: (
-            lambda path, write=test_readers.WRITERS[name]: write(path, small_face()),
-            read_published(kind),
-        )
-        for name, kind in {
-            "01_MorphableModel.mat": "basel2009",
-            "model2017-1.h5": "basel2017",
-            "flame2023.npz": "flame",
-            "generic_model.pkl": "flame",
-            "sfm_shape_3448.bin": "surrey",
-        }.items()
+        name: (write_published, read_published)
+        for name in test_readers.WRITERS
+        if name not in ("FaceXModel", "BFM_model_front.mat", "BFM.mat")
     },
 }
+
+
+def written(name, folder):
+    """The path of a good file of the kind `name`."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    KINDS[name][0](path)
+    return path
 
 
 def damaged(content, rng):
@@ -134,15 +126,14 @@ def damaged(content, rng):
 def finite(found):
     """Whether all numbers in `found`, a tree, are finite; `assembly.Published` is judged later."""
     if isinstance(found, dict):
-        return all(map(finite, found.values()))
+        found = list(found.values())
     if isinstance(found, (list, tuple)):
         return all(map(finite, found))
-    if isinstance(found, (torch.Tensor, np.ndarray, float)):
-        return bool(np.isfinite(np.asarray(found)).all())
-    return True
+    known = isinstance(found, (torch.Tensor, np.ndarray, float))
+    return not known or bool(np.isfinite(np.asarray(found)).all())
 
 
-def fault(read, path):
+def fault(path, read):
     """What is wrong with how `path` is read, or None: it is sound, or refused in one line."""
     try:
         with warnings.catch_warnings(), files.reading(path, "a good file"):
@@ -156,61 +147,39 @@ def fault(read, path):
     return None if finite(found) else "what it reads is not finite"
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    """Bytes of one good file of each kind."""
-    folder, content = tmp_path_factory.mktemp("good"), {}
-    for name, (write, _) in KINDS.items():
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        write(path)
-        content[name] = path.read_bytes()
-    return content
-
-
-def put(name, content, folder):
-    """A file of the kind `name` with other content, and what belongs beside it."""
-    path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    if name.startswith("000/"):
-        write_shard(path)
-    path.write_bytes(content)
-    return path
-
-
 @pytest.mark.parametrize("name", KINDS)
-def test_a_damaged_file_is_sound_or_refused_in_one_line(name, good, tmp_path):
-    read, rng = KINDS[name][1], np.random.default_rng(1)
-    path = put(name, good[name], tmp_path)
+def test_a_damaged_file_is_sound_or_refused_in_one_line(name, tmp_path):
+    path, read, rng = written(name, tmp_path), KINDS[name][1], np.random.default_rng(1)
     assert finite(read(path))
-    for content in (b"", good[name][: len(good[name]) // 2], b"\0" * 300):
+    good = path.read_bytes()
+    for content in (b"", good[: len(good) // 2], b"\0" * 300):
         path.write_bytes(content)
         with pytest.raises((ValueError, OSError)), files.reading(path, "a good file"):
             read(path)
     for number in range(12):
-        path.write_bytes(damaged(good[name], rng))
-        assert fault(read, path) is None, number
+        path.write_bytes(damaged(good, rng))
+        assert fault(path, read) is None, number
 
 
-def read_many(name, content, folder, count, faults):
+def read_many(path, read, count, faults):
     """Read `count` damaged files of a kind in little memory; the first fault goes to `faults`."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES,) * 2)
+    good = path.read_bytes()
     for number in range(count):
-        rng = np.random.default_rng([2, number])
-        found = fault(KINDS[name][1], put(name, damaged(content, rng), folder))
-        if found:
+        path.write_bytes(damaged(good, np.random.default_rng([2, number])))
+        if found := fault(path, read):
             faults.put(f"file {number}: {found}")
             return
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
-def test_hundreds_of_damaged_files_crash_nothing(name, good, tmp_path):
+def test_hundreds_of_damaged_files_crash_nothing(name, tmp_path):
     context = multiprocessing.get_context("fork")
     faults = context.SimpleQueue()
-    arguments = (name, good[name], tmp_path, 600, faults)
+    arguments = (written(name, tmp_path), KINDS[name][1], 600, faults)
     process = context.Process(target=read_many, args=arguments)
     process.start()
     process.join(SECONDS)
@@ -228,27 +197,24 @@ class Canary:
         return exec, ("open('sprung', 'w').close()",)
 
 
-def poisoned(name):
-    """A file of the kind `name` that holds code, where such a file can hold any."""
-    buffer = io.BytesIO()
-    objects = np.array([Canary()], object)
-    if name.endswith(".pkl"):
-        pickle.dump(dict(v_template=Canary()), buffer)
-    elif name.endswith(".pth"):
-        torch.save({"conv1_1.weight": Canary()}, buffer)
-    elif name == "model.npz":
-        np.savez(buffer, mean=objects)
-    elif name == "flame2023.npz":
-        np.savez(buffer, v_template=objects, shapedirs=objects, f=objects)
-    elif name == "01_MorphableModel.mat":
-        savemat(buffer, dict(shapeMU=np.ones((9, 1)), shapePC=objects.astype("U")))
-    return buffer.getvalue()
+OBJECTS = np.array([Canary()], object)
+POISONED = {  # files that hold code, where such a file can hold any
+    "generic_model.pkl": lambda file: pickle.dump(dict(v_template=Canary()), file),
+    "vgg_face_dag.pth": lambda file: torch.save({"conv1_1.weight": Canary()}, file),
+    "model.npz": lambda file: np.savez(file, mean=OBJECTS),
+    "flame2023.npz": lambda file: np.savez(file, v_template=OBJECTS, shapedirs=OBJECTS, f=OBJECTS),
+    "01_MorphableModel.mat": lambda file: savemat(
+        file, dict(shapeMU=np.ones((9, 1)), shapePC=OBJECTS.astype("U"))
+    ),
+}
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if poisoned(name)])
+@pytest.mark.parametrize("name", POISONED)
 def test_no_code_of_a_file_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = put(name, poisoned(name), tmp_path)
+    buffer, path = io.BytesIO(), tmp_path / name
+    POISONED[name](buffer)
+    path.write_bytes(buffer.getvalue())
     with pytest.raises(ValueError, match=name), files.reading(path, "a good file"):
         KINDS[name][1](path)
     assert not (tmp_path / "sprung").exists()

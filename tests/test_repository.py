@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import e2far
-from e2far.pipeline import long_training, trunk_trial
+from e2far.pipeline import long_training, params
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = "00_quickstart 01_data_synthesis 02_training 03_layer_features 04_benchmark 05_speed"
@@ -28,12 +28,9 @@ def text(path):
 PROJECT = tomllib.loads(text("pyproject.toml"))["project"]
 STAGES = yaml.safe_load(text("dvc.yaml"))["stages"]
 PARAMS = yaml.safe_load(text("params.yaml"))
-
+CI = yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]["test"]
 each_notebook = pytest.mark.parametrize("name", NAMES)
 each_stage = pytest.mark.parametrize("stage", STAGES)
-only_default = pytest.mark.skipif(
-    PARAMS["profile"] != "default", reason="the other profiles' numbers are not printed"
-)
 
 
 def plain(entries):
@@ -59,24 +56,15 @@ def notebook(name, folder="notebooks"):
     return nbformat.read(ROOT / folder / f"{name}.ipynb", as_version=4)
 
 
-def executed(name):
-    return notebook(name, "reports/notebooks")
-
-
 def code(notebook):
     """Sources of the code cells, papermill's own left out."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    own = "injected-parameters"
-    return [cell.source for cell in cells if own not in cell.metadata.get("tags", [])]
+    own = lambda cell: "injected-parameters" in cell.metadata.get("tags", [])
+    return [x.source for x in notebook.cells if x.cell_type == "code" and not own(x)]
 
 
 def requirements(*extras):
     groups = [PROJECT["optional-dependencies"][extra] for extra in extras]
     return sum(groups, PROJECT["dependencies"])
-
-
-def package(requirement):
-    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
 
 
 @functools.cache
@@ -89,41 +77,21 @@ def tracked(folder=""):
     return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
-# Packages -------------------------------------------------------------------------------------
-
-
-def environment_yml():
-    """Its conda packages, and pip's."""
+def test_environment_yml_lists_the_packages_of_pyproject_and_a_python_that_ci_tests():
     *packages, last = yaml.safe_load(text("environment.yml"))["dependencies"]
-    return packages, last["pip"]
-
-
-def ci():
-    return yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]["test"]
-
-
-def test_environment_yml_lists_the_packages_of_pyproject():
-    _, listed = environment_yml()
-    options = [entry for entry in listed if entry.startswith("--")]
-    assert sorted(set(listed) - set(options)) == sorted(requirements(*EXTRAS))
+    options = [entry for entry in last["pip"] if entry.startswith("--")]
+    assert sorted(set(last["pip"]) - set(options)) == sorted(requirements(*EXTRAS))
     assert options == ["--constraint constraints.txt", "--editable ."]
+    newest = int(CI["strategy"]["matrix"]["python"][-1].split(".")[1])
+    assert f"python{PROJECT['requires-python']},<3.{newest + 1}" in packages
 
 
-def test_environment_yml_asks_for_a_python_that_ci_tests():
-    python = next(entry for entry in environment_yml()[0] if entry.startswith("python"))
-    newest = int(ci()["strategy"]["matrix"]["python"][-1].split(".")[1])
-    assert python == f"python{PROJECT['requires-python']},<3.{newest + 1}"
-
-
-def test_constraints_pin_every_package():
+def test_constraints_pin_every_package_and_make_takes_the_face_models_from_pyproject():
     lines = [line for line in text("constraints.txt").splitlines() if line and line[0] != "#"]
     assert all("==" in line for line in lines)
-    pinned = {package(line) for line in lines}
-    needed = [line for line in requirements(*EXTRAS, "dev") if "==" not in line]
-    assert not {package(line) for line in needed} - pinned
-
-
-def test_makefile_installs_the_face_models_package_as_pyproject_names_it():
+    package = lambda line: re.match(r"[\w.-]+", line)[0].lower().replace("_", "-")
+    needed = {package(line) for line in requirements(*EXTRAS, "dev") if "==" not in line}
+    assert needed <= {package(line) for line in lines}
     (anny,) = PROJECT["optional-dependencies"]["facemodel"]
     assert f"'{anny}'" in text("Makefile")
 
@@ -136,54 +104,48 @@ def test_one_version_everywhere():
 
 
 def test_ci_runs_the_readmes_commands():
-    runs = [" ".join(step["run"].split()[:2]) for step in ci()["steps"] if "run" in step]
+    runs = [" ".join(step["run"].split()[:2]) for step in CI["steps"] if "run" in step]
     assert runs == ["make test", "make reproduce"]
     assert all(run in text("README.md") for run in runs)
 
 
-def test_every_wing_has_its_tests():
+def test_every_wing_has_its_tests_and_the_notebooks_are_those_of_the_design():
     wings = {path.parts[1] for path in tracked("e2far") if len(path.parts) == 3}
     assert {path.parts[1] for path in tracked("tests") if len(path.parts) == 3} == {"core", *wings}
-
-
-# Notebooks ------------------------------------------------------------------------------------
-
-
-def test_the_notebooks_are_those_of_the_design():
     assert [path.stem for path in tracked("notebooks") if path.suffix == ".ipynb"] == NAMES
 
 
 @each_notebook
-def test_sources_are_stripped_and_use_the_common_kernel(name):
+def test_sources_are_stripped_take_parameters_explain_and_end_with_what_was_found(name):
     nbformat.validate(notebook(name))
+    cells = notebook(name).cells
     assert notebook(name).metadata.kernelspec.name == "python3"
-    for cell in notebook(name).cells:
+    for cell in cells:
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None
             ast.parse(cell.source)
-
-
-@each_notebook
-def test_a_notebook_asks_takes_parameters_explains_and_ends_with_what_was_found(name):
-    cells = notebook(name).cells
-    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
     told = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     assert [source.split("#")[0].strip() for source in told] == ["profile = None"]
 
     prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
     headings = re.findall(r"(?m)^## (.*)", "\n".join(prose))
+    assert cells[0].source == prose[0] and prose[0].startswith("# ")
     assert re.search(r"\?|[Ww]hether", " ".join(prose))
-    assert cells[-1].cell_type == "markdown" and "found" in headings[-1].lower()
+    assert cells[-1].source == prose[-1] and "found" in headings[-1].lower()
     assert sum(len(source.split()) < 12 for source in prose) <= 1, "a heading explains nothing"
     assert len(prose) >= len(headings) and sum(len(source.split()) for source in prose) >= 250
 
 
 @each_notebook
-def test_an_executed_copy_ran_to_its_end_without_an_error(name):
-    for cell in executed(name).cells:
+def test_an_executed_copy_ran_to_its_end_without_an_error_or_a_machines_path(name):
+    for cell in notebook(name, "reports/notebooks").cells:
         if cell.cell_type == "code" and cell.source.strip():
             assert cell.execution_count, f"a cell was not executed:\n{cell.source}"
             assert not [out for out in cell.outputs if out.output_type == "error"]
+    copy = text(f"reports/notebooks/{name}.ipynb")
+    without_pictures = re.sub(r'"image/\w+": "[^"]*"', "", copy)
+    assert str(ROOT) not in copy
+    assert not re.search(r"/(home|Users|root|tmp)/", without_pictures)
 
 
 @each_notebook
@@ -192,54 +154,33 @@ def test_an_executed_copy_is_of_the_committed_code(name):
     behind = re.search(r"committed results are those of version ([\d.]+\d)", text("README.md"))
     if behind and behind[1] != e2far.__version__:
         pytest.skip(f"the committed results are of {behind[1]}")
-    assert code(executed(name)) == code(notebook(name))
+    assert code(notebook(name, "reports/notebooks")) == code(notebook(name))
 
 
-@each_notebook
-def test_executed_copies_hold_no_machines_paths(name):
-    copy = text(f"reports/notebooks/{name}.ipynb")
-    without_pictures = re.sub(r'"image/\w+": "[^"]*"', "", copy)
-    assert str(ROOT) not in copy
-    assert not re.search(r"/(home|Users|root|tmp)/", without_pictures)
-
-
-# Stages and parameters ------------------------------------------------------------------------
-
-
-def test_every_profile_has_the_same_sections_with_the_same_keys():
+def test_every_profile_has_the_same_sections_with_the_same_keys_and_numbers_are_numbers():
     profiles = PARAMS["profiles"]
     assert list(profiles) == ["smoke", "default", "weights", "paper"]
     assert PARAMS["profile"] in profiles
     keys = lambda profile: {section: set(values) for section, values in profile.items()}
     for name, profile in profiles.items():
         assert keys(profile) == keys(profiles["smoke"]), name
-
-
-def test_small_numbers_are_numbers():
-    """YAML reads 1e-4 as text."""
-
-    def texts(value):
-        if isinstance(value, dict | list):
-            parts = value.values() if isinstance(value, dict) else value
-            return [found for part in parts for found in texts(part)]
-        return [value] if isinstance(value, str) else []
-
-    assert not [found for found in texts(PARAMS) if re.fullmatch(r"[\d.]+e[+-]?\d+", found)]
+    assert not re.search(r"'[\d.]+e[+-]?\d+'", str(PARAMS)), "YAML reads 1e-4 as text"
 
 
 @each_stage
-def test_a_stage_declares_files_that_exist_or_are_made(stage):
-    for dep in plain(STAGES[stage]["deps"]):
+def test_a_stage_needs_what_exists_or_is_made_runs_its_notebook_and_watches_its_numbers(stage):
+    deps, watched = plain(STAGES[stage]["deps"]), STAGES[stage]["params"]
+    for dep in deps:
         assert dep in ALL_OUTPUTS or (ROOT / dep).exists(), f"nobody makes {dep}"
-
-
-@each_stage
-def test_a_stage_runs_its_notebook_and_keeps_the_copy(stage):
     runs = re.findall(r"papermill.*? (notebooks/\S+\.ipynb) (\S+)", str(STAGES[stage]["cmd"]))
     assert len(runs) == (stage not in ("environment", "facemodel"))
     for source, copy in runs:
-        assert source in STAGES[stage]["deps"]
-        assert copy == f"reports/{source}" and copy in outputs(stage)
+        assert source in deps and copy == f"reports/{source}" and copy in outputs(stage)
+    assert "profile" in watched
+    for profile in PARAMS["profiles"]:  # every one has the blocks
+        for entry in watched:
+            keys = entry.replace("${profile}", profile).split(".")
+            functools.reduce(lambda block, key: block[key], keys, PARAMS)
 
 
 @each_stage
@@ -256,20 +197,6 @@ def test_a_stage_depends_on_the_modules_that_its_notebook_imports(stage):
     assert not [path for path in modules if (ROOT / path).exists() and not is_in(path, deps)]
 
 
-@each_stage
-def test_a_stage_watches_blocks_that_every_profile_has(stage):
-    watched = STAGES[stage]["params"]
-    assert "profile" in watched
-    for profile in PARAMS["profiles"]:
-        for entry in watched:
-            keys = entry.replace("${profile}", profile).split(".")
-            functools.reduce(lambda block, key: block[key], keys, PARAMS)
-
-
-def test_no_two_stages_write_the_same_place():
-    assert len(ALL_OUTPUTS) == sum(len(outputs(stage)) for stage in STAGES)
-
-
 @pytest.mark.parametrize("document", ["README.md", "data/README.md", "CONTRIBUTING.md"])
 def test_figures_and_links_exist_and_figures_have_a_stage(document):
     for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", text(document)):
@@ -280,56 +207,47 @@ def test_figures_and_links_exist_and_figures_have_a_stage(document):
             assert is_in(place, ALL_OUTPUTS), f"no stage makes {link}"
 
 
-@only_default
-def test_the_front_page_prints_the_table_that_the_default_profile_made():
-    assert text("reports/metrics/benchmark.md") in text("README.md")
-
-
-def test_the_first_screen_rounds_that_table():
+def test_the_first_screen_rounds_the_table_below_it():
     lines = [line for line in text("README.md").splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     rows = {name: numbers for name, *numbers in cells}
-    for first, below in {
-        "our network, one look": "our network, shipped weights",
-        "eos, a classic, fitted to 68 landmarks 2 px off the truth": "eos, 2 px noise",
-        "our network, then a fit to such landmarks": (
-            "our network, refined on landmarks with 2 px noise"
-        ),
-    }.items():
+    refined = "our network, refined on landmarks with 2 px noise"
+    for first, below in (
+        ("our network, one look", "our network, shipped weights"),
+        ("eos, a classic, fitted to 68 landmarks 2 px off the truth", "eos, 2 px noise"),
+        ("our network, then a fit to such landmarks", refined),
+    ):
         assert rows[first] == [f"{float(cell.split()[0]) + 1e-9:.2f}" for cell in rows[below][:2]]
 
 
-@only_default
+@pytest.mark.skipif(PARAMS["profile"] != "default", reason="the other profiles' are not printed")
 @pytest.mark.parametrize("table", ["benchmark", "groups"])
-def test_the_model_card_prints_the_shipped_networks_numbers(table):
+def test_the_front_page_and_the_model_card_print_the_tables_of_the_default_profile(table):
+    made = text(f"reports/metrics/{table}.md")
     between = rf"(?s)<!-- {table} -->\n(.*?)<!-- /{table} -->"
     printed = re.search(between, text("data/weights/MODEL_CARD.md"))[1]
-    lines = text(f"reports/metrics/{table}.md").splitlines(keepends=True)
     if table == "benchmark":
+        assert made in text("README.md")
+        lines = made.splitlines(keepends=True)
         rows = ("| mean face |", "| our network, shipped weights |")
-        lines = lines[:2] + [line for line in lines[2:] if line.startswith(rows)]
-    assert len(lines) >= 4 and printed == "".join(lines)
+        made = "".join(lines[:2] + [line for line in lines[2:] if line.startswith(rows)])
+    assert made.count("\n") >= 4 and printed == made
 
 
 def test_every_committed_figure_belongs_to_a_stage():
     """Or to a make target of hours, which no profile runs: `make trunks` and `make long`."""
-    by_target = {trunk_trial.TABLE, long_training.CURVES}
+    assert len(ALL_OUTPUTS) == sum(len(outputs(stage)) for stage in STAGES), "two write one place"
+    by_target = {params.TRUNKS, long_training.CURVES}
     for path in tracked("reports"):
         if path.name != ".gitignore" and ROOT / path not in by_target:
             assert is_in(path.as_posix(), ALL_OUTPUTS), f"no stage makes {path}"
 
 
-# Sizes ----------------------------------------------------------------------------------------
-
-
-def test_what_is_shipped_is_small():
+def test_what_is_shipped_is_small_and_finished():
     size = lambda paths: sum((ROOT / path).stat().st_size for path in paths)
     assert size(tracked("data/weights")) < 15e6 and size(tracked("reports")) < 30e6
     others = [path for path in tracked() if not {"weights", "reports"} & set(path.parts)]
     assert not [path for path in others if size([path]) > 5e6]
-
-
-def test_nothing_unfinished_is_tracked():
     unfinished = {".partial", ".pyc", ".log"}
     assert not [path for path in tracked() if path.suffix in unfinished]
     assert not [path for path in tracked() if ".ipynb_checkpoints" in path.parts]

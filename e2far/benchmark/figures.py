@@ -62,9 +62,8 @@ def time_bars(table, label, title):
     axis.barh(range(len(table)), table["median"], 0.7, xerr=spread, **look)
     axis.set_yticks(range(len(table)), table["name"])
     axis.invert_yaxis()
-    axis.set(xlabel=label, ylabel="part", title=title)
+    axis.set(xlabel=label, ylabel="part", title=title, axisbelow=True)
     axis.grid(axis="x", alpha=0.3)
-    axis.set_axisbelow(True)
     return figure
 
 

@@ -11,38 +11,28 @@ import numpy as np
 import torch
 from torch import nn
 
-from e2far import camera, data, facemodels, raster, weights
+from e2far import camera, data, facemodels, raster
 from e2far.benchmark.landmark_fit import frontal_mean
 from e2far.network import E2FAR, check_images, damp
 from e2far.training import fit
-from e2far.weights import save_network
+from e2far.weights import fill_trunk, load_network, save_network
 
 CHANNELS = 6  # of a rendering: normal map and PNCC, as in CoarseNet (Richardson et al. 2017)
 
 
-class RegionMesh(nn.Module):
-    """A face model's region as a mesh of its own, stored with no network."""
-
-    mean: torch.Tensor
-    basis: torch.Tensor
-    code: torch.Tensor
-    triangles: torch.Tensor
+class RegionMesh:
+    """A face model's region as a mesh of its own, on the CPU, in single precision."""
 
     def __init__(self, model):
-        super().__init__()
         used, triangles = model.region_triangles.unique(return_inverse=True)
-        mean = model.mean[used]
-        low, high = mean.amin(0), mean.amax(0)
-        buffers = dict(
-            mean=mean,
-            basis=torch.cat((model.identity_basis, model.expression_basis), 2)[used],
-            code=(mean - low) / (high - low) - 0.5,  # PNCC: place on the mean face (Zhu 2016)
-            triangles=triangles.int(),
-        )
-        for name, value in buffers.items():
-            self.register_buffer(name, value.clone(), persistent=False)
+        parts = model.mean, torch.cat((model.identity_basis, model.expression_basis), 2)
+        self.mean, self.basis = (part[used].float().cpu() for part in parts)
+        low, high = self.mean.amin(0), self.mean.amax(0)
+        # PNCC: place on the mean face (Zhu 2016)
+        self.code = ((self.mean - low) / (high - low) - 0.5).numpy()
+        self.triangles = triangles.int().cpu().numpy()
 
-    def forward(self, identity, expression):
+    def __call__(self, identity, expression):
         """Vertices (B, M, 3) mm."""
         offset = torch.cat((identity, expression), -1) @ self.basis.flatten(0, 1).mT
         return self.mean + offset.unflatten(-1, self.mean.shape)
@@ -53,19 +43,18 @@ class RegionMesh(nn.Module):
 
         # Choice: numba, a picture at a time, one sample a pixel: 1.1 ms a face at 80 px.
         """
+        estimate = {name: values.float().cpu() for name, values in estimate.items()}
         rotation, scale, translation = camera.decode_pose(estimate["pose"], size)
         vertices = self(estimate["identity"], estimate["expression"])
-        points = camera.weak_perspective(vertices, rotation, scale, translation)
-        points, turned, code = (
-            x.float().cpu().numpy() for x in (points, vertices @ rotation.mT, self.code)
-        )
-        triangles = self.triangles.cpu().numpy()
+        points = camera.weak_perspective(vertices, rotation, scale, translation).numpy()
+        turned, code = (vertices @ rotation.mT).numpy(), raster.matt(self.code)
         pictures = np.zeros((len(points), 2, size, size, 3), np.float32)
         for (normals, places), seen, face in zip(pictures, points, turned):
-            hits = raster.zbuffer(seen, np.ascontiguousarray(face[:, 2]), triangles, size)
-            directions = raster.vertex_normals(face, triangles)
-            raster.resolve(*hits, triangles, raster.matt(directions), normals, 1)
-            raster.resolve(*hits, triangles, raster.matt(code), places, 1)
+            nearness = np.ascontiguousarray(face[:, 2])
+            hits = *raster.zbuffer(seen, nearness, self.triangles, size), self.triangles
+            directions = raster.vertex_normals(face, self.triangles)
+            raster.resolve(*hits, raster.matt(directions), normals, 1)
+            raster.resolve(*hits, code, places, 1)
         return torch.from_numpy(pictures.transpose(0, 1, 4, 2, 3).reshape(-1, CHANNELS, size, size))
 
 
@@ -86,9 +75,9 @@ class IterativeE2FAR(E2FAR):
         sizes = dict(n_identity=model.n_identity, n_expression=model.n_expression)
         super().__init__(**arguments | sizes)
         self.config |= dict(iterations=iterations)
-        self.iterations, self.surface = iterations, RegionMesh(model).float()
+        self.iterations, self.surface = iterations, RegionMesh(model)
         if start_from:
-            weights.fill_trunk(self, start_from)
+            fill_trunk(self, start_from)
         damp(self.pose_head, torch.zeros(9))  # a correction, not a pose
         first = self.trunk.blocks[0][0][0]  # ty: ignore[not-subscriptable]
         blind = torch.zeros(first.out_channels, CHANNELS, *first.kernel_size)
@@ -97,7 +86,7 @@ class IterativeE2FAR(E2FAR):
         self.trunk.mean_colour = torch.cat((self.trunk.mean_colour, torch.zeros(CHANNELS, 1, 1)))
 
     def start(self, n):
-        return frontal_mean(n, self.n_identity, self.n_expression, self.surface.mean)
+        return frontal_mean(n, self.n_identity, self.n_expression, self.trunk.mean_colour)
 
     def features(self, image, estimate=None):
         """Dict of pool1 ... pool5 for images (B, 3, S, S) beside renderings of `estimate`."""
@@ -112,11 +101,11 @@ class IterativeE2FAR(E2FAR):
         return {name: estimate[name] + change[name] for name in change}
 
     @torch.no_grad()
-    def estimates(self, image, iterations=None, start=None):
-        """Yields the start (None: the mean face), then each next one (None: as trained for)."""
-        estimate = start or self.start(len(image))
+    def estimates(self, image):
+        """Yields the mean face, then the estimate after each iteration."""
+        estimate = self.start(len(image))
         yield estimate
-        for _ in range(self.iterations if iterations is None else iterations):
+        for _ in range(self.iterations):
             estimate = self.correct(image, estimate)
             yield estimate
 
@@ -133,25 +122,22 @@ class IterativeE2FAR(E2FAR):
         estimate, tuned = self.start(len(image)), self.trunk.training
         self.eval()  # BatchNorm as at the test
         age = torch.arange(len(image), device=image.device) % self.iterations
-        for done in range(1, self.iterations):
-            rows = (age >= done).nonzero().squeeze(1)
-            if len(rows):
-                better = self.correct(image[rows], {name: x[rows] for name, x in estimate.items()})
-                for name, values in estimate.items():
-                    estimate[name] = values.index_copy(0, rows, better[name].to(values))
+        for done in range(1, min(self.iterations, len(image))):
+            rows = age >= done
+            better = self.correct(image[rows], {name: x[rows] for name, x in estimate.items()})
+            for name, values in estimate.items():
+                values[rows] = better[name].to(values)
         self.train().trunk.train(tuned)
         return estimate
 
 
 def load_iterative(path, model):
     """The IterativeE2FAR of the face model `model` at `path`, in eval mode, as `load_network`."""
-    tensors, header = weights.read_tensors(path, "network")
-    if "iterations" not in header["config"]:
-        raise ValueError(f"{path} holds no IterativeE2FAR: make one with iterative.iterative_job")
-    net = IterativeE2FAR(model, **header["config"])
-    weights.fill(net, tensors, path)
-    net.metadata = header.get("metadata", {})
-    return net.eval()
+
+    def iterative_network(**config):
+        return IterativeE2FAR(model, **config)
+
+    return load_network(path, iterative_network)
 
 
 def iterative_job(*, folder, faces, model, network, training, seed, iterations=4, trunk=None):
@@ -161,16 +147,8 @@ def iterative_job(*, folder, faces, model, network, training, seed, iterations=4
     torch.manual_seed(seed)
     net = IterativeE2FAR(model, iterations, trunk, **network)
     checkpoint = folder / "checkpoint.pt"
-    fit(
-        net,
-        model,
-        *splits,
-        seed=seed,
-        log=folder / "log.csv",
-        checkpoint=checkpoint,
-        progress=False,
-        **training,
-    )
+    files = dict(log=folder / "log.csv", checkpoint=checkpoint)
+    fit(net, model, *splits, seed=seed, progress=False, **files, **training)
     save_network(net, folder / "network.safetensors", face_model=model.name, seed=seed)
     checkpoint.unlink(missing_ok=True)
     return {}
@@ -190,8 +168,5 @@ def one_by_one(estimates, n):
             steps.append(estimate)
         seconds.append(times)
         found.append(steps)
-    together = [
-        {name: torch.cat([step[name] for step in steps]) for name in steps[0]}
-        for steps in zip(*found[1:])
-    ]
-    return np.array(seconds[1:]), together
+    join = lambda *parts: {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return np.array(seconds[1:]), list(map(join, *found[1:]))

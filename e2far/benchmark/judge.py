@@ -22,9 +22,6 @@ from e2far.benchmark.datasets.now import write_submission
 # Florence's to be (not verified); the others' shows the picture's expression.
 NEUTRAL_SCANS = ("now", "florence")
 SEVEN = list(metrics.NOW_LANDMARKS)
-# The owner calls a region otherwise than we.
-REALY_KEYPOINTS = protocols.REALY_KEYPOINTS | dict(cheek=protocols.REALY_KEYPOINTS["cheeks"])
-REALY_REGIONS = ("nose", "mouth", "forehead", "cheek", "all")
 # What the owners of a protocol report of the distances of all pictures.
 NOW = ("median", "mean", "std")
 POOLED = {"NoW": NOW, "NoW, metrical": NOW, "Feng": ("root mean square",)}
@@ -32,11 +29,11 @@ POOLED = {"NoW": NOW, "NoW, metrical": NOW, "Feng": ("root mean square",)}
 STEP_MM, BINS = 0.005, 4000
 
 
-def judge(name, samples, reconstructor, limit=None, every=1, n_jobs=1, progress=False):
+def judge(name, samples, reconstructor, every=1, n_jobs=1, progress=False):
     """A DataFrame with a row for each picture and method, "network" and "mean face".
 
     name: what `samples` is called    reconstructor: (path, box or None) -> `face.Face`, with .model
-    every, limit: every n-th picture, and at most so many    n_jobs: processes (1 on a GPU)
+    every: every n-th picture    n_jobs: processes (1 on a GPU)
 
     Columns: picture, person, what was varied, method, failed (the reason, else None; one row then),
     `pooled` for `table`, and the picture's errors: "NoW", "NoW, metrical" (median mm), "Feng" (root
@@ -44,12 +41,12 @@ def judge(name, samples, reconstructor, limit=None, every=1, n_jobs=1, progress=
     # Choice: only triangles of `Face.region` are the predicted surface; holes at the eyes and lips
     # are charged to all methods alike. The mean face, neutral, is seen by the network's camera.
     """
-    chosen = range(0, len(samples), every)[:limit]
-    folders = [str(folder) for folder in (samples.landmarks7, samples.folder) if folder]
-    items = (samples[i] for i in chosen)
-    scans = itertools.groupby(items, key=lambda item: item.scan_name or item.name)
+    chosen = samples[::every]
+    scans = itertools.groupby(chosen, key=lambda item: item.scan_name or item.name)
     found = joblib.Parallel(n_jobs, return_as="generator")(
-        joblib.delayed(judge_scan)(list(items), reconstructor, name in NEUTRAL_SCANS, folders)
+        joblib.delayed(judge_scan)(
+            list(items), reconstructor, name in NEUTRAL_SCANS, samples.folders
+        )
         for _, items in scans
     )
     pictures = itertools.chain.from_iterable(found)
@@ -100,7 +97,7 @@ def measure(item, reconstructor, neutral, mean_face):
 def realy_errors(prediction, item):
     """REALY's regions and "all", mm. prediction: a MarkedMesh with 68 keypoints"""
     scan = protocols.MarkedMesh(*item.scan, item.scan_points[:68])
-    return protocols.realy_error(prediction, scan, item.scan_regions, REALY_KEYPOINTS)
+    return protocols.realy_error(prediction, scan, item.scan_regions)
 
 
 def scan_errors(prediction, item):
@@ -108,12 +105,8 @@ def scan_errors(prediction, item):
     vertices, triangles = item.scan
     mesh = prediction._replace(keypoints=prediction.keypoints[SEVEN])
     points = vertices[np.unique(triangles)]  # points of no triangle are no surface
-    arguments = mesh, points, item.scan_landmarks7
-    distances = {
-        "NoW": metrics.now_error(*arguments),
-        "NoW, metrical": metrics.now_error(*arguments, metrical=True),
-        "Feng": protocols.feng_error(*arguments),
-    }
+    distances = protocols.scan_errors(mesh, points, item.scan_landmarks7)
+    distances = dict(zip(POOLED, distances.values()))
     own = {protocol: float(np.median(d)) for protocol, d in distances.items()}
     own["Feng"] = float(np.sqrt(np.square(distances["Feng"]).mean()))
     return own | dict(pooled={protocol: histogram(d) for protocol, d in distances.items()})
@@ -151,7 +144,7 @@ def summarise(part, bootstrap, seed):
         found = pooled_intervals(pooled(protocol), part.person, bootstrap, seed)
         for name in POOLED[protocol]:
             yield f"{protocol}, {name}", *found[name], len(part), "mm"
-    for region in [name for name in REALY_REGIONS if name in part]:
+    for region in [name for name in (*protocols.REALY_KEYPOINTS, "all") if name in part]:
         found = evaluation.bootstrap_interval(part[region], part.person, bootstrap, seed=seed)
         yield f"REALY, {region}", *found, len(part), "mm"
     if "NME" in part:
@@ -202,7 +195,7 @@ def submit(samples, reconstructor, folder):
         try:
             face = reconstructor(item.image, item.box)
         except (ValueError, OSError) as error:
-            failed[item.name] = failure(error, item, [str(samples.folder)])
+            failed[item.name] = failure(error, item, samples.folders)
             continue
         used, triangles = np.unique(face.region_triangles, return_inverse=True)
         skin = face.neutral_vertices[used], triangles.reshape(-1, 3)

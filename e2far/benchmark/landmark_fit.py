@@ -61,13 +61,11 @@ class LandmarkFitter:
         return self.eos.morphablemodel.PcaModel(column(mean), modes, column(length**2), [[0, 1, 2]])
 
     def __call__(self, landmarks):
-        """Identity (B, K), expression (B, L), vertices (B, N, 3) mm of landmarks (B, 68, 2) px."""
+        """Dict of identity (B, K) and expression (B, L) of landmarks (B, 68, 2) px."""
         points = np.asarray(torch.as_tensor(landmarks).cpu(), np.float32)
-        coefficients = [self._fit(face) for face in points]
-        like = self.model.mean
-        identity, expression = (like.new_tensor(np.array(x)) for x in zip(*coefficients))
-        vertices = self.model(identity, expression)
-        return dict(identity=identity, expression=expression, vertices=vertices)
+        coefficients = zip(*map(self._fit, points))
+        found = (self.model.mean.new_tensor(np.array(x)) for x in coefficients)
+        return dict(zip(("identity", "expression"), found))
 
     def _fit(self, face):
         low, extent = face.min(0), np.ptp(face, axis=0)
@@ -81,14 +79,13 @@ class LandmarkFitter:
 
 
 def fit(model, landmarks, **settings):
-    """Identity (B, K) and expression (B, L) of a `LandmarkFitter`; landmarks: (B, 68, 2) px."""
-    found = LandmarkFitter(model, **settings)(landmarks)
-    return {name: found[name] for name in ("identity", "expression")}
+    """What a `LandmarkFitter` of these settings finds; landmarks: (B, 68, 2) px."""
+    return LandmarkFitter(model, **settings)(landmarks)
 
 
 def fit_landmarks(model, landmarks, known, lambdas):
     """`fit`, and the lambdas it took: those that `choose_regularisation` finds on `known` faces."""
-    best, _ = choose_regularisation(model, *known, lambdas=lambdas)
+    best = choose_regularisation(model, *known, lambdas=lambdas)
     return fit(model, landmarks, **best), best
 
 
@@ -96,17 +93,17 @@ def choose_regularisation(model, landmarks, identity, expression, lambdas, **set
     """The lambdas with the least mean vertex error (expressive shape, region) on known faces.
 
     landmarks (B, 68, 2) px, identity (B, K), expression (B, L): the truth
-    returns best dict(lambda_identity, lambda_expression), and all pairs with their error_mm
+    returns dict of lambda_identity and lambda_expression, each one of `lambdas`
     """
     true = model(identity, expression)[:, model.region]
-    table = []
-    for pair in itertools.product(lambdas, repeat=2):
-        choice = dict(zip(("lambda_identity", "lambda_expression"), pair))
-        found = LandmarkFitter(model, **choice, **settings)(landmarks)["vertices"]
-        error_mm = (found[:, model.region] - true).norm(dim=-1).mean().item()
-        table.append(choice | dict(error_mm=error_mm))
-    best = min(table, key=lambda row: row["error_mm"] if np.isfinite(row["error_mm"]) else np.inf)
-    return {name: best[name] for name in ("lambda_identity", "lambda_expression")}, table
+
+    def error_mm(choice):
+        found = model(**fit(model, landmarks, **choice, **settings))[:, model.region]
+        return (found - true).norm(dim=-1).mean().nan_to_num(torch.inf).item()
+
+    names = "lambda_identity", "lambda_expression"
+    choices = [dict(zip(names, pair)) for pair in itertools.product(lambdas, repeat=2)]
+    return min(choices, key=error_mm)
 
 
 class LandmarkEnergy:

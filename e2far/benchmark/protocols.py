@@ -32,20 +32,25 @@ def feng_error(prediction, scan, scan_landmarks7):
     return metrics.now_error(prediction, scan, scan_landmarks7, iterations=0, factor=1.2)
 
 
-def judge_neutral(model, pred, true, regional=False):
-    """The protocols' errors of a neutral shape `pred` (N, 3) mm if `true` (N, 3) were the scan.
-
-    returns dict of now, metrical, feng: distances (M',) mm of the scan's points in each crop;
-    regional=True: also realy, name -> mm, of REALY's four regions (slow)
-    """
-    skin, landmarks = model.region_triangles.numpy(), model.landmarks.numpy()
-    pred, true, seven = pred.numpy(), true.numpy(), landmarks[list(NOW_LANDMARKS)]
-    arguments = MarkedMesh(pred, skin, pred[seven]), true[model.region.numpy()], true[seven]
-    errors = dict(
+def scan_errors(prediction, scan, scan_landmarks7):
+    """Dict of now, metrical, feng: distances (M',) mm of the scan's points in each crop."""
+    arguments = prediction, scan, scan_landmarks7  # of now_error
+    return dict(
         now=metrics.now_error(*arguments),
         metrical=metrics.now_error(*arguments, metrical=True),
         feng=feng_error(*arguments),
     )
+
+
+def judge_neutral(model, pred, true, regional=False):
+    """The protocols' errors of a neutral shape `pred` (N, 3) mm if `true` (N, 3) were the scan.
+
+    returns `scan_errors`; regional=True: also realy, name -> mm, of REALY's four regions (slow)
+    """
+    skin, landmarks = model.region_triangles.numpy(), model.landmarks.numpy()
+    pred, true, seven = pred.numpy(), true.numpy(), landmarks[list(NOW_LANDMARKS)]
+    mesh = MarkedMesh(pred, skin, pred[seven])
+    errors = scan_errors(mesh, true[model.region.numpy()], true[seven])
     if regional:
         parts = anatomy.regions(model)
         errors["realy"] = realy_error(

@@ -8,7 +8,7 @@ men and 1,454 women (Zhuang & Bradtmiller, J Occup Environ Hyg 2 (2005) 567-576;
 RD-10130-2020-0, public domain), read in a summary of it (github.com/EricSpencer00/faciometry,
 niosh2003.json), with which 179 rows of the data itself agree. Lengths in mm, indices without unit.
 "Other" are mainly Asian Americans (NIOSHTIC-2 20027338). Minorities were sought out and nothing is
-reweighted here: figures differ a little from the article's and are no estimate for the US.
+reweighted here: figures are no estimate for the US.
 # Choice: nose protrusion, and the correlations (.19 and -.14) behind the spread of facial and nasal
 # index, are of these 179 people alone.
 """
@@ -35,23 +35,12 @@ INDICES = {
     "nasal index": ("nose breadth", "nose height"),
     "nose-mouth index": ("nose breadth", "mouth breadth"),
 }
-
-
-def read_norms():
-    """Mean and standard deviation: measure -> sex -> both, and measure -> (sex, group) -> both."""
-    sexes, groups = {}, {}
-    with open(Path(__file__).with_name("niosh2003.csv"), newline="") as file:
-        for row in csv.DictReader(file):
-            name, sex, group = row["measure"], row["sex"], row["group"]
-            norm = float(row["mean"]), float(row["sd"])
-            if group == "all":
-                sexes.setdefault(name, {})[sex] = norm
-            else:
-                groups.setdefault(name, {})[sex, group] = norm
-    return sexes, groups
-
-
-NORMS, GROUP_NORMS = read_norms()
+# Mean and standard deviation: measure -> sex -> both, and measure -> (sex, group) -> both.
+NORMS, GROUP_NORMS = {}, {}
+with open(Path(__file__).with_name("niosh2003.csv"), newline="") as file:
+    for name, sex, group, *norm in list(csv.reader(file))[1:]:
+        table, key = (NORMS, sex) if group == "all" else (GROUP_NORMS, (sex, group))
+        table.setdefault(name, {})[key] = tuple(map(float, norm))
 
 
 def population(measure):
@@ -72,8 +61,8 @@ def alare(model):
     wings = []
     for landmark, side in ((31, -1), (35, 1)):
         offset = model.mean[model.region] - points[landmark]
-        outside = side * offset[:, 0] > 0  # since walls of nostrils face sideways too
-        near = (offset.norm(dim=1) < reach) & outside
+        # outside of it, since walls of nostrils face sideways too
+        near = (offset.norm(dim=1) < reach) & (side * offset[:, 0] > 0)
         wings.append(int(model.region[torch.where(near, side * sideways, -2.0).argmax()]))
     return wings
 
@@ -85,24 +74,16 @@ def cheeks(model):
     """
     points, (_, y, z) = model.mean[model.landmarks], model.mean[model.region].T
     low, high = points[33, 1], points[[36, 45], 1].mean()
-    found = model.region[(y > low) & (y < high) & (z > points[[1, 15], 2].mean())]
-    if not len(found):
-        raise ValueError("no vertex of the region is in front of landmarks 1 and 15: check these")
-    return found
+    return model.region[(y > low) & (y < high) & (z > points[[1, 15], 2].mean())]
 
 
 def measure(shapes, model):
     """Measures, name -> (B,) mm, and the `INDICES`, of `shapes` (B, N, 3) mm that face z.
 
-    Interpupillary distance is between the middles of the eyeballs (attribute `eye` of the
-    MorphableModel `model`) or, without them, between the middles of the eye corners.
+    Interpupillary distance is between the middles of the eyeballs, the attribute `eye`.
     """
-    points = shapes[:, model.landmarks]
-    if "eye" in model.attributes:
-        ball, x = model.attributes["eye"] > 0.5, model.mean[:, 0]
-        right, left = (shapes[:, ball & (side * x > 0)].mean(1) for side in (-1, 1))
-    else:
-        right, left = points[:, [36, 39]].mean(1), points[:, [42, 45]].mean(1)
+    points, eye = shapes[:, model.landmarks], model.attributes["eye"] > 0.5
+    right, left = (shapes[:, eye & (side * model.mean[:, 0] > 0)].mean(1) for side in (-1, 1))
     (right_wing, left_wing), breadth = alare(model), shapes[:, cheeks(model), 0]
     found = {
         "interpupillary distance": (left - right).norm(dim=1),

@@ -26,6 +26,7 @@ TOGETHER = [  # cause, effect, probability
     ("mouthUpperUp", "noseSneer", 0.3), ("browInnerUp", "browOuterUp", 0.4),
 ]
 # fmt: on
+EXTREME = 0.08  # share of faces whose strengths are pushed towards 1
 ONE_SIDED = ("jawLeft", "jawRight", "mouthLeft", "mouthRight")
 
 
@@ -34,16 +35,16 @@ def action_of(name):
     return name if name in ONE_SIDED else name.removesuffix("Left").removesuffix("Right")
 
 
-def draw_units(names, rng, neutral=0.1, extreme=0.08):
+def draw_units(names, rng, neutral=0.1):
     """Strengths (J,) in [0, 1] of the units `names` for one random expression.
 
-    neutral: share of faces at rest    extreme: share whose strengths are pushed towards 1
+    neutral: share of faces at rest
     """
     strengths = np.zeros(len(names), np.float32)
     if rng.random() < neutral:
         return strengths
     level = draw_levels(sorted({action_of(n) for n in names if not n.startswith("eyeLook")}), rng)
-    if rng.random() < extreme:
+    if rng.random() < EXTREME:
         level = {action: strength**0.4 for action, strength in level.items()}
     gaze_x, gaze_y = rng.normal(0, 0.3, 2).clip(-1, 1)
     lopsided = rng.random() < 0.25
@@ -53,10 +54,9 @@ def draw_units(names, rng, neutral=0.1, extreme=0.08):
             out = gaze_x if name.endswith("Left") else -gaze_x  # looking to the subject's left
             towards = {"Out": out, "In": -out, "Up": gaze_y}  # else down
             strengths[j] = max(0.0, towards.get(action.removeprefix("eyeLook"), -gaze_y))
-        elif lopsided and name != action:
-            strengths[j] = level[action] * rng.uniform(0.3, 1)
         else:
-            strengths[j] = level[action]
+            fraction = rng.uniform(0.3, 1) if lopsided and name != action else 1
+            strengths[j] = level[action] * fraction
     return strengths
 
 

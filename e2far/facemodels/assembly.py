@@ -4,9 +4,8 @@ What it lacks (68 landmarks, the face region, the renderer's attributes, express
 over from our own model, laid over its mean face.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,8 +30,11 @@ class Published:
     expression_basis: np.ndarray | None = None  # (N, 3, L)
     units: np.ndarray | None = None  # (N, 3, J), named expressions
     unit_names: Sequence[str] = ()
-    landmarks: np.ndarray | None = None  # (68,) vertices in iBUG order
-    known: dict[int, int] = field(default_factory=dict)  # iBUG number -> vertex, of some
+    landmarks: Mapping[int, int] = field(default_factory=dict)  # iBUG number -> vertex, of some
+
+    def assembled(self):
+        """The MorphableModel; see `assemble`."""
+        return assemble(self)
 
 
 def as_vertices(values, name="the mean"):
@@ -53,8 +55,8 @@ def as_modes(values, n, scale=None, name="the identity basis"):
         return modes
     scale = np.asarray(scale, np.float32).ravel()
     if len(scale) != modes.shape[2] or not (scale >= 0).all():
-        count = f"{modes.shape[2]} modes but {len(scale)} standard deviations or variances"
-        raise ValueError(f"{name} has {count}, which must not be negative")
+        found = f"{modes.shape[2]} modes but {len(scale)} standard deviations or variances"
+        raise ValueError(f"{name} has {found}, which must not be negative")
     return modes * scale
 
 
@@ -69,55 +71,15 @@ def as_triangles(values):
     return values.T if values.shape[0] == 3 < values.shape[1] else values
 
 
-def read_landmarks(landmarks):
-    """68 vertex numbers (68,), counted from 0, from a sequence or a file of them.
-
-    A file is .npy, or text with spaces, commas or brackets. Raises FileNotFoundError, ValueError.
-    """
-    if not isinstance(landmarks, (str, Path)):
-        return check_landmarks(landmarks, "landmarks")
-    path = Path(landmarks)
-    if not path.is_file():
-        raise FileNotFoundError(f"no landmarks at {path}: give 68 vertex numbers in iBUG order")
-    try:
-        if path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
-        else:
-            words = path.read_text().translate(str.maketrans(",;[]", "    ")).split()
-            values = [int(word) for word in words]
-    except Exception as error:  # damaged arrays fail in too many ways to list
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"{path} is no list of 68 vertex numbers in iBUG order ({reason})"
-        ) from error
-    return check_landmarks(values, path)
-
-
-def check_landmarks(values, name="the file's landmarks"):
-    """`values` as (68,) int64 where they are 68 different whole numbers, else ValueError."""
+def as_landmarks(values, first=0):
+    """iBUG number -> vertex, from 68 different whole numbers, counted from `first`."""
     values = np.asarray(values).ravel()
     different = len(set(values.tolist()))
     numbers = np.issubdtype(values.dtype, np.number)
     if values.shape != (68,) or different != 68 or not numbers or (values != values.round()).any():
         found = f"{different} different numbers of {len(values)}"
-        raise ValueError(f"{name}: {found}, but 68 vertex numbers in iBUG order are expected")
-    return values.astype(np.int64)
-
-
-def check_arrays(published):
-    """Raise ValueError where indices or numbers cannot be a mesh's."""
-    n, triangles = len(published.mean), published.triangles
-    if triangles.ndim != 2 or triangles.shape[1] != 3 or not len(triangles):
-        raise ValueError(f"its triangles have shape {triangles.shape}: expected (triangles, 3)")
-    vertices = np.array(list(published.known.values()), int)
-    for what, index in (("triangles", triangles), ("landmarks", vertices)):
-        strays = index[(index < 0) | (index >= n)]
-        if strays.size:
-            raise ValueError(f"its {what} name vertex {strays[0]} of {n}")
-    for what in ("mean", "identity_basis", "expression_basis", "units"):
-        values = getattr(published, what)
-        if values is not None and not np.isfinite(values).all():
-            raise ValueError(f"its {what} holds numbers that are not finite")
+        raise ValueError(f"its landmarks are {found}: expected 68 vertices in iBUG order")
+    return dict(enumerate(values.astype(int) - first))
 
 
 def modes_of_units(units, names, region):
@@ -135,26 +97,24 @@ def modes_of_units(units, names, region):
     return (units @ (root @ vector[:, keep])).astype(np.float32)
 
 
-def assemble(published, n_identity=None, n_expression=None, landmarks=None):
-    """The MorphableModel (float32) of a Published: its first modes, and what we carry over.
-
-    landmarks: (68,) vertices that replace its own    Raises ValueError where it cannot be a face.
-    """
-    if landmarks is None:
-        landmarks = published.landmarks
-    known = published.known if landmarks is None else dict(enumerate(landmarks))
+def assemble(published):
+    """The MorphableModel (float32) of a Published. Raises ValueError where it cannot be a face."""
+    mean, n, known = published.mean, len(published.mean), published.landmarks
     triangles = np.ascontiguousarray(published.triangles, np.int64)
-    published = replace(published, triangles=triangles, known=known)
-    check_arrays(published)
-    mean, n = published.mean, len(published.mean)
-    triangles = turn_outward(mean.astype(float), triangles)
+    if triangles.ndim != 2 or triangles.shape[1] != 3:
+        raise ValueError(f"its triangles have shape {triangles.shape}: expected (triangles, 3)")
+    for what, index in (("triangles", triangles), ("landmarks", np.array([*known.values()], int))):
+        strays = index[(index < 0) | (index >= n)]
+        if strays.size:
+            raise ValueError(f"its {what} name vertex {strays[0]} of {n}")
+    exact = mean.astype(float)
+    triangles = turn_outward(exact, triangles)
     # contour points (0 to 16) slide along the contour: each author's are elsewhere
-    places = {i: mean[vertex].astype(float) for i, vertex in known.items() if i > 16}
-    laid = Registration(mean.astype(float), triangles, places)
+    places = {i: exact[vertex] for i, vertex in known.items() if i > 16}
+    laid = Registration(exact, triangles, places)
     ours = laid.model
-    found = laid.landmarks()
-    found[list(known)] = list(known.values())
-
+    landmarks = laid.landmarks()
+    landmarks[list(known)] = list(known.values())
     weights, distance = laid.interpolation()
 
     def carried(ours):
@@ -164,7 +124,7 @@ def assemble(published, n_identity=None, n_expression=None, landmarks=None):
         return np.einsum("ij,njk->nik", laid.turn.astype(np.float32), carried(ours))
 
     own = {name: carried(values) for name, values in ours.attributes.items()}
-    attributes, skin = carry_attributes(own, distance, mean.astype(float), triangles)
+    attributes, skin = carry_attributes(own, distance, exact, triangles)
     on_face = torch.zeros(ours.n_vertices)
     on_face[ours.region] = 1
     whole = ((carried(on_face) > 0.99) & (distance < 15) & skin)[triangles].all(1)
@@ -178,18 +138,18 @@ def assemble(published, n_identity=None, n_expression=None, landmarks=None):
         names = ours.unit_names
     elif expression is None:
         expression = modes_of_units(units, names, region)
-    return MorphableModel(
+    model = MorphableModel(
         mean=tensor(mean - mean[region].mean(0)),
-        identity_basis=tensor(published.identity_basis[:, :, :n_identity]),
-        expression_basis=tensor(expression[:, :, :n_expression]),
+        identity_basis=tensor(published.identity_basis),
+        expression_basis=tensor(expression),
         triangles=torch.from_numpy(triangles),
-        landmarks=torch.from_numpy(found),
+        landmarks=torch.from_numpy(landmarks),
         region=torch.from_numpy(region),
-        units=None if units is None else tensor(units),
-        unit_names=names,
+        units=None if units is None else dict(zip(names, tensor(units).unbind(2))),
         attributes={name: tensor(values) for name, values in attributes.items()},
-        name=published.name,
     )
+    model.name = published.name
+    return model
 
 
 def tensor(values):

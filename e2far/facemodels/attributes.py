@@ -25,8 +25,8 @@ def attributes_of(head, mean, landmarks):
     """
     found = {name: (head.part == name).astype(float) for name in INNER}
     skin = head.part == "skin"
-    for name in ("lips", "ear"):
-        mask = head.mask({"lips": "mpfb_lips.jpg", "ear": "mpfb_ears.jpg"}[name])
+    for name, picture in (("lips", "mpfb_lips.jpg"), ("ear", "mpfb_ears.jpg")):
+        mask = head.mask(picture)
         found[name] = (mask + mask[head.opposite]) / 2 * skin
     off = np.minimum(*(brow_distance(mean, landmarks[k : k + 5]) for k in (17, 22)))
     found["brow"] = np.exp(-((np.minimum(off, off[head.opposite]) / 4.0) ** 2)) * skin
@@ -41,7 +41,7 @@ def attributes_of(head, mean, landmarks):
     found["hairline"] = np.where(skin, np.maximum(y - temple - 0.0008 * x**2, nape), -99.0)
     below, before = np.clip((-30 - y) / 12, 0, 1), np.clip((z + 62) / 12, 0, 1)
     found["beard"] = skin * below * before * (1 - np.clip((-112 - y) / 8, 0, 1))
-    return found | {name: getattr(head, name) for name in ("nostril", "gap", "gum")}
+    return found | head.paint
 
 
 def brow_distance(mean, line):
@@ -66,24 +66,21 @@ def carry_attributes(own, distance, vertices, triangles):
     used = np.isin(np.arange(n), triangles)
     main = np.bincount(piece[used & (kinds.sum(1) < 0.5)], minlength=count).argmax()
     inner = np.zeros((n, len(INNER)), np.float32)
+    gaze = np.stack((own["eye_x"], own["eye_y"]))
     for label in np.unique(piece[used & (piece != main)]):
         at = piece == label
         shares = kinds[at].mean(0)
         if np.median(distance[at]) < 8 and shares.sum() > 0.5:
             inner[at, shares.argmax()] = 1
+            gaze[:, at] = eye_directions(vertices[at])
     on_main = (piece == main) & (distance < 5)
     apart = inner.max(0) > 0  # parts that are pieces are nowhere else
     inner[on_main] = kinds[on_main] * ~apart
     skin = inner.sum(1) < 0.5
 
     found = dict(zip(INNER, inner.T))
-    for name in own:
-        if name not in (*INNER, "eye_x", "eye_y"):
-            near = (distance < REACH_MM.get(name, 5)) & skin
-            found[name] = np.where(near, own[name], -99.0 if name == "hairline" else 0.0)
-    ball = inner[:, 0] > 0.5
-    found["eye_x"], found["eye_y"] = own["eye_x"] * ball, own["eye_y"] * ball
-    for label in np.unique(piece[ball & (piece != main)]):
-        at = piece == label
-        found["eye_x"][at], found["eye_y"][at] = eye_directions(vertices[at])
+    for name in [name for name in own if name not in INNER]:
+        near = (distance < REACH_MM.get(name, 5)) & skin
+        found[name] = np.where(near, own[name], -99.0 if name == "hairline" else 0.0)
+    found |= zip(("eye_x", "eye_y"), gaze * (inner[:, 0] > 0.5))
     return found, skin & (piece == main)

@@ -19,12 +19,15 @@ def face_measures(found, spread, used):
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 4.6), width_ratios=(1.15, 1), layout="constrained"
     )
-    _draw_lengths(left, found)
-    _draw_spread(right, spread, used)
+    draw_lengths(left, found)
+    draw_spread(right, spread, used)
+    for axis, place in ((left, "lower right"), (right, "upper left")):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7, loc=place)
     return figure
 
 
-def _draw_lengths(axis, found):
+def draw_lengths(axis, found):
     """Dots, means and standard deviations, mm, about the norms' mean of men and women."""
     names = [name for name in NORMS if name not in INDICES]
     jitter = np.random.default_rng(0).uniform(-0.09, 0.09, len(found[names[0]]))
@@ -49,17 +52,13 @@ def _draw_lengths(axis, found):
         ylabel="measure, and the survey's mean",
         title="Mean and standard deviation",
     )
-    axis.grid(axis="x", alpha=0.3)
-    axis.legend(fontsize=7, loc="lower right")
 
 
-def _draw_spread(axis, spread, used):
+def draw_spread(axis, spread, used):
     """Coefficients of variation as a ratio to the norms', against that of the local targets."""
     for name, rows in spread.groupby("measure", sort=False):
-        style = dict(color=LIGHT, lw=0.8)
-        if name in INDICES:
-            style = dict(color=INDEX_COLOURS[name], label=name, marker="o", ms=4)
-        axis.plot(rows["local_sd"], rows["spread_ratio"], **style)
+        index = dict(color=INDEX_COLOURS[name], label=name, marker="o") if name in INDICES else {}
+        axis.plot(rows["local_sd"], rows["spread_ratio"], **dict(color=LIGHT, ms=4, lw=1) | index)
     typical = spread.assign(log=np.log(spread["spread_ratio"])).groupby("local_sd")["log"].mean()
     axis.plot([], [], lw=0.8, color=LIGHT, label="measures in mm")
     axis.plot(typical.index, np.exp(typical), "k--", lw=2, label="geometric mean of all")
@@ -71,5 +70,3 @@ def _draw_spread(axis, spread, used):
         ylim=(0, None),
         title="How much people differ",
     )
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, loc="upper left")

@@ -4,6 +4,7 @@ import gzip
 
 import igl
 import numpy as np
+import pandas as pd
 import yaml
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -17,10 +18,10 @@ UPPER_TEETH_DROP_MM = 5.0
 # Strengths of its own targets that give 2,000 people this mean; they lift the ridge too, as
 # annotated photos have it.
 NOSE = {"nose-scale-depth-incr": 0.5, "nose-volume-incr": 0.5}
-NOSTRILS = (392, 393, 395, 396, 398)  # bottom of the right one, a dent of 3 mm in base.obj
+NOSTRILS = [392, 393, 395, 396, 398]  # bottom of the right one, a dent of 3 mm in base.obj
 NOSTRIL_DEPTH_MM = 9.0  # Choice: added to it, so that it is dark as a real one
 NOSTRIL_RINGS = (1.0, 0.85, 0.4)  # shares of it, of the bottom and of the rings of vertices around
-TEETH_BEHIND = (15087, *range(15120, 15128), 15027, *range(15052, 15060))  # right inner rows
+TEETH_BEHIND = [15087, *range(15120, 15128), 15027, *range(15052, 15060)]  # right inner rows
 TOOTH_EDGE = 0.14  # Choice: of a tooth's width, from the middle of a gap to the full white
 NECK_ABOVE = 317  # the nose's base: what is cut lower is the neck
 # Choice: by which the neck goes on where MakeHuman's head is cut
@@ -29,14 +30,8 @@ NECK_MM = np.array([0.0, -80.0, -20.0])
 
 def read_groups(path):
     """The group's name of each face (F,) of a Wavefront file."""
-    groups, group = [], ""
-    with open(path) as file:
-        for line in file:
-            if line.startswith("g "):
-                group = line.split()[1]
-            elif line.startswith("f "):
-                groups.append(group)
-    return np.array(groups)
+    words = pd.Series(path.read_text().splitlines()).str.split(n=2, expand=True)
+    return words[1].where(words[0] == "g").ffill()[words[0] == "f"].to_numpy(str)
 
 
 class Head:
@@ -44,7 +39,7 @@ class Head:
 
     base: (N, 3) mm    triangles: (F, 3)    part: (N,) names    uv: (N, 2)
     opposite: (N,) vertices on the other side    index: numbers here of vertices of base.obj, or -1
-    nostril, gap, gum: (N,) in [0, 1], what the renderer darkens and colours
+    paint: nostril, gap, gum, each (N,) in [0, 1], what the renderer darkens and colours
 
     After the vertices of base.obj come `carried` (C, 2) ones, which move as the two that they lie
     between do, at `share` (C,) of the way.
@@ -56,15 +51,13 @@ class Head:
         vertices, textures, _, quads, corners, _ = map(np.ascontiguousarray, igl.readOBJ(str(path)))
         groups = read_groups(path)
         part = self._parts(textures[corners].mean(1), groups)
-        cut = part != ""
-        quads, corners, part = quads[cut], corners[cut], part[cut]
+        quads, corners, part, groups = (x[part != ""] for x in (quads, corners, part, groups))
         self.vertex = np.unique(quads)  # of base.obj
         self.index = np.full(len(vertices), -1)
         self.index[self.vertex] = np.arange(len(self.vertex))
         quads = self.index[quads]
         self.base = vertices[self.vertex] * DECIMETRE
-        upper_teeth = np.unique(quads[groups[cut] == "helper-upper-teeth"])
-        self.base[upper_teeth, 1] -= UPPER_TEETH_DROP_MM
+        self.base[np.unique(quads[groups == "helper-upper-teeth"]), 1] -= UPPER_TEETH_DROP_MM
         n = len(self.base)
         self.part = np.full(n, "", "U8")
         for name in ("mouth", "skin", "eye", "teeth", "tongue"):  # the rim of the mouth is skin
@@ -72,7 +65,6 @@ class Head:
         self.uv = np.zeros((n, 2))
         self.uv[quads.ravel()] = textures[corners.ravel()]
         self.carried, self.share = np.zeros((0, 2), int), np.zeros(0)
-        self.nostril, self.gap, self.gum = np.zeros((3, n))
         self._find_opposite()
         self._shape_nose(quads)
         self._part_teeth(quads)
@@ -86,11 +78,11 @@ class Head:
         key = yaml.safe_load((folder / "body_parts_segmentation.yaml").read_text())["colors"]
         colour = sample(np.asarray(picture), uv)
         part = np.full(len(groups), "", "U8")
+        for name in ("eye", "teeth", "tongue"):  # helper-l-eye, helper-upper-teeth ...
+            helper = np.char.startswith(groups, "helper-")
+            part[helper & np.char.endswith(groups, f"-{name}")] = name
         for name, label in (("skin", "head"), ("mouth", "mouth_cavity")):
             part[(groups == "body") & (colour == key[label]).all(-1)] = name
-        helper = np.char.startswith(groups, "helper-")  # helper-l-eye, helper-upper-teeth ...
-        for name in ("eye", "teeth", "tongue"):
-            part[helper & np.char.endswith(groups, f"-{name}")] = name
         return part
 
     def _find_opposite(self):
@@ -103,28 +95,28 @@ class Head:
         self.base = np.concatenate((self.base, between(self.base, pairs, share) + offset))
         self.uv = np.concatenate((self.uv, between(self.uv, pairs, share)))
         self.part = np.concatenate((self.part, self.part[pairs[:, 0]]))
-        for name in ("nostril", "gap", "gum"):
-            setattr(self, name, np.pad(getattr(self, name), (0, len(pairs))))
+        self.paint = {key: np.pad(values, (0, len(pairs))) for key, values in self.paint.items()}
 
     def _shape_nose(self, quads):
         """Make the nose stand out as people's do, with nostrils; `nostril` is 1 at their bottom."""
         for name, strength in NOSE.items():
             path = self.folder / f"mpfb2/targets/nose/{name}.target.gz"
             self.base += strength * self.target(path)
-        ring = self.index[list(NOSTRILS)]
+        nostril, ring = np.zeros(len(self.base)), self.index[NOSTRILS]
         for share in NOSTRIL_RINGS:
-            self.nostril[ring] = np.maximum(self.nostril[ring], share)
+            nostril[ring] = np.maximum(nostril[ring], share)
             ring = np.unique(quads[np.isin(quads, ring).any(1)])
-        self.nostril = np.maximum(self.nostril, self.nostril[self.opposite])
+        nostril = np.maximum(nostril, nostril[self.opposite])
         self.base = self.mirrored(self.base, 1)
-        up, none = np.ones(len(self.base)), np.zeros(len(self.base))
-        inwards = np.stack((-0.1 * np.sign(self.base[:, 0]), up, none), 1)
-        self.base += NOSTRIL_DEPTH_MM * self.nostril[:, None] * inwards
+        depth = NOSTRIL_DEPTH_MM * nostril
+        self.base[:, 0] -= 0.1 * np.sign(self.base[:, 0]) * depth
+        self.base[:, 1] += depth
+        self.paint = dict(nostril=nostril)
 
     def _part_teeth(self, quads):
         """Cut each front tooth's quads in three, so that gaps and gums can be painted."""
-        right = self.index[list(TEETH_BEHIND)]
-        behind = np.concatenate((right, self.opposite[right]))
+        behind = self.index[TEETH_BEHIND]
+        behind = np.concatenate((behind, self.opposite[behind]))
         front = self.base[quads, 2].min(1) > self.base[behind, 2].min() + 15
         teeth = (self.part[quads] == "teeth").all(1) & ~np.isin(quads, behind).any(1) & front
         y, new, parts = self.base[:, 1], {}, []  # new: (a, b) -> the vertex near a on the way to b
@@ -144,30 +136,29 @@ class Head:
         By height from the edges where the arches meet, and whether a vertex is one of `white`.
         """
         teeth = np.flatnonzero(self.part == "teeth")
+        gap, gum = np.zeros((2, len(self.base)))
         _, y, z = self.base[teeth].T
         upper = y > np.median(y)
         for side, up in ((upper, 1), (~upper, -1)):
             at, front = teeth[side], z[side] > z[side].max() - 35
             middle = (y[side][front].max() + y[side][front].min()) / 2
             height, whole = (self.base[at, 1] - middle) * up, np.isin(at, white)
-            near_edge = np.where(whole, 0.3, 0.8)
-            self.gum[at] = np.select([height > 4, height > -4], [1.0, near_edge], 0.0)
-            self.gap[at] = np.where(whole, 0.0, 0.6)
-        self.gap[teeth] = 1 - (1 - self.gap[teeth]) * np.exp(-(((z.max() - z) / 24) ** 2))
+            gum[at] = np.select([height > 4, height > -4], [1.0, np.where(whole, 0.3, 0.8)], 0.0)
+            gap[at] = np.where(whole, 0.0, 0.6)
+        gap[teeth] = 1 - (1 - gap[teeth]) * np.exp(-(((z.max() - z) / 24) ** 2))
+        self.paint |= dict(gap=gap, gum=gum)
 
     def _lengthen_neck(self, quads):
         """Draw the edge at which the head is cut further down, so that no picture shows the cut."""
         sides = np.concatenate([quads[:, [i, (i + 1) % 4]] for i in range(4)])
-        found = np.unique(np.sort(sides, 1), axis=0, return_index=True, return_counts=True)
-        _, first, count = found
+        _, first, count = np.unique(np.sort(sides), axis=0, return_index=True, return_counts=True)
+        low = self.base[:, 1] < self.base[self.index[NECK_ABOVE], 1]
         rim = sides[first[count == 1]]
-        low = (self.base[rim, 1] < self.base[self.index[NECK_ABOVE], 1]).all(1)
-        rim = rim[(self.part[rim] == "skin").all(1) & low]
+        rim = rim[(low & (self.part == "skin"))[rim].all(1)]
         edge = np.unique(rim)
-        below = dict(zip(edge, len(self.base) + np.arange(len(edge))))
+        below = len(self.base) + np.searchsorted(edge, rim)
         self._carry(np.stack((edge, edge), 1), np.zeros(len(edge)), NECK_MM)
-        new = halves(np.array([(b, a, below[a], below[b]) for a, b in rim]))
-        self.triangles = np.concatenate((self.triangles, new))
+        self.triangles = np.vstack((self.triangles, halves(np.hstack((rim[:, ::-1], below)))))
 
     def mirrored(self, field, sign):
         """The part of `field` (..., N, 3) that a reflection keeps (sign 1) or turns round (-1)."""

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from e2far.facemodels.assembly import Published, check_landmarks
+from e2far.facemodels.assembly import Published, as_landmarks
 
 WHAT = (
     "ICT-FaceKit's folder FaceXModel (generic_neutral_mesh.obj, identity000.obj ..., vertex_indices"
@@ -52,9 +52,8 @@ def read(path):
     def mode(file):
         vertices = read_vertices(file)
         if vertices.shape != neutral.shape:
-            raise ValueError(
-                f"{file.name} has {len(vertices)} vertices, the neutral mesh {len(neutral)}"
-            )
+            found = f"{file.name} has {len(vertices)} vertices"
+            raise ValueError(f"{found}, the neutral mesh {len(neutral)}")
         return (vertices - neutral)[:n] * CENTIMETRE
 
     people = sorted(path.glob("identity[0-9]*.obj"))
@@ -74,5 +73,5 @@ def read(path):
         triangles,
         units=np.stack(list(units.values()), -1) if units else None,
         unit_names=[name[:-2] + SIDES.get(name[-2:], name[-2:]) for name in units],
-        landmarks=None if marks is None else check_landmarks(marks),
+        landmarks={} if marks is None else as_landmarks(marks),
     )

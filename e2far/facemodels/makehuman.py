@@ -17,28 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from e2far.facemodels import shapes
 from e2far.facemodels.arkit import draw_units
 from e2far.facemodels.attributes import attributes_of
 from e2far.facemodels.head import MIRROR, Head
-from e2far.facemodels.shapes import (
-    AGES,
-    ETHNICITIES,
-    LOCAL_SD,
-    MUSCLE,
-    SEXES,
-    WEIGHT,
-    align,
-    draw_identities,
-    face_region,
-    mirror_modes,
-)
 from e2far.morphable import MorphableModel
 
 # fmt: off
 LOCAL = ("head", "eyes", "eyebrows", "nose", "mouth", "chin", "cheek", "forehead", "ears", "asym",
          "neck")  # folders of local targets
-OPPOSITES = (("-incr", "-decr"), ("-up", "-down"), ("-out", "-in"), ("-forward", "-backward"),
-             ("-convex", "-concave"), ("-uncompress", "-compress"), ("-round", "-pointed"))
+OPPOSITES = dict(incr="decr", up="down", out="in", forward="backward", convex="concave",
+                 uncompress="compress", round="pointed")  # how the names of two targets end
 # Vertices of base.obj in iBUG's order: where they lie by anatomy, and of equals where 300 photos
 # have them.
 LANDMARKS = (
@@ -75,8 +64,8 @@ def read_targets():
 def read_macros(head):
     """Macro targets: ethnicity-sex-age and sex-age-muscle-weight tuples -> (N, 3) mm."""
     folder = head.folder / "mpfb2/targets/macrodetails"
-    peoples = itertools.product(ETHNICITIES, SEXES, AGES)
-    builds = itertools.product(SEXES, AGES, MUSCLE, WEIGHT)
+    peoples = itertools.product(shapes.ETHNICITIES, shapes.SEXES, shapes.AGES)
+    builds = itertools.product(shapes.SEXES, shapes.AGES, shapes.MUSCLE, shapes.WEIGHT)
     files = {key: "-".join(key) for key in peoples}
     files |= {key: "-".join(("universal", *key)) for key in builds}
     return {key: head.target(folder / f"{name}.target.gz") for key, name in files.items()}
@@ -90,79 +79,75 @@ def read_locals(head):
     movements = {}
     for folder in LOCAL:
         files = sorted((head.folder / "mpfb2/targets" / folder).glob("*.target.gz"))
-        files = {f.name.removesuffix(".target.gz"): f for f in files if "measure" not in f.name}
-        minus_of = {}
-        for plus, (end, other_end) in itertools.product(files, OPPOSITES):
-            minus = plus.removesuffix(end) + other_end
-            if plus.endswith(end) and minus in files:
-                minus_of[plus] = minus
-        for name in files:
-            if name not in minus_of.values():
-                movement = name[2:] if name[:2] in ("l-", "r-") else name
-                minus = head.target(files[minus_of[name]]) if name in minus_of else None
-                sides = movements.setdefault((folder, movement), [])
-                sides.append((head.target(files[name]), minus))
+        names = [f.name.removesuffix(".target.gz") for f in files]
+        fields = {k: head.target(f) for k, f in zip(names, files) if "measure" not in k}
+        ends = {name: name.rpartition("-") for name in fields}
+        minus = {name: f"{stem}-{OPPOSITES.get(end)}" for name, (stem, _, end) in ends.items()}
+        for name in fields:
+            if name not in minus.values():
+                sides = movements.setdefault((folder, re.sub("^[lr]-", "", name)), [])
+                sides.append((fields[name], fields.get(minus[name])))
     return movements
 
 
 def opposite_unit(name):
     """The expression unit that does the same on the other side."""
-    other = {"Left": "Right", "Right": "Left"}
-    return re.sub("(Left|Right)$", lambda side: other[side[0]], name)
+    return re.sub("Left$|Right$", lambda side: "Right" if side[0] == "Left" else "Left", name)
 
 
 def read_units(head):
     """Names of the 52 ARKit units and how they move the head, (J, N, 3) mm, float32."""
     files = sorted((head.folder / "faceunits01/targets/faceunits").glob("*.target"))
-    names = [f.stem for f in files]
-    units = np.stack([head.target(f) for f in files]).astype(np.float32)
+    names, units = (
+        [f.stem for f in files],
+        np.stack([head.target(f) for f in files]).astype(np.float32),
+    )
     other = units[[names.index(opposite_unit(name)) for name in names]]
     return names, (units + other[:, head.opposite] * MIRROR.astype(np.float32)) / 2
 
 
-def build(n_identity=80, n_expression=29, people=2000, mixtures=3000, seed=0, local_sd=LOCAL_SD):
+def build(n_identity=80, n_expression=29, people=2000, mixtures=3000):
     """The MorphableModel `makehuman` (float32); the same arguments give the same model.
 
     people, mixtures: how many random faces and expressions the modes are learned from
-    local_sd: spread of the local targets, see `draw_identities`
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     head, macros, movements = read_targets()
     landmarks = head.index[list(LANDMARKS)]
     names, units = read_units(head)
 
-    shapes, _ = draw_identities(head, macros, movements, people, rng, local_sd)
-    mean = head.mirrored(shapes.mean(0), 1)
+    faces, _ = shapes.draw_identities(head, macros, movements, people, rng)
+    mean = head.mirrored(faces.mean(0), 1)
     wings = [np.linalg.norm(plus, axis=1) for plus, _ in movements["ears", "ear-wing-incr"]]
     ears = np.flatnonzero(np.max(wings, axis=0) > 1)
     ears = np.union1d(ears, head.opposite[ears])
-    region = face_region(head, mean, ears, units[names.index("jawOpen")])
+    region = shapes.face_region(head, mean, ears, units[names.index("jawOpen")])
     for _ in range(3):
-        shapes = align(shapes, mean, region)
-        mean = head.mirrored(shapes.mean(0), 1)
-    identity_basis = mirror_modes(shapes - mean, head, region, n_identity)
+        faces = shapes.align(faces, mean, region)
+        mean = head.mirrored(faces.mean(0), 1)
+    identity_basis = shapes.mirror_modes(faces - mean, head, region, n_identity)
     mean = mean - (mean[region].mean(0) * [0, 1, 1]).astype(np.float32)
 
     strengths = np.stack([draw_units(names, rng) for _ in range(mixtures)])
     expressions = (strengths @ units.reshape(len(units), -1)).reshape(mixtures, -1, 3)
-    expression_basis = mirror_modes(expressions, head, region, n_expression)
+    expression_basis = shapes.mirror_modes(expressions, head, region, n_expression)
 
     # last, since limits above are in the base mesh's mm
     right, left = (mean[(head.part == "eye") & (side * mean[:, 0] > 0)].mean(0) for side in (-1, 1))
     scale = INTERPUPILLARY_MM / np.linalg.norm(left - right)
     attributes = attributes_of(head, mean, landmarks)
-    return MorphableModel(
+    model = MorphableModel(
         mean=torch.from_numpy(mean * scale),
         identity_basis=as_stored(identity_basis * scale),
         expression_basis=as_stored(expression_basis * scale),
         triangles=torch.from_numpy(head.triangles),
         landmarks=torch.from_numpy(landmarks),
         region=torch.from_numpy(region),
-        units=as_stored(units.transpose(1, 2, 0) * scale),
-        unit_names=names,
+        units={name: as_stored(unit * scale) for name, unit in zip(names, units)},
         attributes={name: as_stored(values) for name, values in attributes.items()},
-        name="makehuman",
     )
+    model.name = "makehuman"
+    return model
 
 
 def as_stored(values):

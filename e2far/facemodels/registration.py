@@ -48,6 +48,11 @@ def normals_of(vertices, triangles):
     return vertex_normals(np.asarray(vertices, float, order="C"), triangles.astype(np.int32, "C"))
 
 
+def facing(points, normals, mm):
+    """Places (n, 6) whose distance counts normals too, `mm` for each unit of their difference."""
+    return np.hstack((points, mm * normals))
+
+
 def turn_outward(vertices, triangles):
     """`triangles` all turned over if most of the surface faces inward.
 
@@ -60,11 +65,11 @@ def turn_outward(vertices, triangles):
 
 
 class Fit(NamedTuple):
-    """How our head lies in the other frame."""
+    """How our head lies in the other frame: rotation times scale (3, 3), mm (3,), (MODES,)."""
 
-    turn: np.ndarray  # (3, 3), rotation times scale
-    shift: np.ndarray  # (3,) mm
-    identity: np.ndarray  # (MODES,)
+    turn: np.ndarray
+    shift: np.ndarray
+    identity: np.ndarray
 
 
 class Registration:
@@ -82,33 +87,41 @@ class Registration:
                 f"its mean face is {width:.3g} x {height:.3g} x {depth:.3g} mm, but a face or bust "
                 "is 100 to 500 mm wide and high: is it in another unit?"
             )
-        self.vertices, self.triangles = vertices, triangles
+        self.vertices, self.normals = vertices, normals_of(vertices, triangles)
         self.model = MorphableModel.load(SHIPPED)
         self.mean = self.model.mean.numpy().astype(float)
         self.basis = self.model.identity_basis[:, :, :MODES].numpy()
         self.corners, self.ibug = self.model.triangles.numpy(), self.model.landmarks.numpy()
         near = np.linalg.norm(vertices - vertices[vertices[:, 2].argmax()], axis=1) < 300
         near = triangles[near[triangles].all(1)]
-        self.points, self.normals = sample_surface(vertices, near, 40000)
-        self.tree = cKDTree(np.hstack((self.points, NORMAL_MM * self.normals)))
-        self.known, whole = {}, self.model.region.numpy()
+        self.surface = sample_surface(vertices, near, 40000)
+        self.tree = cKDTree(facing(*self.surface, NORMAL_MM))
+        self.marks, self.goal, whole = self.ibug[:0], np.zeros((0, 3)), self.model.region.numpy()
         self.region = whole[::3]  # enough for the first, rigid fits
         fit = self.fit_rigidly()
         self.region = whole
         for limit, modes in SCHEDULE:
             fit = self.step(fit, limit, modes)
         self.check(fit)
-        self.known = known or {}
-        if self.known:
-            self.check_landmarks(self.place(fit))
+        if known:
+            self.marks = self.ibug[sorted(known)]
+            self.goal = np.stack([known[i] for i in sorted(known)])
+            off = np.median(np.linalg.norm(self.place(fit)[self.marks] - self.goal, axis=1))
+            if off > 12:
+                raise ValueError(
+                    f"its landmarks lie {off:.0f} mm (median) from where a face has them: "
+                    "they should be vertices in iBUG order"
+                )
             for _ in range(4):
                 fit = self.step(fit, 8, MODES)
         self.turn, self.placed = fit.turn, self.place(fit)
+        self.placed_normals = normals_of(self.placed, self.corners)
 
     def fit_rigidly(self):
         """The best Fit of the mean face, from six starts. Raises ValueError for a turned head."""
         nods = Rotation.from_euler("x", [[0], [-12], [12]], degrees=True).as_matrix()
-        flips = (np.diag(signs) for signs in ([-1.0, -1, 1], [-1.0, 1, -1], [1.0, -1, -1]))
+        # an upside down face would else pass for a strange one
+        flips = [np.diag(signs) for signs in ([-1.0, -1, 1], [-1.0, 1, -1], [1.0, -1, -1])]
         fits = []
         for turn in (*nods, *flips):
             tip = self.vertices[(self.vertices @ turn)[:, 2].argmax()]  # of the nose, if so turned
@@ -133,15 +146,6 @@ class Registration:
                 f"{strange:.1f} times as unusual as a person)"
             )
 
-    def check_landmarks(self, placed):
-        """Raise ValueError where most known landmarks are far from where a face has them."""
-        off = [np.linalg.norm(placed[self.ibug[i]] - place) for i, place in self.known.items()]
-        if np.median(off) > 12:
-            raise ValueError(
-                f"its landmarks lie {np.median(off):.0f} mm (median) from where a face has them: "
-                "they should be vertices, counted from 0, in iBUG order"
-            )
-
     def place(self, fit):
         """Our vertices (M, 3) mm in the other frame."""
         return (self.mean + self.basis @ fit.identity) @ fit.turn.T + fit.shift
@@ -151,11 +155,12 @@ class Registration:
 
         Weights are 0 where no point that faces the same way is within `limit` mm.
         """
-        own = normals_of(placed, self.corners)[self.region]
-        goal, reach = np.hstack((placed[self.region], NORMAL_MM * own)), np.hypot(limit, NORMAL_MM)
-        far, nearest = self.tree.query(goal, distance_upper_bound=reach)
+        own, placed = normals_of(placed, self.corners)[self.region], placed[self.region]
+        reach = np.hypot(limit, NORMAL_MM)
+        far, nearest = self.tree.query(facing(placed, own, NORMAL_MM), distance_upper_bound=reach)
         nearest[np.isinf(far)] = 0  # nothing in reach: whichever point stands in weighs nothing
-        gap, normal = self.points[nearest] - placed[self.region], self.normals[nearest]
+        points, normals = self.surface
+        gap, normal = points[nearest] - placed, normals[nearest]
         distance = np.linalg.norm(gap, axis=1)
         alike = ((own * normal).sum(1) > 0.5) & (distance < limit) & np.isfinite(far)
         return gap, normal, alike / (1 + (3 * distance / limit) ** 2) ** 2
@@ -173,12 +178,9 @@ class Registration:
         # to the plane, and a little to the point, against sliding
         metric = normal[:, :, None] * normal[:, None] + 0.02 * np.eye(3)
         metric = weight[:, None, None] * metric
-        at = self.region
-        if self.known:
-            marks = self.ibug[sorted(self.known)]
-            goal = np.stack([self.known[i] for i in sorted(self.known)])
-            at, gap = np.concatenate((at, marks)), np.concatenate((gap, goal - placed[marks]))
-            metric = np.concatenate((metric, np.tile(10 * np.eye(3), (len(marks), 1, 1))))
+        at = np.concatenate((self.region, self.marks))
+        gap = np.concatenate((gap, self.goal - placed[self.marks]))
+        metric = np.concatenate((metric, np.tile(10 * np.eye(3), (len(self.marks), 1, 1))))
         arm, axes = placed[at] - fit.shift, np.tile(np.eye(3), (len(at), 1, 1))
         spin = np.cross(axes, arm[:, None]).transpose(0, 2, 1)
         basis = np.einsum("ij,njk->nik", fit.turn, self.basis[at][:, :, :modes])
@@ -195,11 +197,9 @@ class Registration:
 
     def landmarks(self):
         """68 different vertices (68,) of the other mesh, together nearest to our landmarks."""
-        goal = self.placed[self.ibug]
-        own = normals_of(self.placed, self.corners)[self.ibug]
-        theirs = normals_of(self.vertices, self.triangles)
-        tree = cKDTree(np.hstack((self.vertices, NORMAL_MM / 3 * theirs)))
-        _, near = tree.query(np.hstack((goal, NORMAL_MM / 3 * own)), k=min(20, len(self.vertices)))
+        goal, own = self.placed[self.ibug], self.placed_normals[self.ibug]
+        tree = cKDTree(facing(self.vertices, self.normals, NORMAL_MM / 3))
+        _, near = tree.query(facing(goal, own, NORMAL_MM / 3), k=min(20, len(self.vertices)))
         candidates = np.unique(near)
         if len(candidates) < 68:
             raise ValueError(f"it has {len(self.vertices)} vertices, too few for 68 landmarks")
@@ -212,21 +212,19 @@ class Registration:
         The distance (N,) mm is that between the two surfaces there.
         """
         lattice = np.array([(i, j, 3 - i - j) for i in range(4) for j in range(4 - i)]) / 3.0
-        fields = self.placed, normals_of(self.placed, self.corners)
         points, normals = (
-            np.einsum("sk,fkd->fsd", lattice, x[self.corners]).reshape(-1, 3) for x in fields
+            np.einsum("sk,fkd->fsd", lattice, field[self.corners]).reshape(-1, 3)
+            for field in (self.placed, self.placed_normals)
         )
         normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-9)
-        theirs = normals_of(self.vertices, self.triangles)
-        tree = cKDTree(np.hstack((points, NORMAL_MM / 4 * normals)))
-        _, nearest = tree.query(np.hstack((self.vertices, NORMAL_MM / 4 * theirs)))
+        tree = cKDTree(facing(points, normals, NORMAL_MM / 4))
+        _, nearest = tree.query(facing(self.vertices, self.normals, NORMAL_MM / 4))
         corners = self.corners[nearest // len(lattice)]
         # of the nearest point of that triangle's plane, pulled into the triangle
         triangle = (self.placed[corners[:, k]] for k in range(3))
         weights = igl.barycentric_coordinates(self.vertices, *triangle).clip(0)
         weights /= weights.sum(1, keepdims=True)
         surface = np.einsum("nk,nkd->nd", weights, self.placed[corners])
-        n = len(self.vertices)
-        entries = weights.ravel(), (np.repeat(np.arange(n), 3), corners.ravel())
-        sparse = csr_matrix(entries, (n, len(self.placed))).astype(np.float32)
+        starts, shape = np.arange(0, weights.size + 1, 3), (len(weights), len(self.placed))
+        sparse = csr_matrix((weights.ravel(), corners.ravel(), starts), shape).astype(np.float32)
         return sparse, np.linalg.norm(surface - self.vertices, axis=1)

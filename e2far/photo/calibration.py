@@ -15,32 +15,30 @@ def spoil(image, landmarks, kind, rng):
 
     kind: of SPOILT. What lies outside a stored crop is its edge, repeated.
     """
-    side = image.shape[3]
+    count, _, side, _ = image.shape
+    if kind in ("turned", "misplaced"):
+        return move(image, landmarks, kind, rng)
     if kind == "covered":  # 30 to 80 % of it, by a piece of clouds
-        inside = draw_rectangles(image, rng)
-        return torch.where(inside[:, None], empty(image, "clouds", rng), image), landmarks
+        inside = draw_rectangles(count, side, rng)[:, None]
+        return torch.where(inside, empty(image, "clouds", rng), image), landmarks
     if kind == "blurred":  # to 6 to 16 px across
         small = F.interpolate(image, size=int(rng.integers(6, 17)), mode="area")
         return F.interpolate(small, size=side, mode="bicubic").clamp(0, 1), landmarks
-    if kind == "noisy":
-        noise = torch.from_numpy(rng.standard_normal(image.shape)).float()
-        return (image + noise * uniform(rng, 0.1, 0.35, len(image), 1, 1, 1)).clamp(0, 1), landmarks
-    return move(image, landmarks, kind, rng)
+    noise = torch.from_numpy(rng.standard_normal(image.shape)).float()
+    return (image + noise * uniform(rng, 0.1, 0.35, count, 1, 1, 1)).clamp(0, 1), landmarks
 
 
 def uniform(rng, low, high, *shape):
     return torch.from_numpy(rng.uniform(low, high, shape)).float()
 
 
-def draw_rectangles(image, rng):
-    """Where (B, S, S) one rectangle lies in each picture; 30 to 80 % of it."""
-    count, side = len(image), image.shape[3]
+def draw_rectangles(count, side, rng):
+    """Where (B, S, S) one rectangle lies in each of B pictures; 30 to 80 % of it."""
     share, narrow = uniform(rng, 0.3, 0.8, count), uniform(rng, 0.8, 1.25, count)
     size = torch.stack((share.sqrt() * narrow, share.sqrt() / narrow), 1).clamp(max=1.0)
     low = (uniform(rng, 0, 1, count, 2) * (1 - size) * side)[:, None, None]
     high = low + (size * side)[:, None, None]
-    x, y = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy")
-    place = torch.stack((x, y), -1)
+    place = torch.stack(torch.meshgrid(*[torch.arange(side)] * 2, indexing="xy"), -1)
     return ((place >= low) & (place < high)).all(-1)
 
 
@@ -49,7 +47,7 @@ def move(image, landmarks, kind, rng):
 
     misplaced: seen in a box up to 30 % of its side off, and .64 to 1.35 times as large
     """
-    count, side = len(image), image.shape[3]
+    count, _, side, _ = image.shape
     if kind == "turned":
         angle = uniform(rng, 0.5, np.pi, count) * uniform(rng, -1, 1, count).sign()
         zoom, shift = uniform(rng, 0, 0, count), uniform(rng, 0, 0, count, 2)
@@ -57,8 +55,8 @@ def move(image, landmarks, kind, rng):
         angle, zoom = uniform(rng, 0, 0, count), uniform(rng, -0.45, 0.3, count)
         shift = uniform(rng, -0.3, 0.3, count, 2) * side
     cos, sin = angle.cos() * zoom.exp(), angle.sin() * zoom.exp()
-    rows = torch.stack((cos, -sin), 1), torch.stack((sin, cos), 1)
-    matrix = torch.stack(rows, 1)  # from the new picture to the old one, about the middle
+    # From the new picture to the old one, about the middle
+    matrix = torch.stack((cos, -sin, sin, cos), 1).reshape(count, 2, 2)
     affine = torch.cat((matrix, (shift / (side / 2))[..., None]), 2)
     grid = F.affine_grid(affine, list(image.shape), align_corners=False)
     moved = (landmarks - side / 2 - shift[:, None]) @ torch.linalg.inv(matrix).mT + side / 2
@@ -70,7 +68,7 @@ def empty(image, kind, rng):
 
     kind: clouds of noise at all scales, those faces cut up and shuffled, or flat, of one colour
     """
-    count, side = len(image), image.shape[3]
+    count, _, side, _ = image.shape
     if kind == "shuffled":
         tile = side // 4
         tiles = F.unfold(image[..., : 4 * tile, : 4 * tile], tile, stride=tile)
@@ -102,20 +100,19 @@ def trials(reconstructor, faces, count=1000, seed=0):
     for start in range(0, len(chosen), 50):
         batch = faces[np.sort(chosen[start : start + 50])]
         rows.append(judge(reconstructor, batch, "whole", batch["image"], batch["landmarks"]))
-        parts = [
-            {key: part[i :: len(SPOILT)] for key, part in batch.items()} for i in range(len(SPOILT))
-        ]
-        for part, kind in zip(parts, SPOILT):  # a fifth of the batch each
-            if len(part["image"]):
-                spoilt = spoil(part["image"], part["landmarks"], kind, rng)
-                rows.append(judge(reconstructor, part, kind, *spoilt))
-        for part, kind in zip(parts, EMPTY):
-            if len(part["image"]):
-                rows.append(judge(reconstructor, part, kind, empty(part["image"], kind, rng)))
+        for i, kind in enumerate((*SPOILT, *EMPTY)):  # a fifth of the batch each
+            part = {key: value[i % len(SPOILT) :: len(SPOILT)] for key, value in batch.items()}
+            if not len(part["image"]):
+                continue
+            if kind in SPOILT:
+                given = spoil(part["image"], part["landmarks"], kind, rng)
+            else:
+                given = empty(part["image"], kind, rng), None
+            rows.append(judge(reconstructor, part, kind, *given))
     return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
 
 
-def judge(reconstructor, batch, kind, image, landmarks=None):
+def judge(reconstructor, batch, kind, image, landmarks):
     """Rows of `trials` for pictures of a batch of faces; landmarks: where they are, if anywhere."""
     count, _, side, _ = image.shape
     pixels = (255 * image).round().byte().permute(0, 2, 3, 1).numpy()
@@ -130,11 +127,9 @@ def judge(reconstructor, batch, kind, image, landmarks=None):
         model(*(torch.as_tensor(values[key]).to(reconstructor.device) for key in keys))
         for values in (seen, batch)
     )
-    error_mm = (shape - truth)[:, model.region].norm(dim=-1).mean(-1)
-    return row | dict(
-        landmark_error_percent=(100 * apart / extent).mean(-1).numpy(),
-        vertex_error_mm=error_mm.cpu().numpy(),
-    )
+    error_mm = (shape - truth)[:, model.region].norm(dim=-1).mean(-1).cpu().numpy()
+    errors = (100 * apart / extent).mean(-1).numpy(), error_mm
+    return row | dict(zip(ERRORS, errors))
 
 
 def calibrate(reconstructor, faces, count=1000, seed=0):
@@ -152,18 +147,16 @@ def calibrate(reconstructor, faces, count=1000, seed=0):
 
     def curve(values, rows, increasing=True):
         fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
-        fitted.fit(np.log(disagreement[rows]), values, even[rows])
+        fitted.fit(np.log(disagreement[rows]), values[rows], even[rows])
         return fitted.predict(np.log(knots))
-
-    def error(name):
-        return tuple(np.exp(curve(np.log(found[name][face].clip(1e-3)), face)).round(3).tolist())
 
     good = (found["landmark_error_percent"] < GOOD).astype(float)  # NaN is not
     score = curve(good, slice(None), increasing=False).clip(SCORE_MARGIN, 1 - SCORE_MARGIN)
+    errors = {name: np.exp(curve(np.log(found[name].clip(1e-3)), face)) for name in ERRORS}
     return Calibration(
         reconstructor.version,
         tuple(knots.round(4).tolist()),
         tuple(score.round(4).tolist()),
-        **{name: error(name) for name in ERRORS},
+        **{name: tuple(values.round(3).tolist()) for name, values in errors.items()},
         unlike_above_percent=round(float(np.quantile(disagreement[whole], 1 - FALSE_ALARMS)), 4),
     )

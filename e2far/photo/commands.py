@@ -10,64 +10,50 @@ import typer
 from tqdm import tqdm
 
 from e2far import SHIPPED, __version__
-from e2far.files import EXPECTED, complain
+from e2far.files import EXPECTED, complain, digest
 from e2far.photo import results, video_files
 
 FAILURES = ("without a face", "unreadable", "failed otherwise")
 UNLIKE = "unlike the faces of the training"
 
 
-def option(metavar, *help, **more):
-    return typer.Option(metavar=metavar, help=" ".join(help), **more)
+def option(help, metavar=None, *names, **more):
+    return typer.Option(*names, help=help, metavar=metavar, **more)
 
 
-def kinds_option(kinds, *help):
-    return option("KIND,...", f"Which files to write: some of {', '.join(kinds)}.", *help)
-
-
+PHOTOS = (
+    "Pictures of faces (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM), or folders of them, which are "
+    "searched with all their subfolders."
+)
+CLIP = "One shot of one person (MP4, MOV, MKV, WebM, AVI, GIF)."
+BOX = "Square around the face in pixels, brows to chin in its middle two thirds; skips detection."
+FIRST = "Square around the face in the first frame, in pixels; default: detected."
+MODEL = "Face model the network was trained with; default: the shipped one."
+SMOOTH = "Width of the Gaussian that smooths expression and camera over time; 0 for none."
+ALL_FACES = "Every face that is found, not only the largest."
+KINDS = (
+    f"Which files to write: some of {', '.join(results.ENDINGS)}. The JSON is always written: it "
+    "says what is finished."
+)
+VIDEO_KINDS = f"Which files to write: some of {', '.join(video_files.ENDINGS)}."
+FORCE = "Also photos whose results are there, made with the same weights and options."
 # What both commands are told
-Out = Annotated[Path, option("DIR", "Folder for the results; made if it does not exist.")]
-Weights = Annotated[Path | None, option("FILE", "Trained network; default: the shipped one.")]
-MODEL_HELP = "Face model the network was trained with; default: the shipped one."
-FaceModel = Annotated[Path | None, option("FILE", MODEL_HELP)]
-Device = Annotated[str, option(None, "cpu, cuda, cuda:1, ...")]
+Out = Annotated[Path, option("Folder for the results; made if it does not exist.", "DIR")]
+Weights = Annotated[Path | None, option("Trained network; default: the shipped one.", "FILE")]
+FaceModel = Annotated[Path | None, option(MODEL, "FILE")]
+Device = Annotated[str, option("cpu, cuda, cuda:1, ...")]
 
 
 @dataclass(frozen=True)
 class PhotoOptions:
     """What `e2far reconstruct` is told."""
 
-    photos: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PHOTO...",
-            help="Pictures of faces (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM), or folders of them, "
-            "which are searched with all their subfolders.",
-        ),
-    ]
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS)]
     out: Out
-    box: Annotated[
-        str | None,
-        option(
-            "X0,Y0,X1,Y1",
-            "Square around the face in pixels, brows to chin in its middle two thirds;",
-            "skips detection.",
-        ),
-    ] = None
-    all_faces: Annotated[
-        bool, typer.Option("--all-faces", help="Every face that is found, not only the largest.")
-    ] = False
-    only: Annotated[
-        str,
-        kinds_option(results.ENDINGS, "The JSON is always written: it says what is finished."),
-    ] = "obj,glb,json,overlay,html"
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            help="Also photos whose results are there, made with the same weights and options.",
-        ),
-    ] = False
+    box: Annotated[str | None, option(BOX, "X0,Y0,X1,Y1")] = None
+    all_faces: Annotated[bool, option(ALL_FACES, None, "--all-faces")] = False
+    only: Annotated[str, option(KINDS, "KIND,...")] = "obj,glb,json,overlay,html"
+    force: Annotated[bool, option(FORCE, None, "--force")] = False
     weights: Weights = None
     face_model: FaceModel = None
     device: Device = "cpu"
@@ -77,33 +63,13 @@ class PhotoOptions:
 class VideoOptions:
     """What `e2far video` is told."""
 
-    clip: Annotated[
-        Path,
-        typer.Argument(
-            metavar="VIDEO", help="One shot of one person (MP4, MOV, MKV, WebM, AVI, GIF)."
-        ),
-    ]
+    clip: Annotated[Path, typer.Argument(metavar="VIDEO", help=CLIP)]
     out: Out
-    box: Annotated[
-        str | None,
-        option(
-            "X0,Y0,X1,Y1",
-            "Square around the face in the first frame, in pixels; default: detected.",
-        ),
-    ] = None
-    every: Annotated[int, option(None, "Take every n-th frame.", min=1)] = 1
-    limit: Annotated[int | None, option(None, "At most so many frames; default: all.", min=1)] = (
-        None
-    )
-    smooth: Annotated[
-        float,
-        option(
-            "SECONDS",
-            "Width of the Gaussian that smooths expression and camera over time; 0 for none.",
-            min=0.0,
-        ),
-    ] = 0.05
-    only: Annotated[str, kinds_option(video_files.ENDINGS)] = ",".join(video_files.ENDINGS)
+    box: Annotated[str | None, option(FIRST, "X0,Y0,X1,Y1")] = None
+    every: Annotated[int, option("Take every n-th frame.", min=1)] = 1
+    limit: Annotated[int | None, option("At most so many frames; default: all.", min=1)] = None
+    smooth: Annotated[float, option(SMOOTH, "SECONDS", min=0.0)] = 0.05
+    only: Annotated[str, option(VIDEO_KINDS, "KIND,...")] = ",".join(video_files.ENDINGS)
     weights: Weights = None
     face_model: FaceModel = None
     device: Device = "cpu"
@@ -111,13 +77,14 @@ class VideoOptions:
 
 def parse_box(text):
     """ "x0,y0,x1,y1" as four floats, None as None; `detection.check_box` judges the numbers."""
+    if text is None:
+        return None
     try:
-        box = None if text is None else tuple(map(float, text.split(",")))
+        x0, y0, x1, y1 = map(float, text.split(","))
     except ValueError:
-        box = ()
-    if box is not None and len(box) != 4:
-        raise ValueError(f"--box {text!r} is not four numbers: give --box x0,y0,x1,y1 in pixels")
-    return box
+        remedy = "give --box x0,y0,x1,y1 in pixels"
+        raise ValueError(f"--box {text!r} is not four numbers: {remedy}") from None
+    return x0, y0, x1, y1
 
 
 def parse_kinds(text, known):
@@ -128,23 +95,10 @@ def parse_kinds(text, known):
     return kinds
 
 
-def describe(face):
-    """Pose of a face and how far to trust it, in a sentence."""
-    text = "yaw {:+.0f}, pitch {:+.0f}, roll {:+.0f} degrees".format(*face.pose.angles_deg)
-    if face.confidence is not None:
-        text += f", confidence {face.confidence.score:.2f}"
-        text += f", {UNLIKE}" * face.confidence.unlike_training
-    return text
+def load_network(options):
+    from e2far import Reconstructor  # here, since torch takes a while to import
 
-
-def summarise(count, tally, at_most=10):
-    """Print what became of `count` photos, and which ones failed."""
-    typer.echo(f"{count} photos: " + ", ".join(f"{len(tally[kind])} {kind}" for kind in tally))
-    for kind in (*FAILURES, UNLIKE):
-        if tally[kind]:
-            more = len(tally[kind]) - at_most
-            names = ", ".join(map(str, tally[kind][:at_most]))
-            typer.echo(f"  {kind}: {names}" + f" and {more} more" * (more > 0))
+    return Reconstructor.from_pretrained(options.weights, options.face_model, options.device)
 
 
 def reconstruct(options):
@@ -162,17 +116,17 @@ def reconstruct(options):
     model = options.face_model or SHIPPED / "makehuman.npz"
     settings = dict(
         e2far=__version__,
-        weights=results.fingerprint(weights, model),
+        weights=digest(weights, model),
         box=box and list(box),
         all_faces=options.all_faces,
     )
-    tally = {kind: [] for kind in ("reconstructed", "finished before", *FAILURES, UNLIKE)}
+    tally = dict.fromkeys(("reconstructed", "finished before", *FAILURES, UNLIKE), 0)
     waiting = []
     for photo, place in work:
         relative = Path(os.path.relpath(photo, options.out)).as_posix()
         made_with, place = dict(photo=relative) | settings, options.out / place
         if not options.force and results.is_finished(photo, place, kinds, made_with):
-            tally["finished before"].append(photo)
+            tally["finished before"] += 1
         else:
             waiting.append((photo, place, made_with))
     try:
@@ -180,15 +134,10 @@ def reconstruct(options):
             reconstruct_photos(waiting, options, box, kinds, tally)
     finally:
         if len(work) > 1:
-            summarise(len(work), tally)
+            counts = ", ".join(f"{count} {kind}" for kind, count in tally.items())
+            typer.echo(f"{len(work)} photos: {counts}")
     if any(tally[kind] for kind in FAILURES):
         raise typer.Exit(1)
-
-
-def load_network(options):
-    from e2far import Reconstructor  # here, since torch takes a while to import
-
-    return Reconstructor.from_pretrained(options.weights, options.face_model, options.device)
 
 
 def reconstruct_photos(waiting, options, box, kinds, tally):
@@ -207,18 +156,27 @@ def reconstruct_photos(waiting, options, box, kinds, tally):
             kind = "failed otherwise"
             boxes, scores = locate(image, box and [box], not options.all_faces, photo.name)
             faces = reconstructor.batch([image] * len(boxes), boxes, scores)
-            places = results.face_places(place, len(faces))
-            for i, (face, at) in enumerate(zip(faces, places), 1):
-                record = dict(face=i, faces=len(faces), made_with=made_with)
-                results.write_face(face, image, at, kinds, record)
-                tqdm.write(f"{photo.name}: {results.with_ending(at, shown)}, {describe(face)}")
+            for i, at in enumerate(results.face_places(place, len(faces))):
+                record = dict(face=i + 1, faces=len(faces), made_with=made_with)
+                results.write_face(faces[i], image, at, kinds, record)
+                told = f"{results.with_ending(at, shown)}, {describe(faces[i])}"
+                tqdm.write(f"{photo.name}: {told}")
             kind = "reconstructed"
-            if any(face.confidence and face.confidence.unlike_training for face in faces):
-                tally[UNLIKE].append(photo)
+            sure = (face.confidence for face in faces)
+            tally[UNLIKE] += any(one.unlike_training for one in sure if one is not None)
         except EXPECTED as error:
             kind = "without a face" if isinstance(error, NoFace) else kind
             complain(error if photo.name in str(error) else f"{photo.name}: {error}")
-        tally[kind].append(photo)
+        tally[kind] += 1
+
+
+def describe(face):
+    """Pose of a face and how far to trust it, in a sentence."""
+    text = "yaw {:+.0f}, pitch {:+.0f}, roll {:+.0f} degrees".format(*face.pose.angles_deg)
+    if face.confidence is not None:
+        text += f", confidence {face.confidence.score:.2f}"
+        text += f", {UNLIKE}" * face.confidence.unlike_training
+    return text
 
 
 def reconstruct_video(options):

@@ -70,34 +70,39 @@ class Face:
         """The texture (S, S, 3) uint8 of the head from its photo, for `save` and `to_html`."""
         from e2far.photo import texture
 
-        return texture.texture(self, self._known_model(), load_image(image))
+        return texture.texture(self, load_image(image))
 
-    def _known_model(self):
-        if self.model is None:
-            raise ValueError("this Face does not know its face model: give Face(..., model=...)")
-        return self.model
-
-    def save(self, path: str | Path, image: Picture | None = None, neutral=False, texture=None):
+    def save(self, path: str | Path, image: Picture | None = None, texture=None) -> None:
         """Write a mesh to .obj (with .mtl and .png), .ply or .glb, or all numbers to .json.
 
         OBJ and PLY are in millimetres; a GLB is in metres and at rest, with the expression units
         as morph targets, set as in the photo.
         image: its photo, for colours    texture: as from `texture`, instead of it
-        neutral: at rest
         """
         path = Path(path)
-        kind = path.suffix.lower()
-        if kind == ".json":
+        if path.suffix.lower() == ".json":
             path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-            return
-        if kind not in (".obj", ".ply", ".glb"):
-            raise ValueError(f"cannot save a face as {path.name}: choose .obj, .ply, .glb or .json")
-        from e2far.photo import mesh_files
+        elif path.suffix.lower() in (".obj", ".ply", ".glb"):
+            from e2far.photo import mesh_files
 
-        model = self._known_model()
-        if texture is None and image is not None:
-            texture = self.texture(image)
-        mesh_files.save(self, model, path, texture, neutral)
+            if texture is None and image is not None:
+                texture = self.texture(image)
+            mesh_files.save(self, path, texture)
+        else:
+            raise ValueError(f"cannot save a face as {path.name}: choose .obj, .ply, .glb or .json")
+
+    def to_html(
+        self, path: str | Path, image: Picture, title="Reconstructed face", texture=None
+    ) -> None:
+        """Write one page that needs no network: the head to turn, animate and lay over its photo.
+
+        Under 1 MB. texture: as from `texture`, where it is at hand already
+        """
+        from e2far.photo import viewer
+
+        pixels = load_image(image)
+        texture = self.texture(pixels) if texture is None else texture
+        viewer.write_html(path, self, pixels, texture, title)
 
     def to_dict(self) -> dict:
         """Everything but the mesh, as plain numbers for JSON."""
@@ -157,44 +162,6 @@ class Face:
         )
         layer = np.dstack((picture**OVERLAY_CONTRAST, OVERLAY_OPACITY * coverage))
         return Image.fromarray((layer * 255).astype(np.uint8))
-
-    def to_html(
-        self, path: str | Path, image: Picture, title="Reconstructed face", texture=None
-    ) -> None:
-        """Write one page that needs no network: the head to turn, animate and lay over its photo.
-
-        Under 1 MB. texture: as from `texture`, where it is at hand already
-        """
-        from e2far.photo import mesh_files, viewer
-        from e2far.photo.unwrapping import unwrap
-
-        model, pixels = self._known_model(), load_image(image)
-        uv, vertex, triangles = unwrap(model)
-        texture = self.texture(pixels) if texture is None else texture
-        offset = self.vertices - self.neutral_vertices
-        strengths, _ = mesh_files.unit_strengths(self, model)
-        units, recess = (part.cpu().numpy()[vertex] for part in (model.units, model.recess))
-        shape = dict(vertices_neutral=self.neutral_vertices[vertex], triangles=triangles)
-        moves = dict(expression_offset=offset[vertex], units=units, recess=recess)
-        names = dict(unit_names=model.unit_names, unit_strengths=strengths)
-        seen = dict(texture=texture, uv=uv, photo=pixels, camera=vars(self.pose))
-        page = viewer.Page(**shape, **moves, **names, **seen, facts=self._facts(), title=title)
-        viewer.write_html(path, page)
-
-    def _facts(self):
-        """Rows of the page's panel: name -> text, or -> (text, what it means)."""
-        facts = {"Yaw, pitch, roll": "{:+.1f}°, {:+.1f}°, {:+.1f}°".format(*self.pose.angles_deg)}
-        if self.score is not None:
-            facts["Detector score"] = f"{self.score:.2f}"
-        if (sure := self.confidence) is not None:
-            usual = (
-                "On synthetic faces with this score, landmarks are typically "
-                f"{sure.landmark_error_percent:.1f} % of the face's size off, "
-                f"vertices {sure.vertex_error_mm:.1f} mm."
-            )
-            unlike = "Not like the faces that the network learned from: do not trust this one."
-            facts["Confidence"] = f"{sure.score:.2f}", unlike if sure.unlike_training else usual
-        return facts
 
 
 def make_face(model, identity, expression, pose, **found) -> Face:

@@ -12,44 +12,14 @@ import numpy as np
 import pygltflib as gltf
 import trimesh
 from PIL import Image
-from scipy import optimize
 
 from e2far import raster
 from e2far.photo.texture import vertex_colours
+from e2far.photo.units import unit_strengths
 from e2far.photo.unwrapping import as_array, unwrap
 
 SKIN = [0.74, 0.70, 0.68, 1.0]  # colour of a head without a texture
-
-
-def nearest_units(model, modes, coefficients):
-    """Strengths (T, J) in [0, 1] of a model's units, nearest to `coefficients` (T, L) of `modes`.
-
-    modes: (N, 3, L) mm. Least squares over the region.
-    Choice: of the shapes in mm, not of the 29 coefficients as in `MorphableModel.units_to_modes`,
-    because the units move in more ways than the modes do: on the astronaut's smile .01 mm are left
-    instead of .20.
-    """
-    units, modes = (
-        values[as_array(model.region)].reshape(3 * len(model.region), -1).astype(float)
-        for values in (as_array(model.units), modes)
-    )
-    if not units.size:
-        return np.zeros((len(coefficients), 0))
-    q, r = np.linalg.qr(units)  # the same least squares with as many rows as units
-    targets = coefficients @ (q.T @ modes).T
-    found = [optimize.lsq_linear(r, target, bounds=(0, 1)).x for target in targets]
-    return np.stack(found).round(3)
-
-
-def unit_strengths(face, model):
-    """Strengths (J,) of the `nearest_units` to a face's expression.
-
-    And the distance that they leave, mean mm over the region.
-    """
-    offset = (face.vertices - face.neutral_vertices).astype(float)
-    strengths = nearest_units(model, offset[..., None], np.ones((1, 1)))[0]
-    left = (as_array(model.units) @ strengths - offset)[face.region]
-    return strengths, float(np.linalg.norm(left, axis=1).mean())
+WIDTHS = {1: gltf.SCALAR, 2: gltf.VEC2, 3: gltf.VEC3, 4: gltf.VEC4}
 
 
 def vertex_normals(vertices, triangles):
@@ -59,50 +29,39 @@ def vertex_normals(vertices, triangles):
     return directions.astype(np.float32)
 
 
-def save(face, model, path, texture=None, neutral=False):
-    """Write a `face.Face` of this `model` to .obj, .ply or .glb, coloured by a texture (S, S, 3).
+def save(face, path, texture=None):
+    """Write a `face.Face` to .obj, .ply or .glb, coloured by a texture (S, S, 3).
 
-    Beside x.obj go x.mtl and x_texture.png.    neutral: at rest, without the photo's expression
+    Beside x.obj go x.mtl and x_texture.png.
     """
-    kind = path.suffix.lower()
-    if kind == ".glb":
-        path.write_bytes(glb(face, model, texture, neutral).to_bytes())
-        return
-    vertices = face.neutral_vertices if neutral else face.vertices
-    if kind == ".ply":
-        colours = None if texture is None else vertex_colours(model, texture)
-        mesh = trimesh.Trimesh(vertices, face.triangles, vertex_colors=colours, process=False)
+    if path.suffix.lower() == ".glb":
+        path.write_bytes(glb(face, texture).to_bytes())
+    elif path.suffix.lower() == ".ply":
+        colours = None if texture is None else vertex_colours(face.model, texture)
+        mesh = trimesh.Trimesh(face.vertices, face.triangles, vertex_colors=colours, process=False)
         data = mesh.export(file_type="ply", vertex_normal=False)
         path.write_bytes(data.replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1))  # ty: ignore[missing-union-attribute, no-matching-overload]
-        return
-    if texture is None:
-        mesh = trimesh.Trimesh(vertices, face.triangles, process=False)
     else:
-        mesh = textured(vertices, face.triangles, model, texture, path.stem)
-    text, beside = trimesh.exchange.obj.export_obj(
-        mesh,
-        include_normals=texture is not None,
-        return_texture=True,
-        mtl_name=path.stem + ".mtl",
-        header="e2far, millimetres",
-    )
-    for name, content in (beside | {path.name: text.encode()}).items():
-        path.with_name(name).write_bytes(content)
+        mesh = trimesh.Trimesh(face.vertices, face.triangles, process=False)
+        if texture is not None:
+            mesh = textured(face, texture, f"{path.stem}_texture")
+        how = dict(include_normals=texture is not None, header="e2far, millimetres")
+        how |= dict(return_texture=True, mtl_name=path.stem + ".mtl")
+        text, beside = trimesh.exchange.obj.export_obj(mesh, **how)
+        for name, content in (beside | {path.name: text.encode()}).items():
+            path.with_name(name).write_bytes(content)
 
 
-def textured(vertices, triangles, model, texture, name):
-    """A trimesh.Trimesh of `model` with a texture (S, S, 3), torn where the texture asks for it."""
-    uv, vertex, torn = unwrap(model)
+def textured(face, texture, name):
+    """A trimesh.Trimesh with a texture (S, S, 3), torn where the texture asks for it."""
+    uv, vertex, torn = unwrap(face.model)
     material = trimesh.visual.material.SimpleMaterial(
-        Image.fromarray(texture),
-        diffuse=[255] * 4,
-        specular=[0, 0, 0, 255],
-        name=f"{name}_texture",
+        Image.fromarray(texture), diffuse=[255] * 4, specular=[0, 0, 0, 255], name=name
     )
     return trimesh.Trimesh(
-        vertices[vertex],
+        face.vertices[vertex],
         torn,
-        vertex_normals=vertex_normals(vertices, triangles)[vertex],
+        vertex_normals=vertex_normals(face.vertices, face.triangles)[vertex],
         visual=trimesh.visual.TextureVisuals(uv * [1, -1] + [0, 1], material),
         process=False,
     )
@@ -123,41 +82,25 @@ class Glb:
         self.blob.extend(array.tobytes())
         return len(self.document.bufferViews) - 1
 
-    def accessor(self, array, **content):
-        """Add how float32 or uint32 numbers (n, 1 to 4) are to be read; returns its number.
+    def add(self, array, target=None, sparse=False, **content):
+        """Add float32 or uint32 numbers (n, 1 to 4); returns the number of their accessor.
 
-        content: bufferView, or sparse, where not all are zero; min and max of any but points
+        sparse: only the rows that are not zero    content: min and max of any but points
         """
-        width = array.shape[1]
+        kind = gltf.FLOAT if array.dtype == np.float32 else gltf.UNSIGNED_INT
+        width, rows = array.shape[1], np.flatnonzero(array.any(1)).astype(np.uint32)
         if width == 3:
-            content = dict(min=array.min(0).tolist(), max=array.max(0).tolist()) | content
-        real = array.dtype == np.float32
-        accessor = gltf.Accessor(
-            componentType=gltf.FLOAT if real else gltf.UNSIGNED_INT,
-            count=len(array),
-            type={1: gltf.SCALAR, 2: gltf.VEC2, 3: gltf.VEC3, 4: gltf.VEC4}[width],
-            byteOffset=None,
-            **content,
-        )
-        self.document.accessors.append(accessor)
+            content = dict(min=array.min(0).tolist(), max=array.max(0).tolist())
+        if not sparse:
+            content["bufferView"] = self.view(array, target)
+        elif len(rows):
+            at = dict(bufferView=self.view(rows), componentType=gltf.UNSIGNED_INT)
+            indices = gltf.AccessorSparseIndices(**at)
+            values = gltf.AccessorSparseValues(bufferView=self.view(array[rows]))
+            content["sparse"] = gltf.Sparse(count=len(rows), indices=indices, values=values)
+        read = dict(componentType=kind, type=WIDTHS[width], count=len(array), byteOffset=None)
+        self.document.accessors.append(gltf.Accessor(**read, **content))
         return len(self.document.accessors) - 1
-
-    def add(self, array, target=None, **limits):
-        """Add the numbers (n, 1 to 4) of an array."""
-        return self.accessor(array, bufferView=self.view(array, target), **limits)
-
-    def add_sparse(self, array):
-        """Add the rows of an array (n, 3) that are not zero."""
-        rows = np.flatnonzero(array.any(1)).astype(np.uint32)
-        if not len(rows):
-            return self.accessor(array)
-        indices, values = self.view(rows), self.view(array[rows])
-        sparse = gltf.Sparse(
-            count=len(rows),
-            indices=gltf.AccessorSparseIndices(bufferView=indices, componentType=gltf.UNSIGNED_INT),
-            values=gltf.AccessorSparseValues(bufferView=values),
-        )
-        return self.accessor(array, sparse=sparse)
 
     def to_bytes(self):
         self.document.buffers = [gltf.Buffer(byteLength=len(self.blob))]
@@ -165,24 +108,21 @@ class Glb:
         return b"".join(self.document.save_to_bytes())
 
 
-def glb(face, model, texture=None, neutral=False):
+def glb(face, texture=None):
     """The `Glb` of a face at rest, in metres, with a texture (S, S, 3) uint8.
 
-    The expression units are its morph targets, at their `unit_strengths`, or at 0 if `neutral`.
+    The expression units are its morph targets, at their `unit_strengths`.
     extras of the mesh: targetNames, the names of the targets, as Blender and three.js read them;
     vertices, how many come before the copies that the texture needs; residual_mm.
     """
-    made = Glb()
+    made, model = Glb(), face.model
     strengths, residual = unit_strengths(face, model)
+    extras = dict(targetNames=list(model.unit_names), vertices=model.n_vertices)
     mesh = gltf.Mesh(
         name="head",
-        primitives=[primitive(made, face, model, with_uv=texture is not None)],
-        weights=(0 * strengths if neutral else strengths).tolist(),
-        extras=dict(
-            targetNames=list(model.unit_names),
-            vertices=model.n_vertices,
-            residual_mm=round(residual, 3),
-        ),
+        primitives=[primitive(made, face, torn=texture is not None)],
+        weights=strengths.tolist(),
+        extras=extras | dict(residual_mm=round(residual, 3)),
     )
     surface = gltf.PbrMetallicRoughness(metallicFactor=0.0, roughnessFactor=0.9)
     material = gltf.Material(name="head", doubleSided=True, pbrMetallicRoughness=surface)
@@ -203,24 +143,23 @@ def glb(face, model, texture=None, neutral=False):
     return made
 
 
-def primitive(made, face, model, with_uv):
+def primitive(made, face, torn):
     """The head at rest with the units as targets, its arrays added to a `Glb`."""
-    uv, vertex, triangles = None, np.arange(model.n_vertices), face.triangles
-    if with_uv:
-        uv, vertex, triangles = unwrap(model)
-    rest, units = face.neutral_vertices / 1000, as_array(model.units) / 1000
+    uv, vertex, triangles = unwrap(face.model)
+    if not torn:
+        vertex, triangles = np.arange(len(face.vertices)), face.triangles
+    rest, units = face.neutral_vertices / 1000, as_array(face.model.units) / 1000
     normals = vertex_normals(rest, face.triangles)[vertex]
     attributes = gltf.Attributes(
         POSITION=made.add(rest[vertex].astype(np.float32), gltf.ARRAY_BUFFER),
         NORMAL=made.add(normals, gltf.ARRAY_BUFFER),
-        TEXCOORD_0=made.add(uv, gltf.ARRAY_BUFFER) if with_uv else None,
+        TEXCOORD_0=made.add(uv, gltf.ARRAY_BUFFER) if torn else None,
     )
-    corners = triangles.astype(np.uint32).reshape(-1, 1)
-    indices = made.add(corners, gltf.ELEMENT_ARRAY_BUFFER)
+    indices = made.add(triangles.astype(np.uint32).reshape(-1, 1), gltf.ELEMENT_ARRAY_BUFFER)
     targets = []
     for unit in np.moveaxis(units, 2, 0):
         turn = vertex_normals(rest + unit, face.triangles)[vertex] - normals
         turn[abs(turn).max(1) < 1e-3] = 0  # less than a tenth of a degree is not worth its bytes
-        place = made.add_sparse(unit[vertex].astype(np.float32))
-        targets.append(gltf.Attributes(POSITION=place, NORMAL=made.add_sparse(turn)))
+        place = made.add(unit[vertex].astype(np.float32), sparse=True)
+        targets.append(gltf.Attributes(POSITION=place, NORMAL=made.add(turn, sparse=True)))
     return gltf.Primitive(attributes=attributes, indices=indices, material=0, targets=targets)

@@ -22,8 +22,8 @@ from e2far.network import E2FAR
 from e2far.photo import confidence
 from e2far.photo.detection import locate
 from e2far.photo.face import Face, Pose, make_face
-from e2far.photo.pictures import Box, Picture, load_image
-from e2far.photo.squares import CLOSE, FAR, LARGER, LOOKS, UPRIGHT_DEG, Squares, ask_again, crop
+from e2far.photo.pictures import Box, Picture, crop, load_image
+from e2far.photo.squares import CLOSE, FAR, LARGER, LOOKS, UPRIGHT_DEG, Squares, ask_again
 from e2far.weights import load_network
 
 WEIGHTS = SHIPPED / "default.safetensors"
@@ -43,12 +43,13 @@ class Reconstructor:
     def __init__(
         self, net: E2FAR, model: MorphableModel, device="cpu", calibration=None, plain=False
     ):
-        wanted, given = (model.n_identity, model.n_expression), (net.n_identity, net.n_expression)
+        wanted, given = (
+            f"{one.n_identity} identity and {one.n_expression} expression coefficients"
+            for one in (model, net)
+        )
         if given != wanted:
-            raise ValueError(
-                f"the weights predict {given[0]} identity and {given[1]} expression coefficients "
-                f"but the face model {model.name!r} has {wanted[0]} and {wanted[1]}: name theirs"
-            )
+            it = f"the face model {model.name!r} has {wanted}"
+            raise ValueError(f"the weights predict {given}, but {it}: name theirs")
         self.network, self.model, self.device = net.to(device).eval(), model.to(device), device
         self.calibration, self.plain = calibration, plain
 
@@ -102,30 +103,53 @@ class Reconstructor:
         boxes, scores = locate(pixels, boxes, largest_only, name)
         return self.batch([pixels] * len(boxes), boxes, scores, refine)
 
-    def batch(self, pictures, boxes, scores=None, refine=True, turns_deg=None) -> list[Face]:
+    def batch(self, pictures, boxes, scores=None, refine=True) -> list[Face]:
         """One Face for each of the squares `boxes` (B, 4) px of B `pictures` (H, W, 3) uint8.
 
         The network sees all at once. scores: the detector's B
-        turns_deg: (B,) by which the squares are turned clockwise at first; default: not
         """
-        boxes = np.array(boxes, dtype=float).reshape(-1, 4)
         if not len(boxes):
             return []
-        seen = self.estimate(pictures, boxes, refine, turns_deg)
-        scores = scores or [None] * len(boxes)
-        return [self._face(seen, i, score) for i, score in enumerate(scores)]
+        seen = self.estimate(pictures, boxes, refine)
+        judged = zip(scores or [None] * len(boxes), self.confidence(seen))
+        return [self._face(seen, i, *told) for i, told in enumerate(judged)]
 
-    def estimate(self, pictures, boxes, refine=True, turns_deg=None):
+    def _face(self, seen, i, score, confidence):
+        """The Face of row `i` of an estimate."""
+        one = {key: value[i] for key, value in seen.items()}
+        rotation, translation, landmarks = (
+            one[key].astype(np.float32) for key in ("rotation", "translation", "image_landmarks")
+        )
+        return make_face(
+            self.model,
+            one["identity"],
+            one["expression"],
+            Pose(rotation, float(one["scale"]), translation),
+            image_landmarks=landmarks,
+            score=score,
+            box=tuple(one["box"].tolist()),
+            turn_deg=float(np.degrees(one["turn"])),
+            confidence=confidence,
+        )
+
+    def confidence(self, seen):
+        """The Confidence of each face of an estimate; None without a calibration."""
+        if self.calibration is None or self.plain:
+            return [None] * len(seen["box"])
+        return [self.calibration(one) for one in seen["disagreement_percent"]]
+
+    def estimate(self, pictures, boxes, refine=True, turn=None):
         """What `batch` makes faces of: arrays over the batch, as of `look`, in px of the pictures.
 
         With box (B, 4) and turn (B,), the square that was believed. A later look is believed where
         picture and mirror image disagree less in it.
+        turn: radians (B,) by which the squares are turned clockwise at first; default: not
         """
-        turn = np.radians(np.zeros(len(boxes)) if turns_deg is None else turns_deg)
-        best, rows = self._look_at(pictures, Squares(boxes, turn)), np.arange(len(boxes))
+        rows = np.arange(len(boxes))
+        turn = np.zeros(len(boxes)) if turn is None else turn.copy()
+        best = self._look_at(pictures, Squares(np.array(boxes, dtype=float), turn))
         for _ in range(0 if self.plain or not refine else LOOKS - 1):
-            now = {key: value[rows] for key, value in best.items()}
-            wanted, worth = ask_again(Squares(now["box"], now["turn"]), now)
+            wanted, worth = ask_again({key: value[rows] for key, value in best.items()})
             rows = rows[worth]
             if not len(rows):
                 break
@@ -148,27 +172,23 @@ class Reconstructor:
         if self.plain:
             return self._with_landmarks(self.network(crops))
         out, count = self.network(torch.cat((crops, crops.flip(3)))), len(crops)
-        keys = ("identity", "expression", "pose")
         own, other = (
-            {key: out[key][:count] for key in keys},
-            {key: out[key][count:] for key in keys},
+            {key: value[half] for key, value in out.items()}
+            for half in (slice(count), slice(count, None))
         )
         landmarks = [self._with_landmarks(one)["landmarks"] for one in (own, other)]
-        identity, expression = self.model.mirrored(other["identity"], other["expression"])
-        pose = camera.mirrored_pose(other["pose"])
-        back = dict(identity=identity, expression=expression, pose=pose)
+        back = dict(pose=camera.mirrored_pose(other.pop("pose")))
+        back["identity"], back["expression"] = self.model.mirrored(**other)
         mean = self._with_landmarks({key: (own[key] + back[key]) / 2 for key in own})
         return mean | dict(disagreement_percent=confidence.disagreement_percent(*landmarks))
 
     def _with_landmarks(self, out):
         """Coefficients, camera and landmarks of what the network says, as in `look`."""
-        rotation, scale, translation = camera.decode_pose(out["pose"].double(), 1.0)
         seen = {key: out[key] for key in ("identity", "expression")}
         points = landmarks_mm(self.model, **seen).double()
-        landmarks = camera.weak_perspective(points, rotation, scale, translation)
-        return seen | dict(
-            rotation=rotation, scale=scale, translation=translation, landmarks=landmarks
-        )
+        pose = camera.decode_pose(out["pose"].double(), 1.0)
+        seen |= dict(zip(("rotation", "scale", "translation"), pose))
+        return seen | dict(landmarks=camera.weak_perspective(points, *pose))
 
     def _look_at(self, pictures, squares):
         """What `look` sees in the `Squares`, one of each picture, as arrays over the batch.
@@ -186,22 +206,3 @@ class Reconstructor:
         seen["translation"] = squares.to_photo(seen["translation"][:, None])[:, 0]
         seen["image_landmarks"] = squares.to_photo(seen.pop("landmarks"))
         return seen | dict(box=squares.boxes, turn=squares.turn)
-
-    def _face(self, seen, i, score):
-        """The Face of row `i` of an estimate; its meshes are made here, of what was believed."""
-        one = {key: value[i] for key, value in seen.items()}
-        rotation, translation = (one[key].astype(np.float32) for key in ("rotation", "translation"))
-        sure = None
-        if self.calibration and not self.plain:
-            sure = self.calibration(one["disagreement_percent"])
-        return make_face(
-            self.model,
-            one["identity"],
-            one["expression"],
-            Pose(rotation, float(one["scale"]), translation),
-            image_landmarks=one["image_landmarks"].astype(np.float32),
-            score=score,
-            box=tuple(one["box"].tolist()),
-            turn_deg=float(np.degrees(one["turn"])),
-            confidence=sure,
-        )

@@ -1,10 +1,9 @@
 """The results of many photos on disk: where they go, which are finished, how they are written.
 
-The results of PHOTO lie at a place, OUT/PHOTO without an ending. The JSON of a face is written
-last and says what it was made with: it tells that the face is finished.
+The results of PHOTO lie at a place, OUT/PHOTO without an ending. The JSON of a face is its record
+(`files.digest`): it is written last and says what the face was made with.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -22,17 +21,24 @@ def find_photos(paths, out, all_faces=False):
     """What there is to do: a list of (photo, place of its results in `out`).
 
     Folders are searched for pictures, and their subfolders are made again in `out`. A place that
-    is taken already gets a number. Raises ValueError where `out` is such a folder.
+    is taken already gets a number: some disks take A for a, and all faces are numbered.
+    Raises ValueError where `out` is such a folder.
     """
     work, taken = [], set()
     for path in paths:
         for photo, place in photos_in(path, out) if path.is_dir() else [(path, Path(path.stem))]:
-            free, n = place, 2
+            free, n = place, 1
             while (claim := claimed(free, all_faces)) in taken:
-                free, n = place.with_name(f"{place.name}_{n}"), n + 1
+                n += 1
+                free = place.with_name(f"{place.name}_{n}")
             taken.add(claim)
             work.append((photo, free))
     return work
+
+
+def claimed(place, all_faces):
+    name = place.name.lower()
+    return place.parent, re.sub(r"_face\d+$", "", name) if all_faces else name
 
 
 def photos_in(folder, out):
@@ -42,20 +48,14 @@ def photos_in(folder, out):
     """
     if folder.resolve() == out.resolve():
         raise ValueError(f"--out {out} is the folder of the photos: name another one")
-    photos = []
+    found = []
     for where, subfolders, names in os.walk(folder):
-        visible = [Path(where, name) for name in sorted(subfolders) if not name.startswith(".")]
-        subfolders[:] = [path.name for path in visible if path.resolve() != out.resolve()]
-        visible = [name for name in sorted(names) if not name.startswith(".")]
-        photos += [Path(where, name) for name in visible if name.lower().endswith(PICTURES)]
-    found = [(photo, photo.relative_to(folder).with_suffix("")) for photo in photos]
-    return found or [(folder, Path(folder.resolve().name or "photos"))]
-
-
-def claimed(place, all_faces):
-    """What the results at `place` claim: some disks take A for a, and all faces are numbered."""
-    name = place.name.lower()
-    return place.parent, re.sub(r"_face\d+$", "", name) if all_faces else name
+        shown = (name for name in sorted(subfolders) if not name.startswith("."))
+        subfolders[:] = [name for name in shown if Path(where, name).resolve() != out.resolve()]
+        photos = [name for name in sorted(names) if name.lower().endswith(PICTURES)]
+        found += [Path(where, name) for name in photos if not name.startswith(".")]
+    places = [(photo, photo.relative_to(folder).with_suffix("")) for photo in found]
+    return places or [(folder, Path(folder.resolve().name or "photos"))]
 
 
 def face_places(place, count):
@@ -69,36 +69,27 @@ def with_ending(place, kind):
     return place.with_name(place.name + ENDINGS[kind])
 
 
-def fingerprint(*paths):
-    """Sixteen hexadecimal digits that change with the content of files and folders."""
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def is_finished(photo, place, outputs, made_with):
     """Whether the files of all faces of `photo` are at `place`, not older than the photo.
 
     The JSON of each face must say that it was `made_with` the same.
     """
+    first = faces_told(photo, place, outputs, made_with)
+    count = first or faces_told(photo, face_places(place, 2)[0], outputs, made_with)
+    places = face_places(place, count)
+    return count > 0 and all(faces_told(photo, at, outputs, made_with) == count for at in places)
 
-    def faces_told(at):
-        """How many faces the photo has by the JSON at a place; 0 if it is not finished."""
-        try:
-            path = with_ending(at, "json")
-            record = json.loads(path.read_text(encoding="utf-8"))
-            current = path.stat().st_mtime >= photo.stat().st_mtime
-            whole = all(with_ending(at, kind).exists() for kind in outputs)
-            same = record["made_with"] == made_with
-            return record["faces"] if current and whole and same else 0
-        except (OSError, ValueError, KeyError, TypeError):  # none is there, or it is not ours
-            return 0
 
-    count = faces_told(place) or faces_told(face_places(place, 2)[0])
-    return count > 0 and all(faces_told(at) == count for at in face_places(place, count))
+def faces_told(photo, place, outputs, made_with):
+    """How many faces a photo has by the JSON at `place`; 0 if the one there is not finished."""
+    try:
+        path = with_ending(place, "json")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        current = path.stat().st_mtime >= photo.stat().st_mtime
+        whole = all(with_ending(place, kind).exists() for kind in outputs)
+        return record["faces"] if current and whole and record["made_with"] == made_with else 0
+    except (OSError, ValueError, KeyError, TypeError):  # none is there, or it is not ours
+        return 0
 
 
 def write_face(face, image, place, outputs, record):

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 
 from e2far import camera
-from e2far.photo.pictures import Box
 
 # Choice: look again, LOOKS times in all at most, where the head is tilted or the landmarks ask for
 # another square. What is seen there is believed only if picture and mirror image agree better. The
@@ -49,52 +47,22 @@ class Squares:
         return arm / self.side[:, None, None] + 0.5
 
 
-def crop(image: np.ndarray, box: Box, size: int, turn: float = 0.0) -> np.ndarray:
-    """A square of `image` (H, W, 3) resampled to (size, size, 3) uint8, antialiased.
-
-    box: (x0, y0, x1, y1) px    turn: radians clockwise, by which it is turned about its centre
-    Outside the photo its edge is repeated.
-    """
-    if turn:
-        return _turned_crop(image, np.asarray(box), size, turn)
-    (x0, y0), (x1, y1) = np.floor(box[:2]).astype(int), np.ceil(box[2:]).astype(int)
-    height, width = image.shape[:2]
-    if min(x0, y0) >= 0 and x1 <= width and y1 <= height:  # usual, and fast in large photos
-        patch = np.ascontiguousarray(image[y0:y1, x0:x1])
-    else:
-        rows, columns = np.arange(y0, y1).clip(0, height - 1), np.arange(x0, x1).clip(0, width - 1)
-        patch = image[rows[:, None], columns]
-    inside = (box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0)
-    inside = tuple(map(float, inside))
-    patch = Image.fromarray(patch).resize((size, size), Image.Resampling.BILINEAR, box=inside)  # ty: ignore[invalid-argument-type]
-    return np.asarray(patch)
+def square_of(seen):
+    """The `Squares` in which what is in an estimate (`Reconstructor.estimate`) was seen."""
+    return Squares(seen["box"], seen["turn"])
 
 
-def _turned_crop(image, box, size, turn):
-    """As `crop`, and as sharp.
-
-    The upright square that holds the turned one is reduced to twice the wanted resolution, turned,
-    and reduced to the half.
-    """
-    cos, sin = np.cos(turn), np.sin(turn)
-    n = int(np.ceil(2 * size * (abs(cos) + abs(sin)))) + 2  # px, a margin of one on each side
-    centre, half = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / 2 * n / (2 * size)
-    patch = Image.fromarray(crop(image, np.concatenate((centre - half, centre + half)), n))
-    matrix = (cos, -sin, n / 2 - size * (cos - sin), sin, cos, n / 2 - size * (sin + cos))
-    turned = patch.transform(
-        (2 * size, 2 * size),
-        Image.Transform.AFFINE,
-        list(map(float, matrix)),
-        Image.Resampling.BILINEAR,
-    )
-    return np.asarray(turned.reduce(2))
-
-
-def ask_again(squares, seen):
+def ask_again(seen):
     """The `Squares` that an estimate asks for, and which (B,) are worth another look."""
-    upright, tilted = turned_upright(squares, seen["rotation"])
+    upright, tilted = turned_upright(square_of(seen), seen["rotation"])
     moved, off = moved_box(upright, seen["image_landmarks"])
-    return Squares(np.where(off[:, None], moved.boxes, squares.boxes), upright.turn), tilted | off
+    return Squares(np.where(off[:, None], moved.boxes, seen["box"]), upright.turn), tilted | off
+
+
+def next_square(seen):
+    """Where to look in a video's next frame: about the landmarks of an estimate, and upright."""
+    upright, _ = turned_upright(square_of(seen), seen["rotation"])
+    return moved_box(upright, seen["image_landmarks"])[0]
 
 
 def turned_upright(squares, rotation):
@@ -108,14 +76,19 @@ def turned_upright(squares, rotation):
     return Squares(squares.boxes, np.where(tilted, -roll, squares.turn)), tilted
 
 
+def asked_box(squares, image_landmarks):
+    """Our rule's boxes (B, 4) of landmarks (B, 68, 2) px, in shares of `squares`."""
+    shares = squares.from_photo(image_landmarks)
+    return camera.crop_box(torch.from_numpy(shares).double()).numpy()
+
+
 def moved_box(squares, image_landmarks):
     """`squares` about predicted landmarks (B, 68, 2) px, by our rule for boxes.
 
     And which (B,) are worth a look: elsewhere than before (CLOSE), but not so far off that the
     estimate must be wrong (FAR, LARGER).
     """
-    shares = squares.from_photo(image_landmarks)
-    wanted = camera.crop_box(torch.from_numpy(shares).double()).numpy()
+    wanted = asked_box(squares, image_landmarks)
     side, middle = wanted[:, 2] - wanted[:, 0], (wanted[:, :2] + wanted[:, 2:]) / 2
     centre = squares.to_photo(middle[:, None])[:, 0]
     half = (side * squares.side)[:, None] / 2
@@ -123,14 +96,3 @@ def moved_box(squares, image_landmarks):
         size, shift = np.abs(np.log(side)), np.linalg.norm(middle - 0.5, axis=1)
     worth = (np.maximum(shift, size) > CLOSE) & (shift < FAR) & (size < np.log(LARGER))
     return Squares(np.hstack((centre - half, centre + half)), squares.turn), worth
-
-
-def square_of(face):
-    """The `Squares` (one) in which a `Face` was seen."""
-    return Squares(np.array([face.box]), np.radians([face.turn_deg]))
-
-
-def next_square(face):
-    """Where to look for a `Face` in a video's next frame: about its landmarks, and upright."""
-    upright, _ = turned_upright(square_of(face), face.pose.rotation[None].astype(float))
-    return moved_box(upright, face.image_landmarks[None].astype(float))[0]

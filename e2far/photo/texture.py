@@ -4,13 +4,13 @@ photo --what the camera sees of the head--> colours on the unwrapped head
       --mirrored, then spread into what nobody sees--> texture
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from e2far import raster
+from e2far.photo.pictures import crop
 from e2far.photo.unwrapping import CHARTS, as_array, attribute, centre_of, unwrap
 from e2far.raster import smoothstep
 
@@ -31,39 +31,28 @@ def vertex_colours(model, texture):
 
 def sample(picture, place):
     """Colours (..., 3) of a picture (H, W, 3) at places (2, ...), row and column: bilinear."""
-    colours = [
-        ndimage.map_coordinates(picture[..., c], place, order=1, mode="nearest") for c in range(3)
-    ]
-    return np.stack(colours, axis=-1)
+    channels = np.moveaxis(picture, 2, 0)
+    return np.stack(
+        [ndimage.map_coordinates(c, place, order=1, mode="nearest") for c in channels], -1
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class Texels:
-    """What is known of each of the (S, S) texels before its colour."""
-
-    covered: np.ndarray  # bool: something of the head lies there
-    eye: np.ndarray  # bool
-    scalp: np.ndarray  # bool: hair on the head, down to the nape
-    colour: np.ndarray  # (S, S, 3) in the photo, in [0, 1]
-    weight: np.ndarray  # (S, S, 1) float32 in [0, 1], how far that is to be believed
-
-
-def texture(face, model, image, size=1024):
+def texture(face, image, size=1024):
     """The texture (size, size, 3) uint8, for the places of `unwrap`, of a `face.Face` in its photo.
 
-    model: the face's    image: upright, (H, W, 3) uint8    size: a power of two
+    image: upright, (H, W, 3) uint8    size: a power of two
     What the camera sees of the face proper, the hair on the head and the eyes comes from the photo;
     what it does not see, from the other side of the face. Where neither is known, the colours
     around it are spread and give way to plain ones: those of the skin, the hair and the white of an
     eye. Teeth, tongue and mouth are painted.
     """
-    seen = look(face, model, image, size)
+    seen = look(face, image, size)
     colour, weight = mirror_hidden(seen.colour, seen.weight)
     certain = weight[..., 0] > 0.9
     white = max(np.percentile(colour[certain].mean(1), 98), 0.6) if certain.any() else 0.8
     usual = np.array([0.8 * white, 0.65 * white, 0.56 * white])
-    skin = _median(colour[certain & ~seen.scalp & ~seen.eye], usual)
-    hair = _median(colour[certain & seen.scalp], skin)
+    skin = median(colour[certain & ~seen.scalp & ~seen.eye], usual)
+    hair = median(colour[certain & seen.scalp], skin)
     plain = np.where(seen.scalp[..., None], hair, skin)
     plain = np.where(seen.eye[..., None], 0.85 * white, plain)
     doubt = seen.covered[..., None] * (1 - weight) * 0.25**FADE * (1024 / size) ** 2
@@ -74,8 +63,19 @@ def texture(face, model, image, size=1024):
     return (colour.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def look(face, model, image, size):
+class Texels(NamedTuple):
+    """What is known of each of the (S, S) texels before its colour."""
+
+    covered: np.ndarray  # bool: something of the head lies there
+    eye: np.ndarray  # bool
+    scalp: np.ndarray  # bool: hair on the head, down to the nape
+    colour: np.ndarray  # (S, S, 3) in the photo, in [0, 1]
+    weight: np.ndarray  # (S, S, 1) float32 in [0, 1], how far that is to be believed
+
+
+def look(face, image, size):
     """What the photo shows of a face, as `Texels`."""
+    model = face.model
     uv, vertex, triangles = unwrap(model)
     mean, landmarks = as_array(model.mean), as_array(model.landmarks)
     ear, eye = attribute(model, "ear") > 0.1, attribute(model, "eye") > 0.5
@@ -85,15 +85,13 @@ def look(face, model, image, size):
     wanted[face.region] = 1
     wanted[ear] = 0  # hair, earrings and the background are often there instead
 
-    picture, points, turned, depth = cut_out(face, model, image)
+    picture, points, turned, depth = cut_out(face, image)
     normals = raster.vertex_normals(turned, face.triangles)
     outwards = np.linalg.norm(mean - centre_of(model), axis=1).astype(np.float32)
     inner = np.any([attribute(model, name) > 0.5 for name in PAINT], axis=0)
-    triangles = triangles[~inner[vertex[triangles]].any(1)].astype(np.int32)
-    places = np.ascontiguousarray(uv * size)
-    seen, shares = raster.zbuffer(places, outwards[vertex], triangles, size)
-    shares = np.dstack((shares, 1 - shares.sum(-1))) * (seen >= 0)[..., None]
-    corners = vertex[triangles[seen]]
+    triangles = triangles[~inner[vertex[triangles]].any(1)]
+    seen, shares = visible(np.ascontiguousarray(uv * size), outwards[vertex], triangles, size)
+    corners, shares = vertex[triangles[seen]], shares * (seen >= 0)[..., None]
     x, y, z, facing, weight, eye, scalp = (
         sum(shares[..., k] * values[corners[..., k]] for k in range(3))
         for values in (*points.T, turned[:, 2], normals[:, 2], wanted, eye, scalp)
@@ -108,31 +106,30 @@ def look(face, model, image, size):
     return Texels(seen >= 0, eye, scalp, sample(picture, place), weight)
 
 
-def cut_out(face, model, image):
+def visible(points, nearness, triangles, size):
+    """The triangle (S, S) seen at each pixel, -1 for none, and its three corners' shares of it."""
+    seen, shares = raster.zbuffer(points, nearness, triangles.astype(np.int32), size)
+    return seen, np.dstack((shares, 1 - shares.sum(-1)))
+
+
+def cut_out(face, image):
     """The part of the photo around the face, (S, S, 3) float32 in [0, 1].
 
     Then where the vertices fall in it (N, 2) px, how they are turned (N, 3) mm, and the nearest z
     (S, S) mm at every pixel.
     """
     points = face.pose.project(face.vertices)
-    reach = points[np.concatenate((face.region, as_array(model.landmarks)))]
+    reach = points[np.concatenate((face.region, as_array(face.model.landmarks)))]
     side = 1.1 * np.ptp(reach, axis=0).max()
     low = (reach.min(0) + reach.max(0) - side) / 2
-    first, last = np.floor(low).astype(int), np.ceil(low + side).astype(int)
-    rows = np.arange(first[1], last[1]).clip(0, len(image) - 1)
-    columns = np.arange(first[0], last[0]).clip(0, image.shape[1] - 1)
     size = int(np.clip(side * min(1, TEXELS_PER_MM / face.pose.scale), 64, 2048))
-    box = tuple(np.concatenate((low - first, low + side - first)).tolist())
-    picture = Image.fromarray(image[rows[:, None], columns])
-    picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    picture = crop(image, np.concatenate((low, low + side)), size)
     points = ((points - low) * (size / side)).astype(np.float32)
     turned = np.ascontiguousarray(face.vertices @ face.pose.rotation.T, dtype=np.float32)
-    near = turned[:, 2] - as_array(model.recess).astype(np.float32)
-    triangles = face.triangles.astype(np.int32)
-    seen, shares = raster.zbuffer(points, near, triangles, size)
-    shares = np.dstack((shares, 1 - shares.sum(-1)))
-    depth = np.where(seen >= 0, (shares * near[triangles[seen]]).sum(-1), -np.inf)
-    return np.asarray(picture, dtype=np.float32) / 255, points, turned, depth
+    near = turned[:, 2] - as_array(face.model.recess).astype(np.float32)
+    seen, shares = visible(points, near, face.triangles, size)
+    depth = np.where(seen >= 0, (shares * near[face.triangles[seen]]).sum(-1), -np.inf)
+    return picture.astype(np.float32) / 255, points, turned, depth
 
 
 def faded(weight, eye):
@@ -175,7 +172,7 @@ def paint_mouth(colour, white, tint):
         colour[here] = white * shade[here, None] * (grey + tint * (np.array(paint) - grey))
 
 
-def _median(colours, otherwise):
+def median(colours, otherwise):
     return np.median(colours, axis=0) if len(colours) else otherwise
 
 

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from e2far import camera, morphable
 from e2far.photo import detection, video_files
 from e2far.photo.face import Pose, make_face
-from e2far.photo.squares import FAR, next_square, square_of
+from e2far.photo.squares import FAR, asked_box, next_square, square_of
+from e2far.photo.units import nearest_units
 
 # Choice: a Gaussian of .05 s, in seconds so that it means the same at any frame rate: a blink lasts
 # .1 to .4 s. It looks ahead as far as back, and so does not lag. On a rendered clip (24 frames at
@@ -64,11 +65,8 @@ class Track:
         )
 
     def unit_strengths(self):
-        """Strengths (T, J) in [0, 1] of the model's units, by `mesh_files.nearest_units`."""
-        from e2far.photo.mesh_files import nearest_units
-
-        modes = self.model.expression_basis.cpu().numpy()
-        return nearest_units(self.model, modes, self.expression)
+        """Strengths (T, J) in [0, 1] of the model's units, by `units.nearest_units`."""
+        return nearest_units(self.model, self.model.expression_basis.cpu().numpy(), self.expression)
 
     def to_dict(self):
         """All numbers of all frames, for JSON."""
@@ -77,9 +75,8 @@ class Track:
             face, found = self.face(i).to_dict(), bool(self.found[i])
             row = dict(time_s=round(float(self.times[i]), 4), found=found)
             row |= {key: face[key] if found else None for key in ("box_px", "box_turn_deg")}
-            row["units"] = strengths
             keys = ("confidence", "expression", "pose", "camera", "landmarks_px")
-            rows.append(row | {key: face[key] for key in keys})
+            rows.append(row | dict(units=strengths) | {key: face[key] for key in keys})
         return dict(
             video=self.path.name,
             every=self.every,
@@ -101,85 +98,81 @@ def reconstruct(
     """
     if not smooth >= 0:
         raise ValueError(f"smooth={smooth}: give seconds, 0 or more")
-    path, times, faces, last = Path(path), [], {}, None
+    path, times, seen, last = Path(path), [], {}, None
     frames = video_files.frames(path, every, limit)
     for time, pixels in tqdm(frames, unit="frame", disable=not progress):
-        told = not times and box is not None
-        face = reconstructor(pixels, box) if told else follow(reconstructor, pixels, last)
-        if face is not None:
-            last = next_square(face)
-            square = (*face.box, face.turn_deg)
-            read = (face.identity, face.expression, face.pose.rotation, face.image_landmarks)
-            faces[len(times)] = (*read, square, face.confidence)  # without the mesh: it is large
+        if box is not None and not times:
+            now = reconstructor.estimate([pixels], detection.locate(pixels, [box])[0])
+        else:
+            now = follow(reconstructor, pixels, last)
+        if now is not None:
+            seen[len(times)], last = now, next_square(now)
         times.append(time)
-    if not faces:
+    if not seen:
         raise detection.NoFace(path.name)
-    return fit_track(path, every, reconstructor.model, np.array(times), faces, smooth)
+    rows, times = np.array(list(seen)), np.array(times)
+    seen = {key: np.concatenate([one[key] for one in seen.values()]) for key in seen[rows[0]]}
+    sure = dict(zip(rows.tolist(), reconstructor.confidence(seen)))
+    weight = np.array([1.0 if one is None else one.score for one in sure.values()])
+    boxes, turns_deg = np.full((len(times), 4), np.nan), np.full(len(times), np.nan)
+    boxes[rows], turns_deg[rows] = seen["box"], np.degrees(seen["turn"])
+    return Track(
+        path,
+        every,
+        reconstructor.model,
+        times,
+        found=np.isin(np.arange(len(times)), rows),
+        boxes=boxes,
+        turns_deg=turns_deg,
+        confidence=tuple(sure.get(i) for i in range(len(times))),
+        **over_time(reconstructor.model, seen, weight, times[rows], times, smooth),
+    )
 
 
 def follow(reconstructor, pixels, last):
-    """The Face in a frame, or None.
+    """The estimate (`Reconstructor.estimate`) of one face in a frame, or None.
 
     last: the `squares.Squares` (one) where it should be; if it is not there, or this is None, the
     detector's face next to it is taken. It is there where its landmarks do not ask for another
     place (FAR), and where it is not unlike a face.
     """
     if last is not None:
-        face = reconstructor.batch([pixels], last.boxes, turns_deg=np.degrees(last.turn))[0]
-        shares = square_of(face).from_photo(face.image_landmarks[None])
-        asked = camera.crop_box(torch.from_numpy(shares).double()).numpy()
-        near = np.abs(asked - [0, 0, 1, 1]).max() < FAR
-        if near and not (face.confidence and face.confidence.unlike_training):
-            return face
-    found = detection.detect(pixels)
+        seen = reconstructor.estimate([pixels], last.boxes, turn=last.turn)
+        asked = asked_box(square_of(seen), seen["image_landmarks"])
+        (sure,) = reconstructor.confidence(seen)
+        if np.abs(asked - [0, 0, 1, 1]).max() < FAR and not (sure and sure.unlike_training):
+            return seen
+    found = [box for box, _ in detection.detect(pixels)]
     if last is not None:
-        middles = 2 * last.centre[0]
-        found.sort(key=lambda one: np.linalg.norm(np.add(one[0][:2], one[0][2:]) - middles))
-    return reconstructor.batch([pixels], [found[0][0]], [found[0][1]])[0] if found else None
+        found.sort(key=lambda box: np.linalg.norm(np.add(box[:2], box[2:]) / 2 - last.centre[0]))
+    return reconstructor.estimate([pixels], np.array(found[:1])) if found else None
 
 
-def fit_track(path, every, model, times, faces, smooth):
-    """The Track of what was read in single frames.
+def over_time(model, seen, weight, known, times, smooth):
+    """Identity, expression and camera of a Track at `times` (T,) s.
 
-    faces: number of the frame -> identity, expression, rotation, landmarks, square, confidence
-    Identity is the `middle` of all, weighted by their confidence; with it scale and translation
-    are fitted again to every frame's landmarks. Frames without a face are bridged by straight
-    lines, then all are smoothed.
+    seen: estimates of the frames at `known` (R,) s, to be believed by `weight` (R,)
+    Identity is the `middle` of all; with it scale and translation are fitted again to every frame's
+    landmarks. Frames without a face are bridged by straight lines, then all are smoothed.
     """
-    rows = np.array(list(faces))
-    *arrays, confidence = zip(*faces.values())
-    arrays = (np.asarray(values, dtype=float) for values in arrays)
-    identities, expression, rotation, landmarks, squares = arrays
-    weight = np.array([1.0 if one is None else one.score for one in confidence])
-    identity = middle(identities, weight)
+    rotation, landmarks = (torch.from_numpy(seen[k]) for k in ("rotation", "image_landmarks"))
+    identity = middle(seen["identity"].astype(float), weight)
+    expression = seen["expression"].astype(float)
     mean, U, W = (
         getattr(model, key)[model.landmarks].cpu().double().numpy()
         for key in ("mean", "identity_basis", "expression_basis")
     )
     points = mean + U @ identity + np.einsum("ndl,tl->tnd", W, expression)
-    points, landmarks, turned = map(torch.from_numpy, (points, landmarks, rotation))
     # Smoothed as the network gives them, nine numbers, but in the video's pixels
-    fitted = camera.fit_weak_perspective(points, landmarks, turned)
-    pose = camera.encode_pose(turned, *fitted, side=1.0)
-    known = np.column_stack((weight, expression, pose))
-    weight, *values = (np.interp(times, times[rows], column) for column in known.T)
+    fitted = camera.fit_weak_perspective(torch.from_numpy(points), landmarks, rotation)
+    pose = camera.encode_pose(rotation, *fitted, side=1.0)
+    rows = np.column_stack((weight, expression, pose))
+    weight, *values = (np.interp(times, known, column) for column in rows.T)
     values = smoothed(times, np.stack(values, 1), weight, smooth)
     cameras = camera.decode_pose(torch.from_numpy(values[:, -9:]), side=1.0)
-    cameras = [part.numpy().astype(np.float32) for part in cameras]
-    seen = np.full((len(times), 5), np.nan)
-    seen[rows] = squares
-    sure = dict(zip(faces, confidence))
-    clip = dict(path=path, every=every, model=model, times=times)
-    squares = dict(boxes=seen[:, :4], turns_deg=seen[:, 4])
-    return Track(
-        **clip,
-        **squares,
-        found=np.isin(np.arange(len(times)), rows),
-        confidence=tuple(sure.get(i) for i in range(len(times))),
-        identity=identity.astype(np.float32),
-        expression=values[:, :-9].astype(np.float32),
-        **dict(zip(("rotation", "scale", "translation"), cameras)),
-    )
+    found = identity, values[:, :-9], *(part.numpy() for part in cameras)
+    names = ("identity", "expression", "rotation", "scale", "translation")
+    return {name: value.astype(np.float32) for name, value in zip(names, found)}
 
 
 def middle(values, weight):

@@ -40,27 +40,22 @@ def frames(path, every=1, limit=None):
     try:
         container = av.open(f"file:{path}", metadata_errors="ignore")
     except av.error.FFmpegError as error:
-        reason = error.strerror
-        raise ValueError(f"{path} is not a video that can be read: {reason}") from None
+        raise ValueError(f"{path} is not a video that can be read: {error.strerror}") from None
+    count, last = 0, limit and (limit - 1) * every + 1
     with container:
         if not container.streams.video:
             raise ValueError(f"{path} holds no pictures, only sound")
-        count = 0
         try:
-            for number, (time, frame) in enumerate(timed(container)):
-                if number % every:
-                    continue
+            for time, frame in islice(timed(container), 0, last, every):
                 turns = round(frame.rotation / 90)  # a phone that was held upright says so
                 yield time, np.rot90(frame.to_ndarray(format="rgb24"), turns).copy()
                 count += 1
-                if count == limit:
-                    return
         except av.error.FFmpegError as error:
-            damage = f"{path} is damaged after {count} frames ({error.strerror})"
             stop = f", or stop there by limit={count}" * (count > 0)
-            raise ValueError(f"{damage}: convert it again{stop}") from None
-        if not count:
-            raise ValueError(f"{path} holds no frame that can be read: convert it again")
+            damage = f"damaged after {count} frames ({error.strerror})"
+            raise ValueError(f"{path} is {damage}: convert it again{stop}") from None
+    if not count:
+        raise ValueError(f"{path} holds no frame that can be read: convert it again")
 
 
 def timed(container):
@@ -88,9 +83,8 @@ def write(path, pictures, rate):
         stream.pix_fmt = "yuv420p"
         for i, picture in enumerate(pictures):
             if i == 0:
-                height, width = (side // 2 * 2 for side in picture.shape[:2])
-                stream.height, stream.width = height, width
-            even = np.ascontiguousarray(picture[:height, :width])
+                stream.height, stream.width = (side // 2 * 2 for side in picture.shape[:2])
+            even = np.ascontiguousarray(picture[: stream.height, : stream.width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         container.mux(stream.encode())
 
@@ -100,21 +94,16 @@ def save(track, folder, only=tuple(ENDINGS)):
 
     Frames without the face are in the overlay as they are.
     """
-    paths = [Path(folder) / (track.path.stem + ENDINGS[kind]) for kind in only]
-    for kind, path in zip(only, paths):
+    paths = {kind: Path(folder) / (track.path.stem + ENDINGS[kind]) for kind in only}
+    for kind, path in paths.items():
         if kind == "overlay":
-            rate = (len(track) - 1) / (track.times[-1] - track.times[0]) if len(track) > 1 else 25
-            write(path, overlays(track), rate)
-        else:
-            content = animated_glb if kind == "glb" else numbers
-            with files.replacing(path) as partial:
-                partial.write_bytes(content(track))
-    return paths
-
-
-def numbers(track):
-    """The JSON file (bytes) of a Track."""
-    return json.dumps(track.to_dict()).encode() + b"\n"
+            seconds = track.times[-1] - track.times[0]
+            write(path, overlays(track), (len(track) - 1) / seconds if seconds else 25)
+            continue
+        content = json.dumps(track.to_dict()).encode() + b"\n" if kind == "json" else glb(track)
+        with files.replacing(path) as partial:
+            partial.write_bytes(content)
+    return list(paths.values())
 
 
 def overlays(track):
@@ -123,7 +112,7 @@ def overlays(track):
         yield track.face(i).overlay(pixels) if track.found[i] else pixels
 
 
-def animated_glb(track):
+def glb(track):
     """A GLB file (bytes) as of `mesh_files.glb`, its morph targets and rotation animated.
 
     Textured from the surest frame that shows the face from the front.
@@ -137,7 +126,7 @@ def animated_glb(track):
     best = int(np.argmax(track.found * score * track.rotation[:, 2, 2].clip(1e-3)))
     picture = next(islice(frames(track.path, track.every), best, None))[1]
     face = track.face(best)
-    made = mesh_files.glb(face, track.model, face.texture(picture))
+    made = mesh_files.glb(face, face.texture(picture))
     times, strengths = track.times.astype(np.float32), track.unit_strengths()
     limits = dict(min=[times.min().item()], max=[times.max().item()])
     when = made.add(times[:, None], **limits)

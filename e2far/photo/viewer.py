@@ -2,7 +2,7 @@
 
 It needs no network, plugin or library; `viewer.html` holds the page and its WebGL:
 
-    vertices = neutral + strength * expression_offset
+    vertices = neutral + strength * (expression in the photo)
                + sum over units of (weight - strength * recovered strength) * unit
 
 so that the page opens with exactly the reconstruction, whatever the units cannot explain of it.
@@ -14,59 +14,30 @@ import html
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from e2far.photo.units import unit_strengths
+from e2far.photo.unwrapping import as_array, unwrap
+
 PHOTO_SIDE = 1024  # px, longer side of the photo around the head
 PHOTO_MARGIN = 0.3  # how much of the photo shows on each side of the head, in heads
 JAVASCRIPT = dict(i2="Int16Array", u1="Uint8Array", u2="Uint16Array", u4="Uint32Array")
 
 
-@dataclass(frozen=True, eq=False)
-class Page:
-    """What a page shows: a head of N vertices, coloured by a texture or by its vertices' colours.
+def write_html(path, face, photo, texture, title):
+    """Write the page of a `face.Face` to `path`; about 1 MB with the default face model.
 
-    photo: laid behind the mesh by its `camera`: rotation (3, 3), scale px/mm, translation (2,) px
-    facts: rows of the panel, name -> text, or -> (text, what it means in one line)
-    """
-
-    vertices_neutral: np.ndarray  # (N, 3) mm
-    expression_offset: np.ndarray  # (N, 3) mm
-    triangles: np.ndarray  # (F, 3)
-    units: np.ndarray  # (N, 3, J) mm
-    unit_names: Sequence[str]  # J
-    unit_strengths: Sequence[float]  # J, as recovered from the photo
-    recess: np.ndarray  # (N,) mm behind its place a vertex is drawn
-    colours: np.ndarray | None = None  # (N, 3) uint8
-    texture: np.ndarray | None = None  # (S, S, 3) uint8
-    uv: np.ndarray | None = None  # (N, 2) in [0, 1], from the texture's upper left
-    photo: np.ndarray | None = None  # upright, (H, W, 3) uint8
-    camera: Mapping | None = None
-    facts: Mapping = field(default_factory=dict)
-    title: str = "Reconstructed face"
-
-
-def write_html(path, page):
-    """Write a `Page` to `path`; about 1 MB with the default face model.
-
+    photo: its, upright, (H, W, 3) uint8    texture: the head's, (S, S, 3) uint8
     Raises ValueError where the face holds numbers that are not finite.
     """
-    data = mesh_data(page)
-    if page.texture is None:
-        data["colours"] = pack(np.asarray(page.colours, np.uint8))
-    else:
-        data |= dict(texture=jpeg(Image.fromarray(page.texture)), uv=pack(*quantised(page.uv)))
-    if page.photo is not None:
-        data |= photo_data(page)
     fields = dict(
-        title=html.escape(page.title),
-        facts="".join(fact_row(name, text) for name, text in page.facts.items()),
-        data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        title=html.escape(title),
+        facts="".join(fact_row(*fact) for fact in facts(face)),
+        data=json.dumps(mesh_data(face, texture) | photo_data(face, photo)).replace("<", "\\u003c"),
     )
     template = files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
     # In one pass: what is filled in is not searched
@@ -74,77 +45,91 @@ def write_html(path, page):
     Path(path).write_text(whole, encoding="utf-8")
 
 
-def mesh_data(page):
-    """Shape, triangles and units of a page as its script reads them."""
-    index_type = np.uint16 if len(page.vertices_neutral) <= 1 << 16 else np.uint32
-    shift, step = quantised(page.units)
-    moved = shift.any(1)  # (N, J)
-    unit, vertex = np.nonzero(moved.T)
-    units = dict(
-        names=list(page.unit_names),
-        strengths=[round(float(s), 4) for s in page.unit_strengths],
-        counts=moved.sum(0).tolist(),
-        index=pack(vertex.astype(index_type)),
-        shift=pack(shift[vertex, :, unit], step),
-    )
+def mesh_data(face, texture):
+    """The head as the page's script reads it, torn where its texture asks for it."""
+    uv, vertex, triangles = unwrap(face.model)
+    units = as_array(face.model.units)[vertex]
+    moved = units.any(1)  # (N, J)
+    unit, at = np.nonzero(moved.T)
     return dict(
-        neutral=pack(*quantised(page.vertices_neutral)),
-        offset=pack(*quantised(page.expression_offset)),
-        triangles=pack(np.asarray(page.triangles).astype(index_type)),
-        units=units,
-        recess=pack(*quantised(page.recess)),
+        neutral=lengths(face.neutral_vertices[vertex]),
+        offset=lengths((face.vertices - face.neutral_vertices)[vertex]),
+        recess=lengths(as_array(face.model.recess)[vertex]),
+        triangles=packed(triangles),
+        texture=jpeg(Image.fromarray(texture)),
+        uv=lengths(uv),
+        units=dict(
+            names=list(face.model.unit_names),
+            strengths=unit_strengths(face, face.model)[0].tolist(),
+            counts=moved.sum(0).tolist(),
+            index=packed(at),
+            shift=lengths(units[at, :, unit]),
+        ),
     )
 
 
-def photo_data(page):
+def photo_data(face, photo):
     """The photo around the head and its camera as the page's script reads them."""
-    vertices = page.vertices_neutral.astype(float) + page.expression_offset.astype(float)
-    picture, zoom, corner = around(page.photo, vertices, page.camera)
+    picture, zoom, corner = around(photo, face.pose.project(face.vertices))
     camera = dict(
-        rotation=np.asarray(page.camera["rotation"], float).tolist(),
-        scale=float(page.camera["scale"]) * zoom,
-        translation=((np.asarray(page.camera["translation"], float) - corner) * zoom).tolist(),
+        rotation=face.pose.rotation.tolist(),
+        scale=face.pose.scale * zoom,
+        translation=((face.pose.translation - corner) * zoom).tolist(),
     )
     photo = dict(width=picture.width, height=picture.height, address=jpeg(picture))
     return dict(photo=photo, camera=camera)
 
 
-def fact_row(name, text):
-    text, meaning = text if isinstance(text, tuple) else (text, "")
+def facts(face):
+    """Rows of the page's panel: name, text and what it means."""
+    yield "Yaw, pitch, roll", "{:+.1f}°, {:+.1f}°, {:+.1f}°".format(*face.pose.angles_deg), ""
+    if face.score is not None:
+        yield "Detector score", f"{face.score:.2f}", ""
+    if (sure := face.confidence) is not None:
+        usual = (
+            "On synthetic faces with this score, landmarks are typically "
+            f"{sure.landmark_error_percent:.1f} % of the face's size off, "
+            f"vertices {sure.vertex_error_mm:.1f} mm."
+        )
+        unlike = "Not like the faces that the network learned from: do not trust this one."
+        yield "Confidence", f"{sure.score:.2f}", unlike if sure.unlike_training else usual
+
+
+def fact_row(name, text, meaning):
     small = meaning and f"<small>{html.escape(meaning)}</small>"
     return f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}{small}</dd>"
 
 
-def quantised(values):
-    """`values` as int16 and the step that turns them back, off by half a step at most."""
-    values = np.asarray(values, float)
+def lengths(values):
+    """Numbers as `packed` int16, and the step that turns them back, off by half a step at most."""
     if not np.isfinite(values).all():
         raise ValueError("the face holds numbers that are not finite, and cannot be shown")
     step = max(float(abs(values).max(initial=0)), 1e-9) / 32767
-    return np.round(values / step).astype(np.int16), step
+    return packed(np.round(values / step), np.dtype("i2")) | dict(step=step)
 
 
-def pack(values, step=None):
-    """Integers as the page reads them: JavaScript's type, step, base64 of little-endian bytes."""
-    content = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
-    kind = JAVASCRIPT[values.dtype.str[1:]]
-    return dict(type=kind, step=step, base64=base64.b64encode(content).decode())
+def packed(values, kind=None):
+    """Whole numbers as the page reads them: JavaScript's type and base64 of little-endian bytes.
+
+    kind: their dtype; default: the smallest for numbers from zero up
+    """
+    kind = kind or np.min_scalar_type(values.max(initial=0))
+    content = values.astype(kind.newbyteorder("<")).tobytes()
+    return dict(type=JAVASCRIPT[kind.str[1:]], base64=base64.b64encode(content).decode())
 
 
 def jpeg(picture):
     """The address of a PIL picture that a page can hold."""
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=88)
+    picture.save(buffer, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def around(photo, vertices, camera):
-    """The part of a photo (H, W, 3) around the head, at most PHOTO_SIDE px, as a PIL picture.
+def around(photo, points):
+    """The part of a photo (H, W, 3) around `points` (N, 2), at most PHOTO_SIDE px, as a picture.
 
     Then its px per px of the photo, and its upper left corner (2,) px there.
     """
-    turned = (vertices @ np.asarray(camera["rotation"], float).T)[:, :2]
-    points = float(camera["scale"]) * turned * [1, -1] + np.asarray(camera["translation"], float)
     low, high = points.min(0), points.max(0)
     margin = PHOTO_MARGIN * (high - low).max()
     size = np.array(photo.shape[1::-1])

@@ -4,6 +4,5 @@ params          numbers of params.yaml, as attributes and as arguments of a trai
 jobs            whole trainings, and several of them side by side
 record          what a run was made with, and how long it took
 long_training   the training behind the shipped weights
-trunk_trial     which trunk learns most in the same CPU time
 commands        `e2far train`, `build-face-model`, `long` and `trunks`
 """

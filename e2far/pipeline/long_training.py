@@ -60,32 +60,30 @@ def reach(folder, recipe, network):
     Raises FileNotFoundError where there is neither.
     """
     checkpoint, ended = folder / recipe / "checkpoint.pt", folder / recipe / "network.safetensors"
+    if not checkpoint.exists() and not ended.exists():
+        raise FileNotFoundError(f"no {checkpoint}: begin the training first (`make long`)")
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model = load_face_model(folder / "facemodel.npz")
         net, images = E2FAR(model.n_identity, model.n_expression, **network), state["images"]
         net.load_state_dict(state["module"])
-    elif ended.exists():
-        net, images = load_network(ended), None
     else:
-        raise FileNotFoundError(
-            f"neither {checkpoint} nor {ended} exists: begin the training first (`make long`)"
-        )
+        net, images = load_network(ended), None
     save_network(net, folder / recipe / "reached.safetensors", images=images)
 
 
 def curves(folder):
     """Errors on validation people of the trainings under `folder`: columns recipe, images, RATIOS.
     A recipe without a log there keeps its committed rows."""
-    known = pd.read_csv(CURVES) if CURVES.exists() else pd.DataFrame(columns=["recipe"])
-    parts = []
-    for path in sorted(folder.glob("*/log.csv")):
-        log = pd.read_csv(path).assign(recipe=path.parent.name)
+    found = dict(list(pd.read_csv(CURVES).groupby("recipe"))) if CURVES.exists() else {}
+    for path in folder.glob("*/log.csv"):
+        log, recipe = pd.read_csv(path), path.parent.name
         if "neutral_ratio" in log:  # it has validated
-            rows = log.dropna(subset="neutral_ratio")[["recipe", "images", *RATIOS]].round(4)
-            parts, known = [*parts, rows], known[~known.recipe.isin(rows.recipe)]
-    parts = [part for part in (known, *parts) if len(part)]
-    return pd.concat(parts).sort_values(["recipe", "images"], ignore_index=True) if parts else known
+            rows = log.dropna(subset="neutral_ratio").assign(recipe=recipe)
+            found[recipe] = rows[["recipe", "images", *RATIOS]].round(4)
+    if not found:
+        return pd.DataFrame(columns=["recipe"])
+    return pd.concat(found.values()).sort_values(["recipe", "images"], ignore_index=True)
 
 
 def report(folder, steps, batch_size):
@@ -95,22 +93,21 @@ def report(folder, steps, batch_size):
     ours, before = (rows[rows.recipe == recipe] for recipe in ("ours", "before"))
     if ours.empty:
         return "The long training has not measured anything yet."
-    last, total = ours.iloc[-1], steps * batch_size
+    last = ours.iloc[-1]
     errors = ", ".join(f"{name.removesuffix('_ratio')} {last[name]:.3f}" for name in RATIOS)
     text = (
-        f"{last.images / 1e6:.2f} of {total / 1e6:.1f} million pictures seen"
-        f" ({last.images / total:.0%}). On validation people {errors} of the mean face's error."
+        f"{last.images / 1e6:.2f} of {steps * batch_size / 1e6:.1f} million pictures seen."
+        f" On validation people {errors} of the mean face's error."
     )
     log = folder / "ours" / "log.csv"
     if log.exists():
-        remaining_s = pd.read_csv(log).remaining_s.dropna().iloc[-1]
-        text += f" About {remaining_s / 3600:.1f} hours left."
+        text += f" About {pd.read_csv(log).remaining_s.dropna().iloc[-1] / 3600:.1f} hours left."
     shared = ours[ours.images.between(before.images.min(), before.images.max())]
     if len(shared):
-        end = shared.iloc[-1]
-        below = np.interp(end.images, before.images, before.expressive_ratio) - end.expressive_ratio
+        images, error = shared.iloc[-1][["images", "expressive_ratio"]]
+        apart = error - np.interp(images, before.images, before.expressive_ratio)
         text += (
-            f" At {end.images / 1e6:.2f} million pictures its expressive error lies"
-            f" {abs(below):.3f} {'below' if below > 0 else 'above'} that of version 0.7.0's recipe."
+            f" At {images / 1e6:.2f} million pictures its expressive error lies {abs(apart):.3f}"
+            f" {'below' if apart < 0 else 'above'} that of version 0.7.0's recipe."
         )
     return text

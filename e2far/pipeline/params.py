@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+TRUNKS = ROOT / "reports" / "metrics" / "trunks.csv"  # table of `make trunks`
 ANGLES = ("yaw_deg", "pitch_deg", "roll_deg")  # of the block `synthesis`
 
 
@@ -22,11 +23,8 @@ def load(section, profile=None):
     """
     found = read()
     profile = profile or os.environ.get("E2FAR_PROFILE") or found["profile"]
-    sections = _profile(found, profile)
-    if section not in sections:
-        raise ValueError(
-            f"profile {profile!r} has no section {section!r}: it has {', '.join(sections)}"
-        )
+    sections = _pick("profile", profile, found["profiles"])
+    block = _pick("section", section, sections)
     out = Path(os.environ.get("E2FAR_OUT") or ROOT).resolve()
     return SimpleNamespace(
         profile=profile,
@@ -34,7 +32,7 @@ def load(section, profile=None):
         data=out / "data",
         reports=out / "reports",
         weights=ROOT / "data" / "weights",
-        **sections[section],
+        **block,
     )
 
 
@@ -45,25 +43,22 @@ def read():
 
 def choose(profile):
     """Make `profile` the one in params.yaml, as `make reproduce PROFILE=...` does."""
-    _profile(read(), profile)
+    _pick("profile", profile, read()["profiles"])
     path = ROOT / "params.yaml"
     path.write_text(re.sub(r"(?m)^profile: \w+", f"profile: {profile}", path.read_text()))
 
 
-def _profile(found, profile):
-    known = found["profiles"]
-    if profile not in known:
-        raise ValueError(f"no profile {profile!r} in params.yaml: choose one of {', '.join(known)}")
-    return known[profile]
+def _pick(kind, name, known):
+    if name not in known:
+        raise ValueError(f"no {kind} {name!r} in params.yaml: choose one of {', '.join(known)}")
+    return known[name]
 
 
 def settings(p, faces):
     """Arguments from a block `training`: dicts `network` of E2FAR, `training` of `fit`,
     `recognition` of `pretrain`. faces: data.Faces, for the size of pictures"""
 
-    def take(*names):
-        return {name: getattr(p, name) for name in names}
-
+    take = lambda *names: {name: getattr(p, name) for name in names}
     common = take("batch_size", "optimizer", "weight_decay", "clip", "precision")
     common |= take("log_every", "validate_every", "checkpoint_every") | dict(augment=p.augmentation)
     schedule = dict(steps="steps", learning_rate="rate", warmup="warmup")
@@ -77,3 +72,20 @@ def settings(p, faces):
 def live_settings(p, synthesis):
     """Arguments of `live.LiveFaces` from the blocks `training` (or `long`) and `synthesis`."""
     return dict(seed=p.seed) | {name: getattr(synthesis, name) for name in ANGLES} | (p.live or {})
+
+
+def trunk_race(folder, name, network, cpu_seconds, profile):
+    """Arguments of `trainings.race_job` for a candidate. network: arguments of E2FAR"""
+    p = load("training", profile)
+    found = settings(p, SimpleNamespace(image_size=network["image_size"]))
+    rates = {key: p.tuned[key] for key in ("heads_rate", "trunk_rate")}
+    return dict(
+        folder=folder / name.replace("/", "by"),
+        faces=folder / "faces",
+        model=folder / "facemodel.npz",
+        network=found.network | network,
+        training=found.training | dict(log_every=200, checkpoint_every=None, phases=[rates]),
+        seed=p.seed,
+        test="validation",
+        cpu_seconds=cpu_seconds,
+    )

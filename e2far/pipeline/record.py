@@ -4,8 +4,9 @@ python -m e2far.pipeline.record environment FILE.json
 python -m e2far.pipeline.record notebook EXECUTED.ipynb TIMINGS.csv
 """
 
-import csv
+import base64
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+from PIL import Image
 
 from e2far.files import replacing
 from e2far.pipeline import params
@@ -36,13 +39,15 @@ def environment(path):
     p = params.load("training")
     device = "cuda" if p.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES).splitlines()
+    listed = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", listed.read_text() if listed.exists() else "")
     found = dict(
         profile=p.profile,
         seed=p.seed,
         commit=git("rev-parse", "HEAD").strip() or None,
         changed=[line[3:] for line in changed],
         system=f"{platform.system()} {platform.machine()}",
-        processor=processor(),
+        processor=named[1] if named else platform.processor(),
         cores=os.cpu_count(),
         threads=os.environ.get("OMP_NUM_THREADS"),
         precision=training.auto_precision(p.precision, device),
@@ -55,19 +60,11 @@ def environment(path):
 
 def git(*words):
     """What git says of the repository; nothing where there is no git, or no checkout."""
+    command = ["git", "-C", params.ROOT, *words]
     try:
-        return subprocess.check_output(
-            ["git", "-C", params.ROOT, *words], stderr=subprocess.DEVNULL, text=True
-        )
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def processor():
-    """The processor's name as Linux gives it, elsewhere as Python does."""
-    listed = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", listed.read_text()) if listed.exists() else None
-    return named[1] if named else platform.processor()
 
 
 def versions():
@@ -85,13 +82,13 @@ def notebook(path, timings):
 
     Writes a row for each code cell to the CSV file `timings`: its number, the heading that it
     stands under, its first line, its seconds. Takes progress bars out of the notebook: widgets
-    with random names, which a stored notebook cannot show.
+    with random names, which a stored notebook cannot show. Photographs become JPEGs.
     Raises ValueError if papermill did not run the notebook to its end.
     """
     import nbformat
+    import pandas as pd
 
-    content = nbformat.read(path, as_version=4)
-    rows, section = [("cell", "section", "first_line", "seconds")], ""
+    content, rows, section = nbformat.read(path, as_version=4), [], ""
     for number, cell in enumerate(content.cells):
         if cell.cell_type != "code":
             section = (re.findall(r"(?m)^#+ (.*)", cell.source) or [section])[-1]
@@ -99,12 +96,28 @@ def notebook(path, timings):
         seconds = cell.metadata.get("papermill", {}).get("duration")
         if seconds is None:
             raise ValueError(f"{path} does not say how long cell {number} took: run papermill")
-        rows.append((number, section, cell.source.partition("\n")[0], round(seconds, 3)))
+        first_line = cell.source.partition("\n")[0]
+        rows.append(dict(cell=number, section=section, first_line=first_line, seconds=seconds))
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
-    with replacing(timings) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+        for output in cell.outputs:
+            pack_picture(output.get("data", {}))
+    with replacing(timings) as partial:
+        pd.DataFrame(rows).round(3).to_csv(partial, index=False)
     with replacing(path) as partial:
         nbformat.write(content, partial)
+
+
+def pack_picture(data):
+    """Store a picture, in an output's `data`, as JPEG where that takes less than half: photographs.
+    Drawings stay PNG."""
+    if "image/png" not in data:
+        return
+    stored, packed = base64.b64decode(data["image/png"]), io.BytesIO()
+    picture = Image.open(io.BytesIO(stored)).convert("RGB")
+    picture.save(packed, "JPEG", quality=88, subsampling=0)
+    if len(packed.getvalue()) < len(stored) / 2:
+        data["image/jpeg"] = base64.b64encode(packed.getvalue()).decode()
+        del data["image/png"]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Whole trainings: built, trained, measured and saved; `jobs.run_many` runs several at a time."""
 
-import functools
-import hashlib
-import json
+import copy
 import os
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import load_file
 
-from e2far import data, evaluation, facemodels, files, morphable
+from e2far import data, evaluation, facemodels, files
 from e2far.network import E2FAR, Recognizer
-from e2far.synthesis import shards
+from e2far.pipeline.jobs import inputs_digest
 from e2far.synthesis.live import LiveFaces
 from e2far.training import auto_precision, fit, pretrain
 from e2far.weights import begin, fill_trunk, save_network, save_trunk
@@ -48,18 +47,11 @@ def train_job(*, progress=False, **config):
     `summary` on the split `test`, None in all of several processes but the first.
     """
     job, options = _begin(config, progress)
-    model, size = facemodels.load_face_model(job.model), job.network["image_size"]
-    net = E2FAR(model.n_identity, model.n_expression, **job.network)
-    if job.start:
-        net.load_state_dict(begin(job.start, net).state_dict())
-    elif job.trunk:
-        fill_trunk(net, job.trunk)
+    net, model = regressor(job)
+    size = job.network["image_size"]
     validation = data.Faces(job.faces / "validation", size)
-    with (
-        LiveFaces(model, size, **job.live)
-        if job.live
-        else nullcontext(data.Faces(job.faces / "train", size))
-    ) as faces:
+    live = job.live and LiveFaces(model, size, **job.live)
+    with live or nullcontext(data.Faces(job.faces / "train", size)) as faces:
         fit(net, model, faces, validation, **options)
     if not options["fabric"].is_global_zero:
         return None
@@ -93,8 +85,9 @@ def pretrain_job(**config):
 def _begin(config, progress=False):
     """The Job of a config and arguments for `fit` or `pretrain`, its generator seeded."""
     job = Job(**config)
+    torch.manual_seed(job.seed)
     precision = job.training.get("precision", "32-true")
-    options = job.training | dict(
+    return job, job.training | dict(
         seed=job.seed,
         log=job.folder / "log.csv",
         checkpoint=job.folder / "checkpoint.pt",
@@ -102,8 +95,17 @@ def _begin(config, progress=False):
         origin=inputs_digest(config),
         progress=progress,
     )
-    torch.manual_seed(job.seed)
-    return job, options
+
+
+def regressor(job):
+    """The E2FAR that a job begins with, and its face model."""
+    model = facemodels.load_face_model(job.model)
+    net = E2FAR(model.n_identity, model.n_expression, **job.network)
+    if job.start:
+        net.load_state_dict(begin(job.start, net).state_dict())
+    elif job.trunk:
+        fill_trunk(net, job.trunk)
+    return net, model
 
 
 def open_fabric(accelerator, devices, precision):
@@ -112,24 +114,20 @@ def open_fabric(accelerator, devices, precision):
     devices: how many of this machine; "auto": all GPUs, or one process on a CPU. Where torchrun or
         SLURM has started the processes, theirs count.
     """
-    if accelerator not in ("auto", "cpu", "cuda", "gpu"):
-        raise ValueError(f"accelerator {accelerator!r}: choose auto, cpu or cuda")
-    gpus = torch.cuda.device_count()
-    if accelerator in ("cuda", "gpu") and not gpus:
-        raise ValueError("torch finds no CUDA device here: choose accelerator cpu, or auto")
-    kind = "cuda" if gpus and accelerator != "cpu" else "cpu"
-    if devices == "auto":
-        devices = gpus if kind == "cuda" else 1
-    count = int(os.environ.get("LOCAL_WORLD_SIZE") or devices)
+    gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
+    kind = "cuda" if gpus else "cpu"
+    if accelerator not in ("auto", kind):
+        raise ValueError(f"accelerator {accelerator!r}: choose auto, cpu, or cuda if there is one")
+    own = max(1, gpus) if devices == "auto" else devices
+    count = int(os.environ.get("LOCAL_WORLD_SIZE") or own)
     nodes = int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("SLURM_NNODES") or 1)
-    # Choice: a frozen trunk takes no part in a step, which DDP has to be told.
-    shared = DDPStrategy(find_unused_parameters=True) if count * nodes > 1 else "auto"
     fabric = Fabric(
         accelerator=kind,
         devices=count,
         num_nodes=nodes,
         precision=auto_precision(precision, kind),
-        strategy=shared,
+        # Choice: a frozen trunk takes no part in a step, which DDP has to be told.
+        strategy=DDPStrategy(find_unused_parameters=True) if count * nodes > 1 else "auto",
     )
     fabric.launch()
     return fabric
@@ -145,25 +143,24 @@ def variant_job(*, phases, features=None, **config):
     config: fields of `Job`
     """
     job = Job(**config)
-    model, size = facemodels.load_face_model(job.model), job.network["image_size"]
     torch.manual_seed(job.seed)
-    net = E2FAR(model.n_identity, model.n_expression, **job.network)
-    fill_trunk(net, job.trunk)
+    net, model = regressor(job)
+    size = job.network["image_size"]
     train, judged = (data.Faces(job.faces / split, size) for split in ("train", job.test))
-    options = job.training | dict(seed=job.seed, progress=False)
     layers = {"pool5", *(net.fused or ())}
     stored = load_file(features) if features else {}
-    stored = {layer: values for layer, values in stored.items() if layer in layers} or None
+    stored = {layer: values for layer, values in stored.items() if layer in layers}
+    options = dict(features=stored or None, seed=job.seed, progress=False) | job.training
     found, frozen = {}, None
     for name, phase in phases.items():
         if frozen:
             net.load_state_dict(frozen)
-        fit(net, model, train, None, phases=[phase], features=stored, **options)
+        fit(net, model, train, None, phases=[phase], **options)
         found[name] = evaluation.summary(evaluation.evaluate(net, model, judged))
         path = job.folder / f"{name}.safetensors"
         save_network(net, path, half=True, face_model=model.name, seed=job.seed)
-        frozen = frozen or {key: value.clone() for key, value in net.state_dict().items()}
-        stored = None
+        frozen = frozen or copy.deepcopy(net.state_dict())
+        options["features"] = None
     return found
 
 
@@ -177,24 +174,37 @@ def features_job(*, folder, faces, network, trunk, path, layers, limit=None):
     return str(path)
 
 
-def inputs_digest(config):
-    """Sixteen hexadecimal digits that change with what is in the files of a config, whose paths may
-    stay while a stage before it runs anew: face model, networks, settings of the shards."""
-    found = []
-    for name in ("faces", "model", "trunk", "start"):
-        if not config.get(name):
-            continue
-        path = morphable.SHIPPED if config[name] == "makehuman" else Path(config[name])
-        if path.is_file():
-            found.append(_digest(path, path.stat().st_mtime_ns))
-            continue
-        for index in sorted(path.glob(f"*/{data.INDEX}")):
-            header = shards.read_header(data.shard_path(index.parent, 0))
-            found.append([index.read_text(), header])
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+def race_job(*, cpu_seconds, **config):
+    """Train one candidate for so many seconds of CPU time; returns its row of the table.
 
+    config: of `train_job`; its only phase has no steps yet
+    """
+    job = Job(**config)
+    net, model = regressor(job)
+    train = data.Faces(job.faces / "train", job.network["image_size"])
 
-@functools.lru_cache(100)
-def _digest(path, _):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def recipe(steps):
+        phase = job.training["phases"][0] | dict(steps=steps, warmup=steps // 15)
+        return job.training | dict(phases=[phase])
+
+    for steps in (5, 30):  # the first steps compile
+        began = time.process_time()
+        fit(net, model, train, None, seed=job.seed, progress=False, **recipe(steps))
+    cost = (time.process_time() - began) / steps
+    steps = round(cpu_seconds / cost)
+    training = recipe(steps) | dict(validate_every=max(1, steps // 12))
+    train_job(**config | dict(training=training))
+    batch = job.training["batch_size"]
+    row = dict(
+        size_px=job.network["image_size"],
+        parameters=sum(x.numel() for x in net.parameters()),
+        ms_a_picture=round(1e3 * cost / batch, 2),
+        pictures=steps * batch,
+    )
+    errors = np.load(job.folder / "evaluation.npz")
+    for kind in ("neutral", "expression", "expressive"):
+        pair = errors[f"{kind}_mm"], errors[f"{kind}_mean_face_mm"]
+        interval = evaluation.bootstrap_ratio(*pair, clusters=errors["person"])
+        names = (f"{kind}_ratio", f"{kind}_low", f"{kind}_high")
+        row |= {name: round(float(value), 4) for name, value in zip(names, interval)}
+    return row

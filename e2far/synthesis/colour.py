@@ -6,6 +6,7 @@ import numpy as np
 # fairest to the darkest, as colorimetric surveys find it; uniform along the path, with a spread.
 SKIN_LAB = np.array([(77, 8.5, 14), (69, 12.5, 17.5), (57, 15, 22.5), (44, 15, 21), (31, 11, 13.5)])
 SKIN_SPREAD = np.array([2.5, 1.8, 2.2])
+FIELDS = 14  # smooth patterns from which blotches of skin are mixed
 # fmt: off
 HAIR_LAB = np.array([  # black, browns, dark and light blond, red, grey, white, and their shares
     (9, 1, 1), (14, 4, 5), (24, 7, 10), (38, 9, 19),

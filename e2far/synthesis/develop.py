@@ -1,4 +1,4 @@
-"""What is painted behind and before a head, and from light on the sensor to a stored picture."""
+"""From light on the sensor to a stored picture."""
 
 import io
 
@@ -6,59 +6,6 @@ import numpy as np
 from PIL import Image
 
 from e2far.raster import jit
-
-# A rounded box of a picture: centre, half sides and corner radius in px, angle in radians, width
-# of its soft edge in px; linear colours at its two ends, and how strongly the texture's grain and
-# stripes show. A half-plane is a very large box; a disc and a capsule are boxes of large corners.
-NAMES = "centre half corner angle softness opacity start end grain stripes".split()
-BOX = np.dtype(list(zip(NAMES, "2f4 2f4 f4 f4 f4 f4 3f4 3f4 f4 f4".split())))
-
-
-def box(**fields):
-    """One BOX: opaque, with an edge of 1 px and all other fields 0 where `fields` do not say."""
-    made = np.zeros((), BOX)
-    for name, value in (dict(softness=1, opacity=1) | fields).items():
-        made[name] = value
-    return made
-
-
-@jit
-def paint(picture, boxes, texture, coverage):
-    """Lay `boxes` (K,) of BOX over `picture` (S, S, 3) in place, one after the other.
-
-    Only where `coverage` (S, S) is below one. texture: (T, T, 3) of `make_texture`
-    """
-    size, mask = picture.shape[0], texture.shape[0] - 1
-    for box in boxes:
-        start, end, corner, soft, opacity = (
-            box.start,
-            box.end,
-            box.corner,
-            box.softness,
-            box.opacity,
-        )
-        if opacity <= 0:
-            continue
-        cx, cy, hx, hy = box.centre[0], box.centre[1], box.half[0], box.half[1]
-        cosine, sine = np.cos(box.angle), np.sin(box.angle)
-        reach = np.sqrt(hx * hx + hy * hy) + soft
-        for y in range(max(0, int(cy - reach)), min(size, int(cy + reach) + 2)):
-            for x in range(max(0, int(cx - reach)), min(size, int(cx + reach) + 2)):
-                if coverage[y, x] >= np.float32(0.999):
-                    continue
-                dx, dy = x + np.float32(0.5) - cx, y + np.float32(0.5) - cy
-                u, v = dx * cosine + dy * sine, dy * cosine - dx * sine
-                qx, qy = abs(u) - hx + corner, abs(v) - hy + corner
-                outside = np.sqrt(max(qx, 0) ** 2 + max(qy, 0) ** 2) + min(max(qx, qy), 0) - corner
-                alpha = min(max(np.float32(0.5) - outside / soft, 0), 1) * opacity
-                if alpha <= 0:
-                    continue
-                along = min(max(np.float32(0.5) + np.float32(0.5) * u / hx, 0), 1)
-                grain = box.grain * texture[int(v) & mask, int(u) & mask, 0]
-                gain = 1 + grain + box.stripes * texture[int(u) & mask, int(v) & mask, 1]
-                for c in range(3):
-                    colour = (start[c] + along * (end[c] - start[c])) * gain
-                    picture[y, x, c] += alpha * (colour - picture[y, x, c])
 
 
 def develop(picture, shot):

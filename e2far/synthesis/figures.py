@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from e2far import camera, raster
-from e2far.synthesis.develop import box
+from e2far.synthesis.boxes import box
 
 # A camera that neither chooses nor spoils anything.
 PLAIN_SHOT = dict(exposure=0.3, automatic=1.0, balance=np.ones(3), blur=np.full(2, 0.1), sharpen=0)

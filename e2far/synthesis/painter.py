@@ -11,43 +11,23 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from e2far.raster import smoothstep
-from e2far.synthesis import surface
 from e2far.synthesis.wardrobe import AROUND, BROW_STEPS, RIM, RINGS
 
 SKIN_WRAP = (0.22, 0.09, 0.05)  # light that passes through skin softens its shadows, red most
-MOUTH, TEETH, TONGUE = (0.10, 0.025, 0.022), (0.80, 0.74, 0.61), (0.32, 0.10, 0.09)
-GUM, NOSTRIL = (0.34, 0.12, 0.11), (0.035, 0.012, 0.01)
-MARKS = ("cheek", "nose", "under_eye", "lines", "lid", "lash", "lips", "beard", "moustache", "chin")
 # How much redness, shadows under the eyes, lines of age and wrinkles take of red, green and blue.
 TINTS = ((0.1, 1, 0.9), (0.35, 0.45, 0.4), (0.35, 0.45, 0.45), (0.8, 1.0, 1.0))
-
-
-def inside_colours(maps, attributes):
-    """Colour and opacity (N, 4) of what skin's colour does not reach.
-
-    Mouth, teeth with their gums and gaps, tongue, nostrils.
-    """
-    zero = np.zeros(len(maps["teeth"]))
-    gum, gap, nostril = (attributes.get(k, zero)[:, None] for k in ("gum", "gap", "nostril"))
-    teeth = (TEETH + gum * np.subtract(GUM, TEETH)) * (1 - 0.85 * gap)
-    colours = np.where(maps["teeth"][:, None] > 0.5, teeth, np.tile(NOSTRIL, (len(zero), 1)))
-    for name, colour in (("mouth", MOUTH), ("tongue", TONGUE)):
-        colours[maps[name] > 0.5] = colour
-    cover = np.max([maps[k] for k in ("mouth", "teeth", "tongue")] + [0.95 * nostril[:, 0]], axis=0)
-    return np.concatenate((colours, cover[:, None]), 1)
 
 
 class Painter(nn.Module):
     """Albedo, gloss, detail and light of V vertices: n of a head, then those that it wears.
 
-    mean: (n, 3) mm, which carries patterns and shadows    landmarks: (68,)    triangles: (F, 3)
-    attributes: name -> (n,)    wardrobe: wardrobe.Wardrobe
+    tables: of `surface.head_tables`    wardrobe: wardrobe.Wardrobe
     Looks are what `people.draw_person` draws, as tensors with a batch dimension in front.
     """
 
     fields: torch.Tensor  # (n, FIELDS) patterns of blotches
     skin: torch.Tensor  # (n,) 1 on skin
-    marks: torch.Tensor  # (n, len(MARKS)) of surface.face_maps
+    marks: torch.Tensor  # (n, len(mark_names)) of surface.face_maps
     inner: torch.Tensor  # (n, 4) of inside_colours
     teeth: torch.Tensor  # (n,) without gums
     eyeball: torch.Tensor  # (n,)
@@ -62,45 +42,26 @@ class Painter(nn.Module):
     brow_place: torch.Tensor  # (M, 2) of brows, texels
     cloth_place: torch.Tensor  # (C, 2) of clothes, texels
 
-    def __init__(self, mean, landmarks, triangles, attributes, wardrobe):
+    def __init__(self, tables, wardrobe):
         super().__init__()
-        maps = surface.face_maps(mean, landmarks, attributes)
-        n, parts = len(mean), wardrobe.parts
-        self.parts = parts
-        mouth = np.max([maps[k] for k in ("mouth", "teeth", "tongue")], axis=0)
-        free, open_sky = surface.head_shadows(mean, triangles, mouth > 0.5)
-        skin = (1 - np.max([maps[k] for k in surface.NO_SKIN], axis=0)).clip(0)
-        marks = np.float32([maps[k] for k in MARKS]).T
-        mark = dict(zip(MARKS, marks.T))
-
-        worn = np.ones((wardrobe.count, surface.DIRECTIONS), np.float32)
-        shadows, sky = np.concatenate((free, worn)), np.concatenate((open_sky, 0.8 * worn[:, 0]))
-        sky[:n] = np.where(maps["eye"] > 0.5, open_sky.clip(0.6), open_sky)
-        wrap = np.concatenate((skin, np.zeros(wardrobe.count)))[:, None] * SKIN_WRAP
-        sky[n:][parts["clothes"]] = np.repeat([0.35, 0.5, 0.65, 0.8, 0.85, 0.85], AROUND)
-        brows = parts["brows"]  # lie on the skin
-        sky[n:][brows] = wardrobe.on_skin(sky[:, None])[:, 0]
-        shadows[n:][brows] = wardrobe.on_skin(free)
-        wrap[n:][brows] = SKIN_WRAP
+        n, self.parts = len(tables["skin"]), wardrobe.parts
+        clothes, brows = self.parts["clothes"], self.parts["brows"]  # brows lie on the skin
+        free = np.ones((wardrobe.count, tables["shadows"].shape[1]), np.float32)
+        free[brows] = wardrobe.on_skin(tables["shadows"])
+        sky = 0.8 * free[:, 0]
+        sky[clothes] = np.repeat([0.35, 0.5, 0.65, 0.8, 0.85, 0.85], AROUND)
+        sky[brows] = wardrobe.on_skin(tables["sky"][:, None])[:, 0]
+        skin = np.concatenate((tables["skin"], np.zeros(wardrobe.count)))
+        skin[n:][brows] = 1
 
         step = np.arange(BROW_STEPS + 1)
         along = np.interp(step, [0, 2, BROW_STEPS - 1, BROW_STEPS], [0.25, 1, 0.9, 0.3])
-        azimuth = np.arctan2(mean[:, 0], mean[:, 2] - mean[:, 2].mean())
-        place = np.stack((azimuth * 88, -mean[:, 1]), 1) / surface.TEXEL_MM
-        tables = dict(
-            fields=surface.smooth_fields(mean),
-            skin=skin,
-            marks=marks,
-            inner=inside_colours(maps, attributes),
-            teeth=maps["teeth"] * (1 - attributes.get("gum", 0.0 * skin)),
-            eyeball=maps["eye"],
-            hairline=attributes.get("hairline", np.full(n, -99.0)),
-            whiskers=np.maximum(mark["beard"], mark["moustache"]) * (1 - mark["lips"]),
-            place=place + surface.TEXTURE * 8,
-            sky=sky,
-            shadows=shadows,
-            wrap=wrap,
-            directions=surface.sphere_directions(),
+        self.mark_names = tuple(tables["marks"])
+        tables = tables | dict(
+            marks=np.stack(list(tables["marks"].values()), 1),
+            sky=np.concatenate((tables["sky"], sky)),
+            shadows=np.concatenate((tables["shadows"], free)),
+            wrap=skin[:, None] * SKIN_WRAP,
             brow_alpha=np.tile(np.outer([0.35, 1.3, 0.4], along).ravel(), 2),
             brow_place=np.tile([(u, v) for u in (0, 8, 16) for v in 5 * step], (2, 1)),
             cloth_place=[(20 * u, 40 * v) for v in range(RINGS) for u in range(AROUND)],
@@ -119,7 +80,7 @@ class Painter(nn.Module):
         return colour.clamp(0.003, 1), gloss, detail
 
     def _head(self, r, squeeze):
-        mark = dict(zip(MARKS, self.marks.unbind(1)))
+        mark = dict(zip(self.mark_names, self.marks.unbind(1)))
         strength = lambda name: r[name][:, None]
         lipless, covered = 1 - mark["lips"], strength("covered")
         colour, hair = self._complexion(r, mark, squeeze), torch.lerp(r["hair"], r["cap"], covered)
@@ -187,8 +148,7 @@ class Painter(nn.Module):
         rows = collar.expand(-1, 2 * AROUND, 3), cloth.expand(-1, (RINGS - 2) * AROUND, 3)
         none = cloth.new_zeros(len(cloth), RINGS * AROUND)
         stripes = r["cloth_stripes"][:, None] + none
-        detail = self._detail(self.cloth_place, none + 0.1, stripes, none)
-        return torch.cat(rows, 1), none, detail
+        return torch.cat(rows, 1), none, self._detail(self.cloth_place, none + 0.1, stripes, none)
 
     def _glasses(self, r):
         count = self.parts["glasses"].stop - self.parts["glasses"].start

@@ -6,18 +6,7 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from e2far.synthesis.colour import (
-    HAIR_LAB,
-    HAIR_SHARES,
-    IRIS_LAB,
-    IRIS_SHARES,
-    SKIN_SPREAD,
-    draw_lab,
-    lab_to_linear,
-    random_colour,
-    skin_lab,
-)
-from e2far.synthesis.surface import FIELDS
+from e2far.synthesis import colour
 from e2far.synthesis.wardrobe import COLUMNS
 
 
@@ -27,13 +16,13 @@ def draw_person(rng):
     `style`, `body` and `rims` are dicts: arguments of the methods of `wardrobe.Wardrobe`.
     """
     tone = rng.random()
-    lab = skin_lab(tone) + rng.normal(0, 1, 3) * SKIN_SPREAD
-    skin = lab_to_linear(lab)
+    lab = colour.skin_lab(tone) + rng.normal(0, 1, 3) * colour.SKIN_SPREAD
+    skin = colour.lab_to_linear(lab)
     dark_haired = rng.random() < tone  # Choice: fair hair is rarer on dark skin
-    kind = rng.choice(2) if dark_haired else rng.choice(len(HAIR_LAB), p=HAIR_SHARES)
-    hair_lab = HAIR_LAB[kind] + rng.normal(0, 1, 3) * [4, 2, 3]
-    natural = lab_to_linear(hair_lab)
-    hair = natural if rng.random() < 0.95 else draw_lab(rng, (20, 70), (-50, 50))  # or dyed
+    kind = rng.choice(2) if dark_haired else rng.choice(len(colour.HAIR_LAB), p=colour.HAIR_SHARES)
+    hair_lab = colour.HAIR_LAB[kind] + rng.normal(0, 1, 3) * [4, 2, 3]
+    natural = colour.lab_to_linear(hair_lab)
+    hair = natural if rng.random() < 0.95 else colour.draw_lab(rng, (20, 70), (-50, 50))  # or dyed
     female, old = rng.random() < 0.5, rng.random() ** 2
     made_up = female and rng.random() < 0.5
     lips, lipstick = draw_lips(rng, lab, tone)
@@ -51,7 +40,7 @@ def draw_person(rng):
     looks["scalp"] = 0.35 * (rng.random() < 0.6) if bald else 1.0
     looks["stubble"] = rng.uniform(0.05, 0.5) if not female and rng.random() < 0.6 else 0.0
     looks["beard_length"] = rng.uniform(0, 9) if bearded and rng.random() < 0.5 else 0.0
-    looks["cap"] = draw_lab(rng, (5, 85), (-35, 45))
+    looks["cap"] = colour.draw_lab(rng, (5, 85), (-35, 45))
     return looks | draw_clothes(rng, skin) | draw_glasses(rng)
 
 
@@ -64,7 +53,9 @@ def draw_lips(rng, skin_lab, tone):
     """Linear colours (3,) of lips and of lipstick."""
     redder = np.array([rng.uniform(-14, -3), rng.uniform(5, 16), rng.uniform(-5, 2)])
     lipstick = [rng.uniform(20, 60), rng.uniform(25, 60), rng.uniform(-10, 30)]
-    return lab_to_linear(skin_lab + redder * [1, 1 - 0.5 * tone, 1]), lab_to_linear(lipstick)
+    return colour.lab_to_linear(skin_lab + redder * [1, 1 - 0.5 * tone, 1]), colour.lab_to_linear(
+        lipstick
+    )
 
 
 def draw_beard(rng):
@@ -74,21 +65,19 @@ def draw_beard(rng):
 
 def draw_eyes(rng, dark_haired):
     """Colours of the eyes; radii as shares of the ball's; shadow of the upper lid."""
-    kind = 0 if dark_haired else rng.choice(len(IRIS_LAB), p=IRIS_SHARES)
-    iris = lab_to_linear(IRIS_LAB[kind] + rng.normal(0, 3, 3))
-    white = lab_to_linear([rng.uniform(66, 82), rng.uniform(0, 5), rng.uniform(0, 7)])
+    kind = 0 if dark_haired else rng.choice(len(colour.IRIS_LAB), p=colour.IRIS_SHARES)
+    iris = colour.lab_to_linear(colour.IRIS_LAB[kind] + rng.normal(0, 3, 3))
+    white = colour.lab_to_linear([rng.uniform(66, 82), rng.uniform(0, 5), rng.uniform(0, 7)])
     radii = uniform(rng, iris_radius=(0.44, 0.54), pupil_radius=(0.14, 0.25))
     return dict(iris=iris, white=white, **radii, lid_shadow=rng.uniform(0.2, 0.65))
 
 
 def draw_complexion(rng, tone, old):
     """Patterns of the skin, as strengths."""
-    blotches, pores = rng.normal(0, 0.028, FIELDS), rng.uniform(0.01, 0.09)
+    blotches, pores = rng.normal(0, 0.028, colour.FIELDS), rng.uniform(0.01, 0.09)
     freckles = rng.uniform(0.15, 0.8) if tone < 0.5 and rng.random() < 0.25 else 0.0
-    looks = dict(blotches=blotches, pores=pores, freckles=freckles)
-    return looks | dict(
-        redness=rng.uniform(-0.05, 0.22), under_eye=rng.uniform(0, 0.45) + 0.2 * old
-    )
+    red, dark = rng.uniform(-0.05, 0.22), rng.uniform(0, 0.45) + 0.2 * old
+    return dict(blotches=blotches, pores=pores, freckles=freckles, redness=red, under_eye=dark)
 
 
 def draw_make_up(rng, made_up, lips, lipstick):
@@ -97,7 +86,7 @@ def draw_make_up(rng, made_up, lips, lipstick):
         lips=lipstick if made_up and rng.random() < 0.6 else lips,
         lips_strength=rng.uniform(0.35, 0.95),
         lip_gloss=rng.uniform(0, 0.5),
-        shadow=draw_lab(rng, (15, 60), (-25, 35)),
+        shadow=colour.draw_lab(rng, (15, 60), (-25, 35)),
         shadow_strength=rng.uniform(0.1, 0.6) if made_up else 0.0,
         lash=rng.uniform(0.4, 0.95) if made_up else rng.uniform(0, 0.6),
     )
@@ -106,20 +95,15 @@ def draw_make_up(rng, made_up, lips, lipstick):
 def draw_brows(rng, natural, fair):
     """Brows, of the hair's `natural` colour (3,) or, for some people of `fair` hair, darker."""
     dark = fair and rng.random() < 0.5
-    return dict(
-        brow=lab_to_linear([25, 6, 8]) if dark else natural * rng.uniform(0.3, 0.9),
-        brow_strength=rng.uniform(0.35, 1) if rng.random() < 0.93 else 0.08,
-        brow_width=rng.uniform(0.6, 1.5),
-    )
+    brow = colour.lab_to_linear([25, 6, 8]) if dark else natural * rng.uniform(0.3, 0.9)
+    strength = rng.uniform(0.35, 1) if rng.random() < 0.93 else 0.08
+    return dict(brow=brow, brow_strength=strength, brow_width=rng.uniform(0.6, 1.5))
 
 
 def draw_age(rng, old):
     """Shine and lines of the skin; `wrinkles`: how much it darkens where it is squeezed."""
-    return dict(
-        gloss=rng.uniform(0, 0.32),
-        age_lines=rng.uniform(0, 0.3) + 0.6 * old * rng.random(),
-        wrinkles=rng.uniform(0.1, 0.9),
-    )
+    gloss, lines = rng.uniform(0, 0.32), rng.uniform(0, 0.3) + 0.6 * old * rng.random()
+    return dict(gloss=gloss, age_lines=lines, wrinkles=rng.uniform(0.1, 0.9))
 
 
 def draw_hair(rng, female, bald, hairline):
@@ -157,7 +141,7 @@ def draw_cap(rng, worn):
 
 def draw_clothes(rng, skin):
     """Colours of clothes and collar, which may be bare `skin`; and their shape, `body`."""
-    cloth = random_colour(rng)
+    cloth = colour.random_colour(rng)
     collar = [cloth, skin, cloth * 0.5, np.full(3, 0.75)][rng.choice(4, p=[0.45, 0.3, 0.1, 0.15])]
     stripes = rng.uniform(0.1, 0.6) * (rng.random() < 0.3)
     body = uniform(rng, width=(165, 245), slope=(0, 35))
@@ -170,9 +154,9 @@ def draw_glasses(rng):
     """Glasses: 1 where they are worn, dark or clear lenses, colours, and their shape, `rims`."""
     dark = rng.random() < 0.4
     glasses = float(rng.random() < 0.25)
-    lens = lab_to_linear([rng.uniform(2, 22), *rng.normal(0, 8, 2)])
+    lens = colour.lab_to_linear([rng.uniform(2, 22), *rng.normal(0, 8, 2)])
     lightness = rng.uniform(3, 30) if rng.random() < 0.7 else rng.uniform(30, 80)
-    frame = lab_to_linear([lightness, *rng.normal(0, 12, 2)])
+    frame = colour.lab_to_linear([lightness, *rng.normal(0, 12, 2)])
     rims = uniform(rng, half_width=(20, 27), half_height=(13, 23), roundness=(2, 4.5))
     rims |= uniform(rng, rim=(0.8, 4.5), drop=(-1, 4))
     return dict(glasses=glasses, lens_dark=float(dark), lens=lens, frame=frame, rims=rims)

@@ -6,7 +6,6 @@ or other code.
 """
 
 import functools
-import hashlib
 import itertools
 import json
 import platform
@@ -19,14 +18,14 @@ from uuid import uuid4
 
 import joblib
 import torch
-from safetensors import SafetensorError, safe_open
 
 from e2far import camera, data, files, morphable, raster
 from e2far.facemodels import arkit, load_face_model
 from e2far.synthesis.studio import SPLITS, Studio, photograph_many
 
 MODEL = "model.npz"  # the face model of a split, in its folder
-KEPT = "finished shards are kept"
+AGAIN = "finished shards are kept: remove the cause and run again"
+MEMORY = "were killed again and again, perhaps for lack of memory: lower shard_size"
 LOCAL = "set scheduler: null to work on this machine"
 
 
@@ -63,7 +62,7 @@ def write_split(model, folder, split, people, pictures, *, size, seed, **setting
     # Choice: the face model travels through the shared folder, neither with each task nor through
     # the cluster's memory, which forgets when a worker dies.
     model.save(folder / MODEL)
-    kept = fingerprint(load_face_model(folder / MODEL))
+    kept = model_version(load_face_model(folder / MODEL))
     common = dict(model=kept, code=code_version(), seed=seed, split=split, pictures=pictures)
     common |= dict(size=size, studio=settings)
 
@@ -73,7 +72,7 @@ def write_split(model, folder, split, people, pictures, *, size, seed, **setting
         own = dict(first=first, count=min(work.shard_size, total - first))
         return data.shard_path(folder, number), common | own
 
-    missing = [number for number in range(count) if not finished(*job(number))]
+    missing = [number for number in range(count) if not is_finished(*job(number))]
     make, workers = (on_cluster, work.scheduler) if work.scheduler else (here, work.n_jobs)
     made = list(work.progress(make(job, missing, workers), len(missing)))
     sweep(folder, count)
@@ -84,7 +83,7 @@ def write_split(model, folder, split, people, pictures, *, size, seed, **setting
 def make_shard(path, job):
     """Make the shard that `job` describes, whole or not at all, on a worker. Returns its path."""
     try:
-        if not finished(path, job):
+        if not is_finished(path, job):
             settings = {key: job[key] for key in ("model", "code", "size", "studio")}
             studio = open_studio(path.parent.parent / MODEL, json.dumps(settings))
             numbers = range(job["first"], job["first"] + job["count"])
@@ -92,10 +91,9 @@ def make_shard(path, job):
             columns = photograph_many(studio, job["seed"], job["split"], places)
             data.write_shard(path, columns, header(job))
     except Exception as error:
-        raise RuntimeError(
-            f"{path} could not be made on {platform.node()} ({type(error).__name__}: {error}); "
-            f"{KEPT}: remove the cause and run again"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        text = f"{path} could not be made on {platform.node()} ({reason}); {AGAIN}"
+        raise RuntimeError(text) from error
     return path
 
 
@@ -107,11 +105,9 @@ def open_studio(path, settings):
     """
     settings = json.loads(settings)
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is not seen here: write to a folder that all workers share"
-        )
+        raise FileNotFoundError(f"no {path} here: write to a folder that all workers share")
     model = load_face_model(path)
-    if settings["model"] != fingerprint(model):
+    if settings["model"] != model_version(model):
         raise ValueError(f"{path} has changed meanwhile: let one run at a time write to a folder")
     if settings["code"] != code_version():
         raise ValueError("the worker's e2far is not yours: install the same on all machines")
@@ -136,22 +132,19 @@ def here(job, numbers, n_jobs):
         except BrokenProcessPool as error:
             failures = 1 if len(left) < before else failures + 1
             if failures > 3:
-                raise RuntimeError(
-                    f"processes were killed {failures} times in a row, perhaps for lack of memory, "
-                    f"at {next(iter(left))} or soon after it; {KEPT}: lower n_jobs or shard_size "
-                    "and run again"
-                ) from error
+                killed = f"{next(iter(left))}, or one soon after it, could not be made: processes"
+                raise RuntimeError(f"{killed} {MEMORY} or n_jobs; {AGAIN}") from error
 
 
 def on_cluster(job, numbers, scheduler, timeout_s=10):
     """Paths of the shards `numbers` as workers of a Dask cluster finish them; they come and go."""
     try:
         from dask.distributed import Client, KilledWorker, as_completed
+
+        client = Client(scheduler, timeout=timeout_s, set_as_default=False)
     except ImportError:
         install = "`pip install -e '.[cluster]'` in e2far's folder"
         raise ImportError(f"scheduler {scheduler} needs Dask: {install}, or {LOCAL}") from None
-    try:
-        client = Client(scheduler, timeout=timeout_s, set_as_default=False)
     except (OSError, ValueError) as error:
         start = "start one with `dask scheduler`"
         raise OSError(f"no Dask scheduler answers at {scheduler}: {start}, or {LOCAL}") from error
@@ -172,32 +165,20 @@ def on_cluster(job, numbers, scheduler, timeout_s=10):
                 yield future.result()
                 running.update(submit(running.count()))
         except KilledWorker as error:
-            raise RuntimeError(
-                f"{future.key.rsplit(' ', 1)[0]} could not be made: all workers that tried were "
-                f"killed, perhaps for lack of memory; {KEPT}: lower shard_size and run again"
-            ) from error
+            killed = f"{future.key.rsplit(' ', 1)[0]} could not be made: workers"
+            raise RuntimeError(f"{killed} {MEMORY}; {AGAIN}") from error
         except (CancelledError, OSError) as error:
-            lost = f"the Dask scheduler at {scheduler} was lost"
-            raise RuntimeError(f"{lost}; {KEPT}: start it and run again") from error
+            raise RuntimeError(f"the Dask scheduler at {scheduler} was lost; {AGAIN}") from error
 
 
 def header(job):
-    """What a shard's header holds of its `job`."""
-    return dict(settings=json.dumps(job, sort_keys=True))
+    """What a shard's header holds of its `job`: it is the shard's record (`files.digest`)."""
+    return dict(made_with=json.dumps(job, sort_keys=True))
 
 
-def read_header(path):
-    """The `header` that a finished shard was made with; None where `path` is no whole shard."""
-    try:
-        with safe_open(path, "pt") as shard:
-            return shard.metadata()
-    except (SafetensorError, OSError):
-        return None
-
-
-def finished(path, job):
-    """Whether there is a whole shard of `job` at `path`."""
-    return read_header(path) == header(job)
+def is_finished(path, job):
+    """Whether there is a whole shard at `path`, made with the settings `job`."""
+    return data.read_header(path) == header(job)
 
 
 def sweep(folder, count):
@@ -208,14 +189,13 @@ def sweep(folder, count):
             path.unlink(missing_ok=True)
 
 
-def fingerprint(model):
+def model_version(model):
     """Sixteen hexadecimal digits that change with any number of the face model."""
     values = [*model.buffers(), *model.attributes.values()]
-    contents = b"".join(value.numpy().tobytes() for value in values)
-    return hashlib.sha256(contents).hexdigest()[:16]
+    return files.digest(*(value.numpy().tobytes() for value in values))
 
 
 def code_version():
     """Sixteen hexadecimal digits that change with the source of all that draws a picture."""
     core = [Path(module.__file__) for module in (arkit, camera, morphable, raster)]
-    return files.source_version([*Path(__file__).parent.glob("*.py"), *core])
+    return files.digest(*sorted([*Path(__file__).parent.glob("*.py"), *core]))

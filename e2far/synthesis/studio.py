@@ -6,6 +6,7 @@ camera; NumPy), then the picture from its numbers (geometry and light in torch, 
 CPU or a batch on a GPU; then a rasteriser and the camera).
 """
 
+from collections import ChainMap
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from e2far import camera, data, raster
 from e2far.facemodels import arkit
-from e2far.synthesis import develop, people, scenes, surface
+from e2far.synthesis import boxes, colour, develop, people, scenes, surface
 from e2far.synthesis.painter import Painter
 from e2far.synthesis.wardrobe import COLUMNS, RIM, ROWS, Wardrobe
 
@@ -27,7 +28,7 @@ ABSENT = {
     "glasses": dict(glasses=0.0),
     "beards": dict(beard=np.zeros(3), stubble=0.0, beard_length=0.0),
     "make-up": dict(shadow_strength=0.0, lash=0.0, lips_strength=0.5),
-    "texture": dict(pores=0.0, freckles=0.0, blotches=np.zeros(surface.FIELDS)),
+    "texture": dict(pores=0.0, freckles=0.0, blotches=np.zeros(colour.FIELDS)),
     "wrinkles": dict(wrinkles=0.0, age_lines=0.0, under_eye=0.0),
 }
 VARIATIONS = ("poses", "hair", "glasses", "obstacles", "beards", "make-up", "clothes", "shadows")
@@ -55,12 +56,11 @@ class Studio:
         without=(),
         loose_boxes=0.0,
     ):
-        if unknown := set(without) - set(VARIATIONS):
-            unknown, known = ", ".join(sorted(unknown)), ", ".join(VARIATIONS)
-            raise ValueError(f"no variation is called {unknown}: choose from {known}")
+        for name in set(without) - set(VARIATIONS):
+            raise ValueError(f"no variation is called {name}: choose from {', '.join(VARIATIONS)}")
         self.model, self.size, self.antialias = model, size, antialias
-        self.without, self.loose_boxes = frozenset(without), loose_boxes
-        yaw_deg = min(yaw_deg, 45.0) if "poses" in self.without else yaw_deg
+        self.without, self.loose_boxes = without, loose_boxes
+        yaw_deg = min(yaw_deg, 45.0) if "poses" in without else yaw_deg
         self.range = np.deg2rad([yaw_deg, pitch_deg, roll_deg])
 
         n = model.n_vertices
@@ -72,21 +72,18 @@ class Studio:
         self.head = np.ascontiguousarray(model.triangles.numpy(), dtype=np.int32)
         parts = self.template, self.landmarks, self.head, attributes
         self.wardrobe = wardrobe = Wardrobe(*parts)
-        self.painter = Painter(*parts, wardrobe)
+        self.painter = Painter(surface.head_tables(*parts), wardrobe)
         # Of the head, then of what it wears.
-        self.triangles = np.concatenate((self.head, wardrobe.triangles + n), dtype=np.int32)
-        self.surface = np.concatenate((self.head, wardrobe.surface + n), dtype=np.int32)
+        self.triangles = np.concatenate((self.head, wardrobe.triangles + n))
+        self.surface = np.concatenate((self.head, wardrobe.surface + n))
         self.texture = surface.make_texture()
         self.eyes = np.zeros((n + wardrobe.count, 3), np.float32)
         for column, name in enumerate(("eye", "eye_x", "eye_y")):
             self.eyes[:n, column] = attributes.get(name, 0)
-        self.recess = np.zeros(n + wardrobe.count, np.float32)
-        self.recess[:n] = model.recess.numpy()
+        self.recess = np.append(model.recess.numpy(), np.zeros(wardrobe.count, np.float32))
         self.recess[n:][wardrobe.parts["brows"]] = -3.5  # brows lie on the skin
         # Pictures of one person come one after the other.
         self.person = lru_cache(2)(lambda *place: self.dress(*self.draw_person(*place)))
-
-    # The numbers ----------------------------------------------------------------------------------
 
     def draw_person(self, seed, split, person, picture=0):
         """Identity (K,) and looks of one person; if RESTYLED, these change with `picture`."""
@@ -95,10 +92,8 @@ class Studio:
         identity = rng.standard_normal(self.model.n_identity).clip(-3, 3).astype(np.float32)
         if split in RESTYLED:
             rng = np.random.default_rng([*place, picture + 1, 1])
-        looks = people.draw_person(rng)
-        for name in self.without:
-            looks |= ABSENT.get(name, {})
-        return identity, looks
+        absent = [ABSENT.get(name, {}) for name in self.without]
+        return identity, people.draw_person(rng) | dict(ChainMap(*absent))
 
     def draw_expression(self, rng):
         """Expression coefficients (L,), of the model's named units; normal where it names none."""
@@ -162,17 +157,16 @@ class Studio:
         turns = torch.from_numpy(np.stack((angles, shoulders)))
         rotation, body = camera.euler_to_matrix(turns).numpy()
         points, looks = vertices[self.landmarks], person["looks"]
+        recipe = dict(person=person, expression=expression, vertices=vertices)
         view, landmarks = scenes.draw_view(points @ rotation.T, self.loose_boxes, rng)
         landmarks *= self.size
         seen = [torch.from_numpy(np.asarray(x, float)) for x in (points, landmarks, rotation)]
         scale, translation = camera.fit_weak_perspective(*seen)
-        pose = camera.encode_pose(seen[2], scale, translation, self.size).numpy()
-
-        recipe = dict(person=person, expression=expression, vertices=vertices, pose=pose)
+        recipe["pose"] = camera.encode_pose(seen[2], scale, translation, self.size).numpy()
         recipe |= dict(rotation=rotation, body=body, landmarks=landmarks, **view)
         recipe["harmonics"], recipe["lamps"] = scenes.draw_light(rng)
-        recipe["background"] = scenes.draw_background(self.size, rng)
-        recipe["obstacles"] = scenes.draw_obstacles(self.size, looks["skin"], looks["cloth"], rng)
+        recipe["background"] = boxes.draw_background(self.size, rng)
+        recipe["obstacles"] = boxes.draw_obstacles(self.size, looks["skin"], looks["cloth"], rng)
         recipe["shot"] = scenes.draw_camera(self.size, rng)
         recipe["shade"] = 0.0 if "shadows" in self.without else rng.uniform(0.5, 1)
         if "backgrounds" in self.without:
@@ -181,21 +175,18 @@ class Studio:
             recipe["obstacles"][:] = 0
         return recipe
 
-    # The picture ----------------------------------------------------------------------------------
-
     def expose(self, recipe):
         """The picture and labels of one `recipe`."""
         points, nearness, radiance, detail, eye = self.scene(recipe)
-        samples, triangles = self.size * self.antialias, self.triangles
-        scaled = points * np.float32(self.antialias)
-        seen, weights = raster.zbuffer(scaled, nearness, triangles, samples)
-        picture = np.zeros((self.size, self.size, 3), np.float32)
+        size, times, triangles = self.size, self.antialias, self.triangles
+        seen = raster.zbuffer(points * np.float32(times), nearness, triangles, size * times)
+        picture = np.zeros((size, size, 3), np.float32)
         surface = raster.Surface(radiance, detail, self.texture, self.eyes, eye)
-        coverage = raster.resolve(seen, weights, triangles, surface, picture, self.antialias)
+        coverage = raster.resolve(*seen, triangles, surface, picture, times)
         behind = np.zeros_like(picture)
-        develop.paint(behind, recipe["background"], self.texture, coverage)
+        boxes.paint(behind, recipe["background"], self.texture, coverage)
         picture += (1 - coverage[..., None]) * behind.clip(0)
-        develop.paint(picture, recipe["obstacles"], self.texture, np.zeros_like(coverage))
+        boxes.paint(picture, recipe["obstacles"], self.texture, np.zeros_like(coverage))
         return dict(
             image=develop.develop(picture, recipe["shot"]),
             identity=recipe["person"]["identity"],

@@ -5,12 +5,44 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from e2far import raster
 from e2far.raster import smoothstep
+from e2far.synthesis.colour import FIELDS
 
 TEXTURE = 256  # side of the detail texture, texels
 TEXEL_MM = 0.75
-FIELDS = 14  # smooth patterns from which blotches of skin are mixed
 DIRECTIONS = 64  # from which the head's own shadows are known
 NO_SKIN = ("eye", "teeth", "tongue", "mouth")
+MOUTH, TEETH, TONGUE = (0.10, 0.025, 0.022), (0.80, 0.74, 0.61), (0.32, 0.10, 0.09)
+GUM, NOSTRIL = (0.34, 0.12, 0.11), (0.035, 0.012, 0.01)
+MARKS = ("cheek", "nose", "under_eye", "lines", "lid", "lash", "lips", "beard", "moustache", "chin")
+
+
+def head_tables(mean, landmarks, triangles, attributes):
+    """What a Painter must know of a head, name -> array, as the fields of `painter.Painter`.
+
+    mean: (n, 3) mm, which carries patterns and shadows    landmarks: (68,)    triangles: (F, 3)
+    attributes: name -> (n,)    marks: a dict of (n,); sky, shadows, wrap: of the head alone
+    """
+    maps = face_maps(mean, landmarks, attributes)
+    inside = np.max([maps[k] for k in ("mouth", "teeth", "tongue")], axis=0)
+    shadows, sky = head_shadows(mean, triangles, inside > 0.5)
+    skin = (1 - np.max([maps[k] for k in NO_SKIN], axis=0)).clip(0)
+    marks = {name: np.float32(maps[name]) for name in MARKS}
+    azimuth = np.arctan2(mean[:, 0], mean[:, 2] - mean[:, 2].mean())
+    place = np.stack((azimuth * 88, -mean[:, 1]), 1) / TEXEL_MM
+    return dict(
+        fields=smooth_fields(mean),
+        skin=skin,
+        marks=marks,
+        inner=inside_colours(maps, attributes),
+        teeth=maps["teeth"] * (1 - attributes.get("gum", 0.0 * skin)),
+        eyeball=maps["eye"],
+        hairline=attributes.get("hairline", np.full(len(mean), -99.0)),
+        whiskers=np.maximum(marks["beard"], marks["moustache"]) * (1 - marks["lips"]),
+        place=place + TEXTURE * 8,
+        sky=np.where(maps["eye"] > 0.5, sky.clip(0.6), sky),
+        shadows=shadows,
+        directions=sphere_directions(),
+    )
 
 
 def face_maps(mean, landmarks, attributes):
@@ -45,9 +77,9 @@ def face_maps(mean, landmarks, attributes):
     maps["lash"] = np.max(lashes, axis=0)
 
     upper_lip = (points[33] + points[51]) / 2
-    right, left = points[48] + [-3, 3, 0], points[54] + [3, 3, 0]
     arch = (upper_lip + [-9, -1, 0], upper_lip, upper_lip + [9, -1, 0])
-    maps["moustache"] = line(right, *arch, left, width=5.5) * (1 - maps["lips"])
+    arch = points[48] + [-3, 3, 0], *arch, points[54] + [3, 3, 0]
+    maps["moustache"] = line(*arch, width=5.5) * (1 - maps["lips"])
     maps["chin"] = near(points[57] - [0, 14, 0], 18) * (1 - maps["lips"])
 
     folds = line(points[31] + [-5, 0, 0], points[48] + [-8, 2, 0], width=2.6)
@@ -57,6 +89,21 @@ def face_maps(mean, landmarks, attributes):
 
     skin = 1 - np.max([maps[name] for name in NO_SKIN], axis=0)
     return {name: where if name in NO_SKIN else where * skin for name, where in maps.items()}
+
+
+def inside_colours(maps, attributes):
+    """Colour and opacity (N, 4) of what skin's colour does not reach.
+
+    Mouth, teeth with their gums and gaps, tongue, nostrils.
+    """
+    zero = np.zeros(len(maps["teeth"]))
+    gum, gap, nostril = (attributes.get(k, zero)[:, None] for k in ("gum", "gap", "nostril"))
+    teeth = (TEETH + gum * np.subtract(GUM, TEETH)) * (1 - 0.85 * gap)
+    colours = np.where(maps["teeth"][:, None] > 0.5, teeth, np.tile(NOSTRIL, (len(zero), 1)))
+    for name, colour in (("mouth", MOUTH), ("tongue", TONGUE)):
+        colours[maps[name] > 0.5] = colour
+    cover = np.max([maps[k] for k in ("mouth", "teeth", "tongue")] + [0.95 * nostril[:, 0]], axis=0)
+    return np.concatenate((colours, cover[:, None]), 1)
 
 
 def make_texture():

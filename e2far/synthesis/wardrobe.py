@@ -42,12 +42,6 @@ def glasses_triangles():
     return np.concatenate(faces)
 
 
-def brow_triangles():
-    """Triangles (F, 3) of two ribbons of three rows."""
-    ribbon = grid_triangles(3, BROW_STEPS + 1)
-    return np.concatenate((ribbon, ribbon + 3 * (BROW_STEPS + 1)))
-
-
 class Wardrobe:
     """The static part of what heads of one face model can wear.
 
@@ -63,11 +57,14 @@ class Wardrobe:
     def __init__(self, mean, landmarks, triangles, attributes):
         self.mean, self.points = mean, mean[landmarks]
         self.eyes = np.stack([self.points[36:42].mean(0), self.points[42:48].mean(0)])
+        # The point (3,) mm about which the head turns on the shoulders.
+        self.neck = np.array([0.0, self.points[8, 1] - 30, self.points[[0, 16], 2].mean() - 45])
+        ribbon = grid_triangles(3, BROW_STEPS + 1)
         meshes = dict(
             hair=grid_triangles(ROWS, COLUMNS, closed=True),
             clothes=grid_triangles(RINGS, AROUND, closed=True),
             glasses=glasses_triangles(),
-            brows=brow_triangles(),
+            brows=np.concatenate((ribbon, ribbon + 3 * (BROW_STEPS + 1))),
         )
         self.parts, self.count, insides = {}, 0, []
         for name, faces in meshes.items():
@@ -84,8 +81,8 @@ class Wardrobe:
         if self.has_hair:
             self._measure_scalp(attributes)
         self._bind_brows(triangles, attributes)
-        right, left = list(landmarks[36:42]), list(landmarks[42:48])
-        self.glasses_anchors = [right, left, [landmarks[27]], [landmarks[0]], [landmarks[16]]]
+        places = slice(36, 42), slice(42, 48), [27], [0], [16]
+        self.glasses_anchors = [landmarks[place] for place in places]
 
     def _measure_scalp(self, attributes):
         """Tables over (azimuth, polar angle) around the cranium's middle.
@@ -121,7 +118,8 @@ class Wardrobe:
 
         thickness: mm    lift: how much thicker it is on top    recede, fringe: mm from the hairline
         side: mm it falls below the ears    opening: half-width of the face's window, rad
-        parting: rad    ends: waves, flare, brim and peak of `_hang`
+        parting: rad    waves: (COLUMNS,)    flare: mm outwards a mm of fall
+        brim: mm that the last row stands out, in front alone where `peak` is not 0
         """
         waves = ends["waves"]
         reach = np.cos(np.clip((self.azimuth - parting) / 1.1, -np.pi / 2, np.pi / 2)) ** 0.7
@@ -146,11 +144,7 @@ class Wardrobe:
         return tuple(np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]) for x in tables)
 
     def _hang(self, place, direction, down, *, waves, flare, brim, peak):
-        """`place` (COLUMNS, ROWS, 3) let fall by `down` (COLUMNS, ROWS) mm.
-
-        flare: mm outwards a mm of fall    brim: mm that the last row stands out, in front alone
-        where `peak` is not 0
-        """
+        """`place` (COLUMNS, ROWS, 3) let fall by `down` (COLUMNS, ROWS) mm; arguments of `hair`."""
         place[..., 1] -= down
         place[..., [0, 2]] += direction[..., [0, 2]] * (flare * down)[..., None]
         front = np.cos(self.azimuth.clip(-np.pi / 2, np.pi / 2)) if peak else np.ones(COLUMNS)
@@ -170,11 +164,6 @@ class Wardrobe:
         deep = np.array([25, 56, 68, depth, depth + 10, depth + 16])[:, None]
         x, y, z = np.sin(turn) * across, height + 0 * turn, np.cos(turn) * deep
         return (neck + np.stack((x, y, z), -1)).reshape(-1, 3)
-
-    @property
-    def neck(self):
-        """The point (3,) mm about which the head turns on the shoulders."""
-        return np.array([0.0, self.points[8, 1] - 30, self.points[[0, 16], 2].mean() - 45])
 
     def glasses(self, anchors, half_width, half_height, roundness, rim, drop, forward=15.0):
         """Places (G, 3) mm of glasses on `anchors` (5, 3) mm.
@@ -202,8 +191,7 @@ class Wardrobe:
             outside = ear[0] + side * 7.0  # temples pass outside the head
             knee = np.array([outside, hinge[1], hinge[2] - 28])
             temple = [hinge, knee, ear + np.array([side * 7.0, 12.0, -38.0])]
-            temples += [point + up * 1.2 for point in temple]
-            temples += [point - up * 1.2 for point in temple]
+            temples += [point + lift * 1.2 for lift in (up, -up) for point in temple]
         ends = ((right + [half_width, 0, 0], -1), (left - [half_width, 0, 0], 1))
         bridge = [end + lift + [inwards, 4, 0] for lift in (up, -up) for end, inwards in ends]
         return np.concatenate((*rims, *lenses, bridge, temples))

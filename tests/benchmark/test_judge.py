@@ -3,7 +3,6 @@ formats, by a reconstructor that answers what it is told."""
 
 import pickle
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 from test_protocols import SEVEN, bumpy, moved, sheet
 
-from e2far.benchmark import judge, metrics, protocols
+from e2far.benchmark import judge, metrics
 from e2far.benchmark.datasets import open_dataset, realy, records
 from e2far.morphable import MorphableModel, toy_model
 from e2far.network import E2FAR
@@ -60,9 +59,9 @@ def turned(points, scale=1.0):
 
 def now(folder, scan=REST, landmarks=None, scale=1.0):
     """NoW's folder, the two people's scans being `scan`, turned."""
-    landmarks = scan[CORNERS] if landmarks is None else landmarks
-    owners.make_now(folder, turned(scan, scale), TRIANGLES, turned(landmarks, scale))
-    return open_dataset("now", folder)
+    seven = turned(scan[CORNERS] if landmarks is None else landmarks, scale)
+    contents = {".obj": owners.obj(turned(scan, scale), TRIANGLES), ".pp": owners.picked(seven)}
+    return owners.made("now", folder, contents)
 
 
 def by_measure(judged):
@@ -76,9 +75,6 @@ def by_method(judged, measure="NoW"):
     """A row for each picture: the network's error, the mean face's."""
     assert list(judged.method) == ["network", "mean face"] * (len(judged) // 2)
     return judged[measure].to_numpy().reshape(-1, 2).T
-
-
-# Scans -------------------------------------------------------------------------------------------
 
 
 def test_now_lays_the_neutral_face_on_the_scan(tmp_path):
@@ -103,16 +99,18 @@ def test_now_lays_the_neutral_face_on_the_scan(tmp_path):
     assert set(mean.n) == {3} and set(mean.unit) == {"mm"}
 
 
-def test_pictures_of_one_scan_are_judged_together_as_they_are_alone(tmp_path):
-    samples = now(tmp_path)
-    together = judge.judge("now", samples, Reconstructor())
-    alone = [judge.judge_scan([item], Reconstructor(), True)[0] for item in samples]
-    alone = pd.DataFrame([row for rows in alone for row in rows])
-    pd.testing.assert_frame_equal(together.drop(columns="pooled"), alone.drop(columns="pooled"))
+def test_pictures_of_one_scan_are_judged_as_they_are_alone_and_chosen_evenly(tmp_path):
+    samples, reconstructor = now(tmp_path), Reconstructor()
+    together = judge.judge("now", samples, reconstructor).drop(columns="pooled")
+    alone = [judge.judge_scan([item], reconstructor, True)[0] for item in samples]
+    alone = pd.DataFrame([row for rows in alone for row in rows]).drop(columns="pooled")
+    pd.testing.assert_frame_equal(together, alone)
+    second = judge.judge("now", samples, reconstructor, every=2).drop(columns="pooled")
+    pd.testing.assert_frame_equal(second, together.iloc[[0, 1, 4, 5]].reset_index(drop=True))
 
 
 def test_only_the_metrical_error_and_not_now_sees_a_wrong_size(tmp_path):
-    row = judge.judge("now", now(tmp_path, scale=1.1), Reconstructor(), limit=1).iloc[0]
+    row = judge.judge("now", now(tmp_path, scale=1.1), Reconstructor(), every=3).iloc[0]
     assert row["NoW"] < 1e-3 and row["Feng"] < 1e-3 and row["NoW, metrical"] > 0.2
 
 
@@ -124,41 +122,21 @@ def test_a_scan_above_its_landmarks_is_off_by_that_in_fengs_protocol_alone(tmp_p
     assert network.value["NoW, mean"] < 1e-4 and mean.value["Feng, root mean square"] > 2.6
 
 
-def bu3dfe(folder):
-    """The folder of BU-3DFE, whose scans show the expression, and that of points picked on them."""
-    owners.make_bu3dfe(folder / "data")
-    faces = " -1, ".join(" ".join(map(str, triangle)) for triangle in TRIANGLES) + " -1"
-    for path in (folder / "data").glob("*/*_F3D.wrl"):
-        owners.put(path, owners.wrl(turned(MOOD), faces))
-        points = folder / "picked" / path.parent.name / path.name.replace("_F3D.wrl", ".pp")
-        owners.picked(points, turned(MOOD[CORNERS]))
-    return folder / "data", folder / "picked"
-
-
-def test_bu3dfe_lays_the_expressive_face_on_the_scan_by_picked_landmarks(tmp_path):
-    judged = judge.judge("bu3dfe", open_dataset("bu3dfe", *bu3dfe(tmp_path)), Reconstructor())
-    network, mean = by_method(judged)
-    assert network.max() < 1e-4 < 0.5 < mean.min()
-    assert list(judged.expression[::2]) == ["angry", "neutral", "surprise"]
-    assert list(judged.level[::2]) == [3, 0, 4]
-
-
 def test_scans_without_landmarks_are_counted_and_cost_no_reconstruction(tmp_path):
-    data, _ = bu3dfe(tmp_path)
     reconstructor = Reconstructor()
-    judged = judge.judge("bu3dfe", open_dataset("bu3dfe", data), reconstructor)
+    judged = judge.judge("bu3dfe", owners.made("bu3dfe", tmp_path), reconstructor)
     (row,) = judge.table(judged).itertuples()
     assert row.measure.startswith("failed: the scan has no 7 landmarks: pick them")
     assert (row.value, row.n, row.unit) == (3, 3, "pictures") and not reconstructor.asked
 
 
 def test_frgc_lays_the_expressive_face_on_the_range_scan(tmp_path):
-    owners.make_frgc(tmp_path / "data")
-    for name in ("Fall2003range/02463d562", "Spring2004range/04202d099"):
-        # The scan is the plane z = -1500, x from 0, y down to -99.
-        owners.write_gzip(tmp_path / "data/nd1" / f"{name}.abs.gz", owners.range_text(100, 100))
-        owners.picked(tmp_path / "picked" / f"{name}.pp", FLAT[CORNERS] + [50, -45, -1500])
-    (tmp_path / "data/nd1/Spring2004range/04202d100.ppm").unlink()
+    names = "Fall2003range/02463d562", "Spring2004range/04202d099"
+    # The scan is the plane z = -1500, x from 0, y down to -99.
+    points = owners.picked(FLAT[CORNERS] + [50, -45, -1500])
+    owners.write(tmp_path / "picked", {f"{name}.pp": points for name in names})
+    scan = {".gz": owners.gz(owners.range_text(100, 100))}
+    owners.made("frgc", tmp_path / "data", scan)[1].image.unlink()
     samples = open_dataset("frgc", tmp_path / "data", tmp_path / "picked")
     judged = judge.judge("frgc", samples, Reconstructor(mood=FLAT))
     assert judged.NoW[0] < 1e-4 and judged.session[0] == "Fall2003"
@@ -168,30 +146,22 @@ def test_frgc_lays_the_expressive_face_on_the_range_scan(tmp_path):
 def test_points_of_no_triangle_are_no_surface(tmp_path):
     vertices = np.concatenate((REST, REST[:20] * [1, 1, 0] + [0, 0, 40]))
     sources = dict(scan=lambda: (vertices, TRIANGLES), scan_landmarks7=lambda: REST[CORNERS])
-    owners.picture(tmp_path / "a.png")
+    owners.write(tmp_path, {"a.png": None})
     item = records.Item("a", "a", tmp_path / "a.png", sources=sources)
     assert judge.measure(item, Reconstructor(), True, {})["network"]["Feng"] < 1e-4
 
 
 def test_realy_reports_its_regions(tmp_path):
-    owners.make_realy(tmp_path)
-    owners.put(tmp_path / "metrical_scale.txt", "2.0\n2.0\n")
     scan = turned(MOOD, 0.5)
-    for region in (tmp_path / "REALY_scan_region").glob("*/*.obj"):
-        owners.obj(region, scan, TRIANGLES)
-    for keypoints in (tmp_path / "REALY_HIFI3D_keypoints").iterdir():
-        owners.put(keypoints, owners.points_obj([*scan[INDEX], *np.zeros((17, 3))]))
-    judged = judge.judge("realy", open_dataset("realy", tmp_path), Reconstructor(), every=2)
+    changes = {f"{x}.obj": owners.obj(scan, TRIANGLES, seam=False) for x in realy.REGIONS}
+    changes["keypoints/1.obj"] = owners.points_obj([*scan[INDEX], *np.zeros((17, 3))])
+    samples = owners.made("realy", tmp_path, changes | {"scale.txt": "2.0\n2.0\n"})
+    judged = judge.judge("realy", samples, Reconstructor(), every=3)
     network, mean = by_measure(judged)
-    regions = [f"REALY, {name}" for name in ("nose", "mouth", "forehead", "cheek", "all")]
+    regions = [f"REALY, {name}" for name in ("nose", "mouth", "forehead", "cheeks", "all")]
     assert list(network.index) == list(mean.index) == regions and set(mean.n) == {1}
     assert network.value.max() < 1e-3 < 0.5 < mean.value.min()
     assert mean.value.iloc[-1] == pytest.approx(mean.value[:-1].mean())
-
-
-def test_the_protocols_are_given_the_owners_names_of_regions():
-    assert set(realy.REGIONS) <= set(judge.REALY_KEYPOINTS)
-    assert judge.REALY_KEYPOINTS["cheek"] == protocols.REALY_KEYPOINTS["cheeks"]
 
 
 def test_the_real_reconstructor_does_and_can_be_sent_to_workers(tmp_path):
@@ -200,32 +170,26 @@ def test_the_real_reconstructor_does_and_can_be_sent_to_workers(tmp_path):
     real = reconstructors.Reconstructor(net, toy_model(dtype=torch.float32))
     samples = now(tmp_path)
     Image.new("RGB", (300, 200), (200, 150, 120)).save(samples[0].image)
-    job = joblib.delayed(judge.judge_scan)([samples[0]], real, True)
-    function, arguments, _ = pickle.loads(pickle.dumps(job))
-    here, there = judge.judge("now", samples, real, limit=1), pd.DataFrame(function(*arguments)[0])
+    item, sent = pickle.loads(pickle.dumps((samples[0], real)))
+    here = judge.judge("now", samples, real, every=3)
+    there = pd.DataFrame(judge.judge_scan([item], sent, True)[0])
     assert here.failed.isna().all() and here.NoW.tolist() == there.NoW.tolist()
-    assert here.NoW[0] != here.NoW[1]
     found, scan = real(samples[0].image, samples[0].box), turned(REST)
     shape, seven = found.neutral_vertices, real.model.landmarks[list(metrics.NOW_LANDMARKS)]
     direct = metrics.now_error((shape, found.triangles, shape[seven]), scan, scan[CORNERS])
-    assert here.NoW[0] == pytest.approx(np.median(direct), rel=1e-3)
-
-
-# Landmarks ---------------------------------------------------------------------------------------
+    assert here.NoW[0] == pytest.approx(np.median(direct), rel=1e-3) != here.NoW[1]
 
 
 def test_aflw2000_counts_landmarks_in_percent_of_the_box_by_yaw(tmp_path):
-    owners.make_aflw2000(tmp_path)
-    samples = open_dataset("aflw2000", tmp_path)
+    samples = owners.made("aflw2000", tmp_path)
     reconstructor = Reconstructor(image_landmarks=owners.LANDMARKS + [3, 4])
     judged = judge.judge("aflw2000", samples, reconstructor)
     assert reconstructor.asked[0][1] == samples[0].box
     percent = 100 / np.sqrt(np.ptp(owners.LANDMARKS, axis=0).prod())
     seen = FLAT[INDEX, :2] * [1.5, -1.5] + [200, 210]  # the mean face, by the network's camera
     off = np.linalg.norm(seen - owners.LANDMARKS, axis=1).mean()
-    assert by_method(judged, "NME").T == pytest.approx(
-        np.tile([5 * percent, off * percent], (2, 1))
-    )
+    expected = np.array([[5 * percent] * 2, [off * percent] * 2])
+    assert by_method(judged, "NME") == pytest.approx(expected)
     network, _ = by_measure(judged)
     turned_ones = network.loc["NME, yaw 30-60 degrees", ["value", "low", "high", "n"]]
     assert turned_ones.tolist() == pytest.approx([5 * percent] * 3 + [2])
@@ -234,15 +198,11 @@ def test_aflw2000_counts_landmarks_in_percent_of_the_box_by_yaw(tmp_path):
 
 
 def test_turned_copies_of_one_photo_are_drawn_together(tmp_path):
-    owners.make_300w_lp(tmp_path)
-    judged = judge.judge("300w-lp", open_dataset("300w-lp", tmp_path), Reconstructor(), limit=2)
+    judged = judge.judge("300w-lp", owners.made("300w-lp", tmp_path), Reconstructor()).iloc[:4]
     judged.pooled[0]["pred"] += 40  # the errors of the photo's two pictures differ now
-    row = by_measure(judged)[0].loc["NME, yaw 0-30 degrees"]
+    row = by_measure(judged)[0].loc["NME, yaw 30-60 degrees"]
     assert row.n == 2 and row.value > 1
     assert row.low == pytest.approx(row.value) == row.high
-
-
-# Failures, pooling -------------------------------------------------------------------------------
 
 
 def test_failures_are_counted_by_reason_and_do_not_stop_the_rest(tmp_path):
@@ -258,25 +218,12 @@ def test_failures_are_counted_by_reason_and_do_not_stop_the_rest(tmp_path):
     reasons = sorted(failed.measure)
     assert reasons[0].startswith("failed: no face found in the picture")
     assert reasons[1].startswith("failed: the file is not a picture that can be")
-
-
-def test_one_reason_has_one_row(tmp_path):
-    samples = now(tmp_path)
-    for person in ("FaMoS_1_TA", "FaMoS_2_TA"):
-        name = f"scans_lmks_onlypp/{person}/{owners.NOW_SCAN}_picked_points.pp"
-        owners.put(tmp_path / name, "<PickedPoints></PickedPoints>")
-    table = judge.table(judge.judge("now", samples, Reconstructor()))
+    for path in tmp_path.glob("scans_lmks_onlypp/*/*.pp"):
+        path.write_text("<PickedPoints></PickedPoints>")
+    samples[0].image.write_bytes(samples[2].image.read_bytes())
+    samples[1].image.write_bytes(samples[2].image.read_bytes())
+    table = judge.table(judge.judge("now", samples, Reconstructor()))  # one reason has one row
     assert table.value.tolist() == [3] and "the file: the picked points" in table.measure[0]
-
-
-@pytest.mark.parametrize(
-    "chosen, pictures",
-    [(dict(limit=2), (0, 1)), (dict(every=2), (0, 2)), (dict(every=2, limit=1), (0,))],
-)
-def test_pictures_are_chosen_evenly(chosen, pictures, tmp_path):
-    samples = now(tmp_path)
-    judged = judge.judge("now", samples, Reconstructor(), **chosen)
-    assert list(judged.picture.unique()) == [samples[i].name for i in pictures]
 
 
 def test_pooled_statistics_are_those_of_all_distances():
@@ -286,31 +233,20 @@ def test_pooled_statistics_are_those_of_all_distances():
     everything = np.concatenate(distances)
     histograms = np.stack([judge.histogram(d) for d in distances])
     found = judge.pooled_intervals(histograms, ["a", "a", "b"], 1000, 0)
-    root_mean_square = np.sqrt((everything**2).mean())
-    for name, expected, tolerance in (
-        ("median", np.median(everything), 0.003),
-        ("mean", everything.mean(), 1e-5),
-        ("std", everything.std(), 1e-4),
-        ("root mean square", root_mean_square, 1e-5),
-    ):
-        value, low, high = found[name]
-        assert value == pytest.approx(expected, abs=tolerance) and low <= value <= high
+    square = np.sqrt((everything**2).mean())
+    expected = np.median(everything), everything.mean(), everything.std(), square
+    assert [value for value, _, _ in found.values()] == pytest.approx(expected, abs=0.003)
+    assert all(low <= value <= high for value, low, high in found.values())
     # Of two people, a quarter of the draws is one of them twice.
     extremes = np.concatenate(distances[:2]).mean(), distances[2].mean()
     assert found["mean"][1:] == pytest.approx(extremes, rel=1e-5)
 
-
-def test_the_median_of_what_lies_beyond_the_bins_is_at_least_their_end():
-    far = judge.histogram(np.full(9, 50.0))
+    far = judge.histogram(np.full(9, 50.0))  # beyond the bins
     assert judge.statistics(far)["median"] == pytest.approx(20, abs=0.01)
 
 
-# NoW's test set ----------------------------------------------------------------------------------
-
-
 def test_a_submission_holds_neutral_skin_and_says_what_is_missing(tmp_path):
-    owners.make_now(tmp_path / "data")
-    samples = open_dataset("now-test", tmp_path / "data")
+    samples = owners.made("now-test", tmp_path / "data")
     judged = judge.judge("now-test", samples, Reconstructor())
     assert "neither a scan nor landmarks" in judged.failed[0]
     name, out = samples[0].name, tmp_path / "out"

@@ -12,19 +12,16 @@ def pictures(count=12, side=32):
     return colours.permute(0, 3, 1, 2)
 
 
-def test_nothing_changes_at_strength_zero():
-    found = augmentation.augment(pictures(), 0.0, seed=1)
-    torch.testing.assert_close(found, data.to_float(pictures()))
-
-
-def test_changes_are_seeded_bounded_and_grow_with_strength():
-    changed = lambda strength, seed: augmentation.augment(pictures(), strength, seed)
+def test_changes_are_seeded_bounded_and_grow_with_strength_from_nothing():
+    changed, bytes_ = lambda *how: augmentation.augment(pictures(), *how), pictures()
     one = changed(1.0, (3, 1))
     assert torch.equal(one, changed(1.0, (3, 1))) and not torch.equal(one, changed(1.0, (3, 2)))
     assert one.shape == (12, 3, 32, 32) and one.min() >= 0 and one.max() <= 1
     assert one.isfinite().all() and one.is_contiguous(memory_format=torch.channels_last)
-    change = lambda strength: (changed(strength, 0) - data.to_float(pictures())).abs().mean()
-    assert 0 < change(0.05) < change(1.0) / 3
+    change = lambda strength: (changed(strength, 0) - data.to_float(bytes_)).abs().mean()
+    assert change(0.0) < 1e-6 < change(0.05) < change(1.0) / 3
+    with pytest.raises(ValueError, match="give the bytes"):
+        augmentation.augment(one, 1.0, 0)
 
 
 def test_a_picture_is_developed_as_the_formula_says():
@@ -42,8 +39,3 @@ def test_a_picture_is_developed_as_the_formula_says():
     expected = (offset[:, None, None] + gain[:, None, None] * x).clip(0, 1)
     expected[0, 1:3, 2:6] = cover[0]
     assert out == approx(expected, abs=1e-5)
-
-
-def test_only_bytes_are_taken():
-    with pytest.raises(ValueError, match="give the bytes"):
-        augmentation.augment(torch.rand(1, 3, 8, 8), 1.0, 0)

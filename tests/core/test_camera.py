@@ -1,6 +1,5 @@
 import math
 
-import pytest
 import torch
 from torch.testing import assert_close
 
@@ -46,13 +45,12 @@ def test_yaw_turns_about_the_vertical_axis_first():
     assert_close(camera.euler_to_matrix(numbers(0.4, 0.3, 0)), pitch @ yaw)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_signs_of_the_angles_by_what_moves_where(sign):
+def test_signs_of_the_angles_by_what_moves_where():
     nose, crown = (0, 0, 100), (0, 100, 0)
     # Yaw towards the subject's left, which is the right of the image; pitch down; roll to the left
-    assert_close(seen_from(nose, sign * 30, 0, 0), numbers(sign * 50, 0))
-    assert_close(seen_from(nose, 0, sign * 30, 0), numbers(0, sign * 50))
-    assert_close(seen_from(crown, 0, 0, sign * 90), numbers(-sign * 100, 0))
+    assert_close(seen_from(nose, 30, 0, 0), numbers(50, 0))
+    assert_close(seen_from(nose, 0, 30, 0), numbers(0, 50))
+    assert_close(seen_from(crown, 0, 0, 90), numbers(-100, 0))
 
 
 def test_any_six_numbers_make_a_rotation_and_their_lengths_do_not_matter():
@@ -89,19 +87,13 @@ def test_fit_is_the_least_squares_one():
         assert_close(gradient, 0 * gradient, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("side", [1.0, 180.0])
-def test_pose_vector_and_back(side):
-    pose = camera.encode_pose(ROTATIONS, SCALES, TRANSLATIONS, side)
-    assert_close(camera.decode_pose(pose, side), (ROTATIONS, SCALES, TRANSLATIONS))
-
-
-def test_pose_vector_means_what_it_says():
+def test_pose_vector_means_what_it_says_at_any_resolution():
     """100 mm are half the crop; the head's origin is in the middle, a quarter up."""
     pose = camera.encode_pose(torch.eye(3), torch.tensor(0.4), torch.tensor([40.0, 20.0]), 80)
     assert_close(pose, torch.tensor([1.0, 0, 0, 0, 1, 0, 0.5, 0.0, -0.25]))
-
-
-def test_pose_vector_does_not_know_the_resolution():
+    for side in (1.0, 180.0):
+        pose = camera.encode_pose(ROTATIONS, SCALES, TRANSLATIONS, side)
+        assert_close(camera.decode_pose(pose, side), (ROTATIONS, SCALES, TRANSLATIONS))
     seen = lambda side: camera.weak_perspective(POINTS, *camera.decode_pose(POSE, side))
     assert_close(seen(80.0) * 3, seen(240.0))
 
@@ -112,14 +104,7 @@ def test_crop_box_of_a_known_box():
     half = 1.45 * math.sqrt(4000) / 2
     expected = torch.tensor([30 - half, 80 - half, 30 + half, 80 + half])
     assert_close(camera.crop_box(landmarks), expected)
-
-
-def test_crop_box_moves_and_grows_with_the_face():
-    landmarks = torch.rand(3, 68, 2, generator=GENERATOR, dtype=torch.float64) * 100
-    box = camera.crop_box(landmarks)
-    assert box.shape == (3, 4)
-    assert_close(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1])
-    assert_close(camera.crop_box(landmarks * 2 + 7), box * 2 + 7)
+    assert_close(camera.crop_box(landmarks.expand(3, -1, -1) * 2 + 7)[1], expected * 2 + 7)
 
 
 def test_gradients_reach_the_pose():

@@ -45,25 +45,21 @@ def test_shards_read_as_one_dataset(folder):
             faces[outside]
 
 
-def test_columns_of_the_whole_split_are_those_of_its_faces(folder):
-    faces = data.Faces(folder)
-    shards = columns(5, 0), columns(5, 5), columns(2, 10)
-    for name in data.LABELS:
-        expected = torch.cat([shard[name] for shard in shards])
-        torch.testing.assert_close(getattr(faces, name), expected, rtol=0, atol=0)
-    with pytest.raises(AttributeError, match="albedo"):
-        faces.albedo
-
-
-def test_a_batch_is_its_items_in_channels_last(folder):
+def test_a_batch_and_a_column_are_their_items(folder):
     faces, chosen = data.Faces(folder), [7, 0, 11, 7]
     batch = faces[chosen]
     for name, column in batch.items():
         assert torch.equal(column, torch.stack([faces[i][name] for i in chosen]))
+    for name in data.LABELS:
+        assert torch.equal(getattr(faces, name)[chosen], batch[name])
     assert batch["image"].is_contiguous(memory_format=torch.channels_last)
     assert faces.gather(torch.tensor(chosen))["image"].dtype == torch.uint8
     assert torch.equal(faces[2:5]["person"], torch.tensor([2, 3, 4]))
-    assert torch.equal(faces.gather([-1])["person"], torch.tensor([11]))
+    batch["image"].zero_()
+    batch["pose"].zero_()  # a copy: the file stays
+    assert faces[7]["image"].any() and faces[7]["pose"].any()
+    with pytest.raises(AttributeError, match="albedo"):
+        faces.albedo
 
 
 def test_a_batch_opens_only_its_shards_and_few_stay_open(folder, monkeypatch):
@@ -81,48 +77,32 @@ def test_a_batch_opens_only_its_shards_and_few_stay_open(folder, monkeypatch):
         assert maps.read_text().count(str(folder)) <= 3  # two, and the one that a new one replaces
 
 
-def test_a_batch_is_a_copy(folder):
-    faces = data.Faces(folder)
-    for column in faces.gather([6]).values():
-        column.zero_()
-    again, truth = faces.gather([6]), columns(5, 5)
-    assert all(torch.equal(again[name][0], truth[name][1]) for name in data.LABELS)
-    assert again["image"].any()
-
-
 def test_works_in_a_dataloader_and_in_another_process(folder):
     faces = data.Faces(folder)
     assert faces.identity.shape == (12, 6) and len(pickle.dumps(faces)) < 1000
     for workers in (0, 1):
         loader = DataLoader(faces, batch_size=5, collate_fn=dict, num_workers=workers)
         assert torch.cat([batch["person"] for batch in loader]).tolist() == list(range(12))
-    assert len(pickle.loads(pickle.dumps(faces))) == 12
 
 
-def test_missing_empty_truncated_and_garbage_shards_are_named_when_they_are_opened(folder):
-    with pytest.raises(FileNotFoundError, match="dvc repro synthesis"):
-        data.Faces(folder / "nowhere")
-    path = data.shard_path(folder, 1)
-    for content in (path.read_bytes()[:-7], b"", b"garbage" * 30):
+def test_damaged_shards_and_indices_are_named_when_they_are_opened(folder):
+    path, index = data.shard_path(folder, 1), folder / data.INDEX
+    for content in (path.read_bytes()[:-7], b""):
         path.write_bytes(content)
         faces = data.Faces(folder)
         assert faces.gather([0, 11])["person"].tolist() == [0, 11]  # other shards can be read
         for use in (lambda: faces.gather([0, 7]), lambda: faces.person):
-            with pytest.raises(OSError, match="shard-000001.*truncated .* `dvc repro synthesis`"):
+            with pytest.raises(ValueError, match="shard-000001.*`dvc repro synthesis`"):
                 use()
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="shard-000001.safetensors is missing"):
+    with pytest.raises(FileNotFoundError, match="shard-000001.*`dvc repro synthesis`"):
         data.Faces(folder)[7]
-
-
-def test_a_split_without_a_whole_index_is_refused(folder):
-    index = folder / data.INDEX
     for content in ("", '{"faces": 12, "sh', "[]", "{}"):
         index.write_text(content)
-        with pytest.raises(OSError, match="shards.json is truncated .* `dvc repro synthesis`"):
+        with pytest.raises(ValueError, match="shards.json.*`dvc repro synthesis`"):
             data.Faces(folder)
     index.unlink()
-    with pytest.raises(FileNotFoundError, match="no finished data set in .* `dvc repro synthesis`"):
+    with pytest.raises(FileNotFoundError, match="no finished data set.*`dvc repro synthesis`"):
         data.Faces(folder)
 
 
@@ -137,7 +117,7 @@ def test_shards_that_do_not_fit_are_named(folder):
         (columns(2) | dict(image=torch.zeros(2, 16, 16, 3)), "uint8"),
     ):
         data.write_shard(path, bad)
-        with pytest.raises((ValueError, OSError), match=f"shard-000002.*{message}"):
+        with pytest.raises(ValueError, match=f"shard-000002.*{message}"):
             data.Faces(folder)[11]
 
 
@@ -169,8 +149,6 @@ def test_pictures_can_be_reduced(folder):
     torch.testing.assert_close(small.gather([3, 1])["landmarks"], whole.landmarks[[3, 1]] / 2)
     torch.testing.assert_close(small.identity, whole.identity)
     assert pickle.loads(pickle.dumps(small)).image_size == 8
-    torch.testing.assert_close(
-        small[3]["image"].mean(), whole[3]["image"].mean(), rtol=0, atol=0.03
-    )
+    assert abs(small[3]["image"].mean() - whole[3]["image"].mean()) < 0.03
     with pytest.raises(ValueError, match="pictures of 16 px, not 32"):
         data.Faces(folder, 32)

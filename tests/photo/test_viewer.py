@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,48 +10,48 @@ import pytest
 import torch
 
 from e2far import camera, raster
-from e2far.morphable import toy_model
 from e2far.photo import viewer
+from e2far.photo.confidence import Confidence
+from e2far.photo.face import Pose, make_face
+from e2far.photo.unwrapping import unwrap
 
 EVIL = """</script><script>alert(1)</script><img src=x onerror="alert(1)">' & {{data}}"""
 
 
 @pytest.fixture(scope="module")
-def face():
-    """Fields of a `viewer.Page`: a toy face whose photo is red on the left and blue above."""
-    toy, generator = toy_model(), torch.Generator().manual_seed(1)
-    draw = lambda count: torch.randn(1, count, generator=generator, dtype=torch.float64)
-    neutral = toy.neutral(draw(toy.n_identity))[0].numpy()
-    offset = toy.expression_offset(draw(toy.n_expression))[0].numpy()
-    units = toy.units.numpy().copy()
-    units[neutral[:, 1] > 0] = 0  # units move the lower half only
-    photo = np.full((300, 400, 3), 90, np.uint8)
-    photo[:, :200, 0] = photo[:150, :, 2] = 220
-    angles = torch.deg2rad(torch.tensor([20.0, -10, 5], dtype=torch.float64))
-    rotation = camera.euler_to_matrix(angles).numpy()
-    return dict(
-        vertices_neutral=neutral,
-        expression_offset=offset,
-        triangles=toy.triangles.numpy(),
-        units=units,
-        unit_names=toy.unit_names,
-        unit_strengths=np.array([0.2, 0.9, 0]),
-        recess=np.zeros(len(neutral)),
-        colours=np.random.default_rng(0).integers(0, 255, (len(neutral), 3), dtype=np.uint8),
-        photo=photo,
-        camera=dict(rotation=rotation, scale=0.8, translation=np.array([210.0, 140])),
-        facts={"Yaw": "+20.0°", "Confidence": ("0.83", "As good as on faces like these.")},
-        title="one.jpg",
-    )
+def face(toy):
+    """A toy face, turned, that smiles by its second unit, which moves the lower half only."""
+    units = toy.units.clone()
+    units[toy.mean[:, 1] > 0] = 0
+    bases = (toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles, toy.landmarks)
+    model = type(toy)(*bases, units=dict(zip(toy.unit_names, units.unbind(2))))
+    angles = torch.deg2rad(torch.tensor([20.0, -10, 5]))
+    pose = Pose(camera.euler_to_matrix(angles).numpy(), 0.8, np.array([210.0, 140], np.float32))
+    draw = np.random.default_rng(1).standard_normal
+    sure = Confidence(0.834, 3.2, 2.1, False, 1.0)
+    found = dict(box=(100.0, 50.0, 300.0, 250.0), score=0.5, confidence=sure)
+    face = make_face(model, draw(6), draw(4), pose, **found)
+    vertices = face.neutral_vertices + units.numpy() @ [0.2, 0.9, 0]
+    vertices += 0.1 * (face.vertices - face.neutral_vertices)  # what no unit explains
+    return replace(face, vertices=vertices.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
-def write(face, tmp_path_factory):
-    """Writes the page of `face`, some fields changed."""
+def photo():
+    """Red on the left, blue above."""
+    photo = np.full((300, 400, 3), 90, np.uint8)
+    photo[:, :200, 0] = photo[:150, :, 2] = 220
+    return photo
 
-    def write(**changed):
+
+@pytest.fixture(scope="module")
+def write(face, photo, tmp_path_factory):
+    """Writes the page of `face`, or of another one, and returns its path."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+    def write(face=face, texture=noise, title="one.jpg"):
         path = tmp_path_factory.mktemp("viewer") / "face.html"
-        viewer.write_html(path, viewer.Page(**face | changed))
+        face.to_html(path, photo, title, texture)
         return path
 
     return write
@@ -62,8 +63,12 @@ def page(write):
 
 
 @pytest.fixture(scope="module")
-def evil(write):
-    return write(title=EVIL, facts={EVIL: (EVIL, EVIL)}, unit_names=(EVIL, "b", "c"))
+def evil(face, write):
+    bases = ("mean", "identity_basis", "expression_basis", "triangles", "landmarks", "region")
+    parts = (getattr(face.model, name) for name in bases)
+    units = dict(zip((EVIL, "b", "c"), face.model.units.unbind(2)))
+    model = type(face.model)(*parts, units=units)
+    return write(replace(face, model=model), title=EVIL)
 
 
 class Page(HTMLParser):
@@ -91,6 +96,9 @@ class Page(HTMLParser):
     def of(self, tag):
         return [(attributes, "".join(text)) for name, attributes, text in self.tags if name == tag]
 
+    def texts(self, tag):
+        return [text for _, text in self.of(tag)]
+
 
 # The file
 
@@ -109,62 +117,42 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(page):
     assert set(re.findall(r'\$\("(\w+)"\)', read.text)) <= set(ids)
 
 
-def test_every_control_has_a_name_and_the_picture_answers_to_keys(page):
+def test_every_control_has_a_name_and_the_panel_shows_the_facts(page):
     read = Page(page)
     labels = re.findall(r"<label.*?</label>", read.text)
     assert sum("<input" in label for label in labels) == len(read.of("input"))
     assert all(re.sub(r"<[^>]*>", "", label).strip() for label in labels)
-    assert all(text.strip() for _, text in read.of("button"))
+    assert all(text.strip() for text in read.texts("button"))
     ((canvas, _),) = read.of("canvas")
     assert canvas["tabindex"] == "0" and "keys" in canvas["aria-label"]
-
-
-def test_the_panel_shows_the_facts(page):
-    texts = lambda tag: [text for _, text in Page(page).of(tag)]
-    assert texts("title") == texts("h1") == ["one.jpg"]
-    assert texts("dt") == ["Yaw", "Confidence"] and texts("dd") == ["+20.0°", "0.83"]
-    assert texts("small")[0] == "As good as on faces like these."
+    assert read.texts("title") == read.texts("h1") == ["one.jpg"]
+    assert read.texts("dt") == ["Yaw, pitch, roll", "Detector score", "Confidence"]
+    assert read.texts("dd") == ["+20.0°, -10.0°, +5.0°", "0.50", "0.83"]
+    assert "3.2 %" in read.texts("small")[0]
 
 
 def test_no_text_becomes_code(evil, page):
     read = Page(evil)
     assert len(read.of("script")) == len(Page(page).of("script")) and not read.of("img")
-    shown = [text for tag in ("title", "h1", "dt", "dd", "small") for _, text in read.of(tag)]
-    assert shown == [EVIL] * 5
+    assert read.texts("title") + read.texts("h1") == [EVIL] * 2
     assert json.loads(read.of("script")[0][1])["units"]["names"][0] == EVIL
 
 
-def test_the_shipped_models_page_is_small(face_model, write):
-    fields = ("triangles", "units", "unit_names", "recess")
-    path = write(
-        **{name: getattr(face_model, name) for name in fields},
-        vertices_neutral=face_model.mean,
-        expression_offset=np.zeros((face_model.n_vertices, 3)),
-        unit_strengths=np.zeros(len(face_model.unit_names)),
-        colours=np.zeros((face_model.n_vertices, 3), np.uint8),
-        photo=None,
-        camera=None,
-    )
-    assert path.stat().st_size < 1e6
-
-
-def test_numbers_that_are_not_finite_are_refused(face, tmp_path):
-    wrong = face | dict(expression_offset=np.full((224, 3), np.nan))
+def test_numbers_that_are_not_finite_are_refused(face, photo, tmp_path):
+    wrong = replace(face, neutral_vertices=face.neutral_vertices * np.nan)
     with pytest.raises(ValueError, match="finite"):
-        viewer.write_html(tmp_path / "face.html", viewer.Page(**wrong))
+        wrong.to_html(tmp_path / "face.html", photo, texture=photo[:256, :256])
     assert not list(tmp_path.iterdir())
 
 
-def test_the_photo_is_cut_to_the_head_and_its_camera_follows(face):
-    vertices = face["vertices_neutral"]
+def test_the_photo_is_cut_to_the_head(face):
+    points = 1500 + 12 * face.vertices[:, :2]
     photo = np.random.default_rng(0).integers(0, 255, (4000, 3000, 3), dtype=np.uint8)
-    taken = dict(rotation=np.eye(3), scale=12.0, translation=np.array([1500.0, 1900]))
-    picture, zoom, corner = viewer.around(photo, vertices, taken)
+    picture, zoom, corner = viewer.around(photo, points)
     assert max(picture.size) == viewer.PHOTO_SIDE and zoom < 1
-    points = ((12 * vertices[:, :2] * [1, -1] + taken["translation"]) - corner) * zoom
-    assert (points > 10).all() and (points < np.array(picture.size) - 10).all()
-    outside = dict(taken, translation=np.array([1e5, -1e5]))
-    picture, zoom, corner = viewer.around(photo[:100, :80], vertices, outside)
+    inside = (points - corner) * zoom
+    assert (inside > 10).all() and (inside < np.array(picture.size) - 10).all()
+    picture, zoom, corner = viewer.around(photo[:100, :80], points + [1e5, -1e5])
     assert min(picture.size) >= 1 and zoom == 1
 
 
@@ -175,7 +163,7 @@ def in_node(path, expression):
     """The value of a JavaScript expression about the page's `face`: its second script is pure."""
     if shutil.which("node") is None:
         pytest.skip("node is not installed")
-    data, mathematics, _ = (text for _, text in Page(path).of("script"))
+    data, mathematics, _ = Page(path).texts("script")
     code = f"""{mathematics}
         const face = readFace({data});
         face.extent = extent(face.neutral);
@@ -191,72 +179,62 @@ def rows(numbers, width=3):
     return np.reshape(numbers, (-1, width))
 
 
-def test_the_page_reads_back_what_was_written(face, page):
-    read = in_node(page, "face")
-    rounding = lambda written: 0.502 * abs(written).max() / 32767
-    for key, name in (("vertices_neutral", "neutral"), ("expression_offset", "offset")):
-        assert abs(rows(read[name]) - face[key]).max() <= rounding(face[key])
-    for name in ("triangles", "colours"):
-        np.testing.assert_array_equal(rows(read[name]), face[name])
-    assert [unit["name"] for unit in read["units"]] == list(face["unit_names"])
-    assert [unit["recovered"] for unit in read["units"]] == list(face["unit_strengths"])
-    units = np.zeros_like(face["units"])
+def test_the_page_reads_back_what_was_written_and_draws_every_edge_once(face, page):
+    read, edges = in_node(page, "[face, edgesOf(face.triangles, face.neutral.length / 3)]")
+    units, offset = face.model.units.numpy(), face.vertices - face.neutral_vertices
+    rounding = lambda written: 0.502 * abs(written).max() / 32767 + 1e-6
+    for key, written in (("neutral", face.neutral_vertices), ("offset", offset)):
+        assert abs(rows(read[key]) - written).max() <= rounding(written)
+    np.testing.assert_array_equal(rows(read["triangles"]), face.triangles)
+    assert [unit["name"] for unit in read["units"]] == list(face.model.unit_names)
+    found = np.zeros_like(units)
     for j, unit in enumerate(read["units"]):
-        units[unit["index"], :, j] = rows(unit["shift"])
-    assert abs(units - face["units"]).max() <= rounding(face["units"])
+        found[unit["index"], :, j] = rows(unit["shift"])
+    assert abs(found - units).max() <= rounding(units)
+    sides = face.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
+    assert sorted(rows(edges, 2).tolist()) == np.unique(np.sort(sides, 1), axis=0).tolist()
 
 
 def test_sliders_move_the_mesh_as_the_equation_says(face, page):
     """At the recovered strengths it is the reconstruction, at none the neutral face."""
-    recovered = face["unit_strengths"]
+    recovered = np.array([unit["recovered"] for unit in in_node(page, "face.units")])
+    assert recovered == pytest.approx([0.2, 0.9, 0], abs=0.1)
     given = [(s, (s * recovered).tolist()) for s in (1.0, 0.0, 1.5)] + [(0.5, [1.0, 0, 0.7])]
     calls = ", ".join(f"shape(face, {strength}, {weights})" for strength, weights in given)
     for moved, (strength, weights) in zip(in_node(page, f"[{calls}]"), given, strict=True):
-        expected = face["vertices_neutral"] + strength * face["expression_offset"]
-        expected += face["units"] @ (np.array(weights) - strength * recovered)
+        expected = (1 - strength) * face.neutral_vertices + strength * face.vertices
+        expected += face.model.units.numpy() @ (np.array(weights) - strength * recovered)
         assert abs(rows(moved) - expected).max() < 0.02  # mm
 
 
-def test_normals_are_the_rasterizers_and_show_no_seam(face, write):
-    """The last ten triangles have corners of their own, as where a texture is torn."""
-    triangles = face["triangles"].copy()
-    n, torn = len(face["vertices_neutral"]), triangles[-10:].flatten()
-    triangles[-10:] = n + np.arange(30).reshape(-1, 3)
-    vertex = np.concatenate((np.arange(n), torn))
-    fields = ("vertices_neutral", "expression_offset", "units", "colours", "recess")
-    path = write(**{key: face[key][vertex] for key in fields}, triangles=triangles)
+def test_the_shipped_models_page_is_small_and_its_normals_show_no_seam(face_model, face, write):
+    """Some triangles have corners of their own, where the texture is torn."""
+    head = make_face(face_model, np.zeros(face_model.n_identity), np.zeros(29), face.pose, box=())
+    path, (_, vertex, _) = write(head), unwrap(face_model)
+    assert path.stat().st_size < 1e6 and len(vertex) > face_model.n_vertices
     normals = rows(in_node(path, "vertexNormals(face.neutral, face.triangles, face.same)"))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    expected = raster.vertex_normals(face["vertices_neutral"], face["triangles"])[vertex]
-    assert ((normals * expected).sum(1) > 0.999).all()
+    expected = raster.vertex_normals(head.neutral_vertices, head.triangles)[vertex]
+    torn = np.r_[:100, face_model.n_vertices : len(vertex)]
+    assert ((normals * expected).sum(1)[torn] > 0.99).all()
 
 
-def test_every_edge_is_drawn_once(face, page):
-    edges = rows(in_node(page, "edgesOf(face.triangles, face.neutral.length / 3)"), 2).tolist()
-    sides = face["triangles"][:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
-    assert sorted(edges) == np.unique(np.sort(sides, 1), axis=0).tolist()
-
-
-def test_over_the_photo_the_mesh_lies_where_the_photos_camera_puts_it(face, page):
-    view = "{rotation: face.camera.rotation, zoom: 2, pan: [7, -3], asPhoto: true}"
-    frame, taken, photo = in_node(page, f"[frame(face, {view}, 640, 500), face.camera, face.photo]")
-    vertices = face["vertices_neutral"] + face["expression_offset"]
-    turned = vertices @ np.array(taken["rotation"]).T
-    on_screen = frame["scale"] * turned[:, :2] + frame["shift"]  # from the middle, y up
-    in_crop = (on_screen - [7, -3]) * [1, -1] / frame["fit"]
-    in_crop += np.array([photo["width"], photo["height"]]) / 2
-    _, zoom, corner = viewer.around(face["photo"], vertices, face["camera"])
-    own = (face["camera"][key] for key in ("rotation", "scale", "translation"))
-    expected = camera.weak_perspective(*map(torch.as_tensor, (vertices, *own))).numpy()
+def test_views_hold_the_head_and_over_the_photo_it_lies_where_the_camera_puts_it(face, photo, page):
+    over = "{rotation: face.camera.rotation, zoom: 2, pan: [7, -3], asPhoto: true}"
+    free = "{rotation: multiply(turnX(.4), turnY(-1.2)), zoom: 1, pan: [0, 0], asPhoto: false}"
+    over, free, turn, taken, picture = in_node(
+        page,
+        f"[frame(face, {over}, 640, 500), frame(face, {free}, 500, 900), "
+        f"({free}).rotation, face.camera, face.photo]",
+    )
+    turned = face.vertices @ np.array(taken["rotation"]).T
+    on_screen = over["scale"] * turned[:, :2] + over["shift"]  # from the middle, y up
+    in_crop = (on_screen - [7, -3]) * [1, -1] / over["fit"]
+    in_crop += np.array([picture["width"], picture["height"]]) / 2
+    expected = face.pose.project(face.vertices)
+    _, zoom, corner = viewer.around(photo, expected)
     assert abs(in_crop / zoom + corner - expected).max() < 0.01
 
-
-def test_a_free_view_holds_the_head(face, page):
-    rotations = ("turnY(0)", "multiply(turnX(.4), turnY(-1.2))")
-    view = "{{rotation: {0}, zoom: 1, pan: [0, 0], asPhoto: false}}"
-    calls = (f"[{r}, frame(face, {view.format(r)}, 500, 900)]" for r in rotations)
-    for rotation, frame in in_node(page, f"[{', '.join(calls)}]"):
-        assert np.linalg.det(rotation) == pytest.approx(1)
-        turned = face["vertices_neutral"] @ np.array(rotation).T
-        points = frame["scale"] * turned[:, :2] + frame["shift"]
-        assert (abs(points) < [250, 450]).all() and np.ptp(points, axis=0).max() > 200
+    points = free["scale"] * (face.neutral_vertices @ np.array(turn).T)[:, :2] + free["shift"]
+    assert np.linalg.det(turn) == pytest.approx(1)
+    assert (abs(points) < [250, 450]).all() and np.ptp(points, axis=0).max() > 200

@@ -1,17 +1,17 @@
 """Kills runs at random moments and looks whether anything is lost, in ten to twenty minutes:
-`python tests/pipeline/interrupt.py [FOLDER]`. test_interruption.py holds the short ones.
+`python tests/pipeline/interrupt.py [FOLDER]`. test_interruption.py kills a small one.
 
-Each part (synthesis, trainings, reconstruction of a folder of photos, the study under the smoke
-profile by `dvc repro`) first runs undisturbed. Then it runs in another folder, is killed with
-SIGKILL at random moments, and runs on each time. At each kill, every file that has its final name
+The reconstruction of a folder of photos, and the study under the smoke profile by `dvc repro`,
+first run undisturbed. Then each runs in another folder, is killed with SIGKILL at
+random moments, and runs on each time. At each kill, every file that has its final name
 must be whole. At the end, what was finished at a kill must be the same file still (inode and time),
 and all files must equal those of the undisturbed run byte for byte, but for the times that are
 noted down. Leave e2far/ alone meanwhile: a job knows the code that made it.
 """
 
-import argparse
 import io
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -22,55 +22,21 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import psutil
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors.torch import load_file
 from skimage import data as pictures
 
+from e2far.files import read_npz
+
 ROOT = Path(__file__).resolve().parents[2]
-TIMINGS = ["images_per_s", "seconds", "remaining_s"]
 # All but speed, whose numbers are times.
 STAGES = "facemodel synthesis training layers benchmark quickstart".split()
 
 
 # What is killed -------------------------------------------------------------------------------
-
-
-def synthesis(folder):
-    from e2far.synthesis import shards
-
-    options = dict(size=48, seed=0, shard_size=10, n_jobs=2)
-    for split, people in dict(train=300, test=100).items():
-        shards.write_split("makehuman", folder, split, people, 2, **options)
-
-
-def training(folder):
-    """Two trainings side by side, each measured on the split test, and a recogniser."""
-    from e2far.pipeline import jobs, trainings
-    from e2far.synthesis import shards
-
-    options = dict(size=48, seed=0, shard_size=40, n_jobs=1)
-    for split in ("train", "validation", "test"):
-        shards.write_split("makehuman", folder / "faces", split, 40, 2, **options)
-    both = dict(batch_size=16, weight_decay=0.0, clip=5.0, augment=0.5)
-    both |= dict(log_every=5, checkpoint_every=4, validate_every=20)
-    phases = [dict(steps=30, heads_rate=1e-3), dict(steps=50, heads_rate=1e-3, trunk_rate=1e-3)]
-    fit = both | dict(expression_weight=5.0, pose_weight=1.0, ema=0.9, phases=phases)
-    pretrain = both | dict(steps=60, learning_rate=1e-3)
-
-    def job(name, **config):
-        network = dict(image_size=48, width=1 / 8, batch_norm=True)
-        place = dict(folder=folder / "models" / name, faces=folder / "faces")
-        return {name: dict(network=network) | place | config}
-
-    regressors = job("0", model="makehuman", training=fit, seed=0)
-    regressors |= job("1", model="makehuman", training=fit, seed=1)
-    recogniser = job("recogniser", training=pretrain, seed=0, people="train")
-    jobs.run_many(regressors, 2, resume=True)
-    jobs.run_many(recogniser, 1, function=trainings.pretrain_job, resume=True)
 
 
 def reconstruction(folder):
@@ -107,31 +73,30 @@ def study(folder):
 
 # What must hold -------------------------------------------------------------------------------
 
-
-def open_whole(path):
-    """Reads a file to its end; whatever error its reader has if it is half a file."""
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            [file.get_tensor(name) for name in file.keys()]
-    elif path.suffix == ".json":
-        json.loads(path.read_text())
-    elif path.suffix == ".csv":
-        assert not pd.read_csv(path).isna().all(axis=1).any()
-    elif path.suffix == ".npz":
-        with np.load(path) as file:
-            [file[name] for name in file.files]
-    elif path.suffix == ".pt":
-        torch.load(path, weights_only=True)
-    elif path.suffix in (".png", ".jpg"):
-        Image.open(path).load()
+READERS = {  # how a file is read to its end, which fails if it is half a file
+    ".safetensors": load_file,
+    ".json": lambda path: json.loads(path.read_text()),
+    ".csv": pd.read_csv,
+    ".npz": read_npz,
+    ".pt": lambda path: torch.load(path, weights_only=True),
+    ".png": lambda path: Image.open(path).load(),
+    ".jpg": lambda path: Image.open(path).load(),
+}
+TIMINGS = ["images_per_s", "seconds", "remaining_s"]
+OTHER = {"__pycache__", ".git", ".dvc", "dvc.lock", "timings"}
+WRITTEN_ANEW = OTHER | {"reports"}  # by a stage that was interrupted
 
 
-def files(folder):
-    """Files of `folder` that have their final names; not DVC's own, nor what a stage of its writes
-    and would write anew."""
-    left_out = {"__pycache__"}
-    if (folder / "dvc.yaml").exists():
-        left_out |= {".dvc", ".git", "reports"}
+def faults_of(path):
+    try:
+        READERS.get(path.suffix, Path.read_bytes)(path)
+    except Exception as error:
+        return [f"{path} is not whole: {error}"]
+    return []
+
+
+def files(folder, left_out=WRITTEN_ANEW):
+    """Files of `folder` that have their final names."""
 
     def is_ours(path):
         parts = path.relative_to(folder).parts
@@ -146,10 +111,11 @@ def finished(folder):
     finished photos."""
     paths = [path for path in files(folder) if path.name.startswith("shard-")]
     for record in (path for path in files(folder) if path.suffix == ".json"):
-        if record.name == "job.json" and "result" in json.loads(record.read_text()):
+        told = json.loads(record.read_text())
+        if record.name == "job.json" and "result" in told:
             beside = (record.parent.glob(f"*.{kind}") for kind in ("safetensors", "npz"))
             paths += [record, *(path for found in beside for path in found)]
-        elif record.parent.name == "faces" and record.name[0].isdigit():
+        elif record.name != "job.json" and "made_with" in told:
             paths += record.parent.glob(f"{record.stem}[._]*")
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
@@ -158,9 +124,7 @@ def contents(folder):
     """Path -> bytes of all that a run made, without the times that a training notes down and
     without the folder's own name."""
     found = {}
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix == ".partial" or not path.is_file():
-            continue
+    for path in files(folder, OTHER):
         content = path.read_bytes()
         if path.name == "log.csv":
             log = pd.read_csv(io.BytesIO(content)).drop(columns=TIMINGS)
@@ -178,48 +142,44 @@ def contents(folder):
 # Killing --------------------------------------------------------------------------------------
 
 
-def has_changed(folder, since):
-    paths = (path for path in (folder, *folder.rglob("*")) if path.exists())
-    return any(path.lstat().st_mtime > since for path in paths)
-
-
-def run(part, folder, log, kill_after=None, orphans=False):
-    """Run a part in `folder`.
-
-    If it ends by itself: the seconds from its first change of a file to its first finished file,
-    and from there to its end. If it is killed, `kill_after` seconds after that change: its
-    descendants.
-
-    orphans: its process group alone is killed; what has left the group, as Jupyter's kernels do,
-        must see it and end by itself
-    """
+def alone(part, folder, log):
+    """Run a part in a session of its own."""
+    os.setsid()
     with open(log, "a") as file:
-        command, began = [sys.executable, __file__, str(folder), "--run", part], time.time()
-        options = dict(stdout=file, stderr=file, start_new_session=True, env=environment())
-        process = subprocess.Popen(command, **options)
-        while process.poll() is None and not has_changed(folder, began):
-            time.sleep(0.05)
-        began, first = time.monotonic(), None
-        while process.poll() is None and kill_after is None:
-            first = first or (time.monotonic() if finished(folder) else None)
-            time.sleep(0.2)
-        try:
-            code = process.wait(kill_after)
-        except subprocess.TimeoutExpired:
-            everything = psutil.Process(process.pid).children(recursive=True)
-            os.killpg(process.pid, signal.SIGKILL)
-            for child in [] if orphans else everything:
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
-            process.wait()
-            return everything
-    if code:
-        raise RuntimeError(f"{part} failed: see {log}")
-    ended = time.monotonic()
-    return (first or ended) - began, ended - (first or ended)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    part(folder)
 
 
-def writes_on(process):
+def start(part, folder):
+    """A process that runs a part, which is importable, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    process = multiprocessing.get_context("forkserver").Process(
+        target=alone, args=(part, folder, f"{folder}.log")
+    )
+    process.start()
+    return process
+
+
+def kill(process, orphans):
+    """Kill a process of `start` and its descendants; returns those that live on all the same.
+
+    orphans: kill its process group alone; what has left it, as Jupyter's kernels do, must see that
+        and end by itself, in five seconds
+    """
+    everything = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    for child in [] if orphans else everything:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.join()
+    until = time.monotonic() + 5
+    while any(map(lives, everything)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return [child for child in everything if lives(child)]
+
+
+def lives(process):
     """Whether a process lives that should not. joblib's may: they finish the shards that they have
     been given, whole and as any other would, and end after five minutes without work."""
     with suppress(psutil.NoSuchProcess):
@@ -230,98 +190,70 @@ def writes_on(process):
     return False
 
 
-def environment():
-    """Ours without what would choose other sizes, and with what the Makefile sets."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("E2FAR_")}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    fixed = dict(OMP_NUM_THREADS="1", PYTHONHASHSEED="0", DVC_NO_ANALYTICS="1")
-    return kept | fixed | dict(PYTHONPATH=str(ROOT), PATH=path)
+def wait_for_change(process, folder):
+    """Until a process of `start` has written a file, or has ended."""
+    times = lambda: {path: path.stat().st_mtime_ns for path in files(folder)}
+    before = times()
+    while process.is_alive():
+        with suppress(OSError):  # something was removed while we looked
+            if times().items() - before.items():
+                return
+        time.sleep(0.02)
 
 
-def faults_of(path):
-    try:
-        open_whole(path)
-    except Exception as error:
-        return [f"{path} is not whole: {error}"]
-    return []
+def end(process, folder):
+    """The seconds that a process of `start` takes to its end."""
+    began = time.monotonic()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"it failed: see {folder}.log")
+    return time.monotonic() - began
 
 
-def results(folder):
-    """`contents` that must equal those of another run."""
-    other = (".dvc/", "dvc.lock", "data/timings/")
-    found = {name: one for name, one in contents(folder).items() if not name.startswith(other)}
-    return {name: one for name, one in found.items() if "__pycache__" not in name}
-
-
-def say(text):
-    print(text, flush=True)
-
-
-def disturb(part, kills, folder, rng):
-    """Undisturbed, then killed `kills` times; True if nothing is lost and all ends alike."""
-    whole, killed, log = folder / f"{part}_whole", folder / f"{part}_killed", folder / f"{part}.log"
-    for path in (whole, killed):
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-    start, work = run(part, whole, log)
-    say(f"{part}: {start:.0f} s to the first finished file, {work:.0f} s more, undisturbed")
-
-    done, faults, kept = 0, [], {}
-
-    def look_what_is_kept():
-        nonlocal kept, faults
+def disturb(part, kills, folder, seed=0):
+    """Run a part undisturbed, then killed up to `kills` times; returns what is lost or differs, a
+    line each, and how many kills there were."""
+    whole, killed = folder / f"{part.__name__}_whole", folder / f"{part.__name__}_killed"
+    for place in (whole, killed):
+        shutil.rmtree(place, ignore_errors=True)
+    process = start(part, whole)
+    wait_for_change(process, whole)
+    work = end(process, whole)
+    rng, faults, kept, done, over = random.Random(f"{seed} {part.__name__}"), [], {}, 0, False
+    while not over:
+        process = start(part, killed)
+        if done < kills:
+            wait_for_change(process, killed)
+            process.join(rng.uniform(0, 2) * work / (kills + 1))
+        over = done == kills or not process.is_alive()
+        if over:
+            end(process, killed)
+        else:
+            faults += [f"{one} lives on" for one in kill(process, orphans=rng.random() < 0.5)]
+            faults += [fault for path in files(killed) for fault in faults_of(path)]
+            done += 1
         now = finished(killed)
         faults += [f"{path} was made again" for path in kept if now.get(path) != kept[path]]
         kept = now
-
-    while done < kills:
-        moment = rng.uniform(0.8, 1.1) * start + rng.uniform(0, 2) * work / (kills + 1)
-        orphans = rng.random() < 0.5
-        left = run(part, killed, log, moment, orphans)
-        if isinstance(left, tuple):  # it was too quick: once more from nothing
-            shutil.rmtree(killed)
-            killed.mkdir()
-            kept = {}
-            continue
-        done += 1
-        time.sleep(1 + 4 * orphans)
-        faults += [f"{process} lives on" for process in left if writes_on(process)]
-        faults += [fault for path in files(killed) for fault in faults_of(path)]
-        look_what_is_kept()
-        partial = len([*killed.rglob("*.partial")])
-        who = "group" if orphans else "all"
-        say(f"  kill {done} after {moment:.1f} s ({who}): {len(kept)} finished, {partial} partial")
-    run(part, killed, log)
-    look_what_is_kept()
-    one, other = results(whole), results(killed)
+        print(f"{part.__name__}: {done} kills, {len(kept)} files are finished", flush=True)
+    one, other = contents(whole), contents(killed)
     names = sorted({*one, *other})
     faults += [f"{name} differs" for name in names if one.get(name) != other.get(name)]
-    faults += [f"{path} is left" for path in killed.rglob("*.partial")]
-    for fault in faults:
-        say(f"  FAULT: {fault}")
-    say(f"{part}: {done} kills, {len(kept)} files kept, {len(one)} compared, {len(faults)} faults")
-    return not faults
-
-
-PARTS = dict(synthesis=5, training=5, reconstruction=3, study=7)  # kills
-
-
-def main():
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    default = ROOT / ".scratch" / "interrupt"
-    parser.add_argument("folder", nargs="?", type=Path, default=default, help="where to work")
-    parser.add_argument("--parts", default=",".join(PARTS), help="some of %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--run", choices=PARTS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    folder = asked.folder.resolve()
-    if asked.run:
-        return globals()[asked.run](folder)
-    seeded = {part: random.Random(f"{asked.seed} {part}") for part in asked.parts.split(",")}
-    fine = [disturb(part, PARTS[part], folder, rng) for part, rng in seeded.items()]
-    sys.exit(not all(fine))
+    return faults + [f"{path} is left" for path in killed.rglob("*.partial")], done
 
 
 if __name__ == "__main__":
-    main()
+    import interrupt  # by the name that its processes know it by
+
+    # What the Makefile sets, and nothing that would choose other sizes.
+    for name in [name for name in os.environ if name.startswith("E2FAR_")]:
+        del os.environ[name]
+    here = f"{ROOT}:{Path(__file__).parent}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    os.environ |= dict(OMP_NUM_THREADS="1", PYTHONHASHSEED="0", DVC_NO_ANALYTICS="1")
+    os.environ |= dict(PYTHONPATH=here, PATH=path)
+    default = ROOT / ".scratch" / "interrupt"
+    folder = Path(sys.argv[1] if sys.argv[1:] else default).resolve()
+    lost, _ = interrupt.disturb(interrupt.reconstruction, 3, folder)
+    lost += interrupt.disturb(interrupt.study, 9, folder)[0]
+    sys.exit("\n".join(lost) or 0)

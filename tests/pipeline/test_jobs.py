@@ -1,14 +1,18 @@
+import os
 import shutil
+import signal
 import time
 
 import pandas as pd
 import pytest
 import torch
+from interrupt import contents
 from small_jobs import FROZEN, SIZES, WEIGHTS, job
 from test_training import build, model, root, same  # noqa: F401 (fixtures)
 
 from e2far import data, evaluation, plots, weights
 from e2far.facemodels import load_face_model
+from e2far.keeping import Run
 from e2far.morphable import toy_model
 from e2far.network import Recognizer
 from e2far.pipeline import jobs, trainings
@@ -20,7 +24,7 @@ def train_or_fail(folder, wait_for=None, **config):
     if wait_for is None:
         return trainings.train_job(folder=folder, **config)
     while "result" not in (wait_for / "job.json").read_text():
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise ValueError("nothing but trouble")
 
 
@@ -31,7 +35,7 @@ def side_by_side(root, tmp_path_factory):
     folder, seen = tmp_path_factory.mktemp("side_by_side"), []
     faces = shutil.copytree(root, folder / "faces")
     weights.save_trunk(build(), folder / "trunk.safetensors")
-    training = WEIGHTS | dict(phases=[FROZEN | dict(steps=2)], log_every=1)
+    training = WEIGHTS | dict(phases=[FROZEN | dict(steps=2)], log_every=1, checkpoint_every=1)
     good = job(faces, folder / "good", training=training, trunk=folder / "trunk.safetensors")
     bad = dict(folder=folder / "bad", wait_for=good["folder"])
     with pytest.raises(RuntimeError, match="job bad failed: ValueError: nothing but trouble"):
@@ -53,12 +57,32 @@ def test_jobs_run_side_by_side_and_report(side_by_side, root):
     assert not (good["folder"] / "checkpoint.pt").exists()
 
 
+def train_and_die_once(folder, **config):
+    """`train_job`, killed at its first checkpoint."""
+    if not (folder / "checkpoint.pt").exists():
+        save = Run.save
+        Run.save = lambda run: (save(run), os.kill(os.getpid(), signal.SIGKILL))
+    return trainings.train_job(folder=folder, **config)
+
+
+def test_a_job_that_is_killed_is_told_and_goes_on(side_by_side, tmp_path):
+    good, _ = side_by_side
+    killed = dict(killed=good | dict(folder=tmp_path))
+    run = lambda: jobs.run_many(killed, function=train_and_die_once, resume=True)
+    with pytest.raises(RuntimeError, match="job killed failed: its process was killed"):
+        run()
+    assert run()["killed"] and not jobs.is_finished(killed["killed"], trainings.train_job)
+    one, other = (contents(folder) for folder in (good["folder"], tmp_path))
+    assert one.keys() == other.keys() > {"log.csv", "network.safetensors"}
+    assert {name for name in one if one[name] != other[name]} <= {"job.json"}  # their function
+
+
 def test_a_finished_job_is_done_anew_when_what_it_starts_from_has_changed(side_by_side):
     """Its settings, its function, or what is in its files, whose paths stay: as when a stage before
     it has run with other parameters."""
     good, _ = side_by_side
-    finished = lambda **changes: jobs.finished(good | changes, train_or_fail)
-    assert not finished(seed=1) and not jobs.finished(good, trainings.train_job)
+    is_finished = lambda **changes: jobs.is_finished(good | changes, train_or_fail)
+    assert not is_finished(seed=1) and not jobs.is_finished(good, trainings.train_job)
     other, shard = build(), data.shard_path(good["faces"] / "train", 0)
     torch.nn.init.zeros_(next(other.trunk.parameters()))
     columns = {name: torch.from_numpy(rows.copy()) for name, rows in data._read(shard).items()}
@@ -67,38 +91,49 @@ def test_a_finished_job_is_done_anew_when_what_it_starts_from_has_changed(side_b
         (good["model"], toy_model(seed=1).save),
         (shard, lambda path: data.write_shard(path, columns, shards.header(dict(seed=1)))),
     ):
-        assert finished()
+        assert is_finished()
         before = path.read_bytes()
         change(path)
-        assert not finished(), path
+        assert not is_finished(), path
         path.write_bytes(before)
-    assert finished()
+    assert is_finished()
+
+
+def test_the_digest_of_inputs_stays_what_checkpoints_of_long_trainings_hold(tmp_path):
+    (tmp_path / "start").write_bytes(b"weights")
+    shard = data.shard_path(tmp_path / "train", 0)
+    data.write_shard(shard, dict(person=torch.arange(2)), dict(settings="{}"))
+    data.write_index(tmp_path / "train", 2, 2)
+    config = dict(faces=tmp_path, start=tmp_path / "start")
+    assert jobs.inputs_digest(config) == "60a3f16fb2f71b3e"
 
 
 def test_two_jobs_may_not_share_a_folder(tmp_path):
     with pytest.raises(ValueError, match="same folder"):
-        jobs.run_many(dict(a=dict(folder=tmp_path), b=dict(folder=tmp_path)))
+        jobs.run_many(
+            dict(a=dict(folder=tmp_path), b=dict(folder=tmp_path)), function=trainings.train_job
+        )
 
 
 def test_a_variant_is_measured_after_each_phase(model, root, tmp_path):
     """Every phase but the first starts where the first ended, so two alike end alike."""
     trunk, features = (tmp_path / f"{name}.safetensors" for name in ("trunk", "features"))
+    sizes = SIZES | dict(fused=("pool4",))
+    config = job(root, tmp_path, network=sizes, training=WEIGHTS, trunk=trunk)
     weights.save_trunk(build(), trunk)
-    evaluation.store_features(build(), data.Faces(root / "train"), features)
+    stores = {key: config[key] for key in ("folder", "faces", "network", "trunk")}
+    trainings.features_job(path=features, layers=("pool4", "pool5"), **stores)
     whole = dict(steps=3, heads_rate=1e-2, trunk_rate=1e-2)
     frozen, light = dict(steps=3, heads_rate=1e-2), whole | dict(trunk_rate=1e-3)
     phases = dict(frozen=frozen, light=light, full=whole, again=whole)
-    sizes = SIZES | dict(fused=("pool4",))
-    config = job(root, tmp_path, network=sizes, training=WEIGHTS, trunk=trunk)
     found = trainings.variant_job(features=features, phases=phases, **config)
     assert list(found) == list(phases) and found["full"] == found["again"]
     assert len({summary["neutral_ratio"] for summary in found.values()}) == 3
 
     nets = {name: weights.load_network(tmp_path / f"{name}.safetensors") for name in found}
     assert nets["full"].fused == ("pool4",) and not same(nets["full"].trunk, nets["light"].trunk)
-    kept, started = nets["frozen"].trunk.state_dict(), build().trunk.state_dict()
-    for name in started:  # stored as float16
-        torch.testing.assert_close(kept[name].float(), started[name].float(), rtol=1e-3, atol=1e-4)
+    kept, started = nets["frozen"].trunk.state_dict(), build().trunk.half().float().state_dict()
+    torch.testing.assert_close(kept, started, rtol=1e-3, atol=1e-4)
     errors = evaluation.evaluate(nets["full"], model, data.Faces(root / "test"))
     assert evaluation.summary(errors) == pytest.approx(found["full"], rel=1e-2, abs=1e-2)
 
@@ -115,16 +150,12 @@ def test_a_network_goes_on_from_another_of_the_same_build_only(root, tmp_path):
 
 @pytest.mark.slow
 def test_faces_can_be_made_as_training_goes(tmp_path):
-    faces = tmp_path / "faces"
-    shards.write_split("makehuman", faces, "validation", 2, 2, size=48, seed=0, n_jobs=1)
+    shards.write_split("makehuman", tmp_path, "validation", 2, 2, size=48, seed=0, n_jobs=1)
     training = WEIGHTS | dict(phases=[FROZEN | dict(steps=3)], log_every=1)
     live = dict(seed=0, block=8, window=2, n_jobs=1)
-    config = job(faces, tmp_path / "job", training=training, test="validation", live=live)
-    config["model"] = "makehuman"
-    found = jobs.run_many(dict(job=config))["job"]
+    config = job(tmp_path, tmp_path / "job", training=training, test="validation", live=live)
+    assert trainings.train_job(**config | dict(model="makehuman"))["neutral_mm"] > 0
     assert pd.read_csv(tmp_path / "job" / "log.csv").images.tolist() == [8, 16, 24]
-    assert found["neutral_mm"] > 0 and jobs.finished(config)
-    assert not jobs.finished(config | dict(live=live | dict(seed=1)))
 
 
 @pytest.mark.parametrize("accelerator", ["cude", "mps", "cuda"])

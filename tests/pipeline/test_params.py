@@ -42,28 +42,23 @@ def test_argument_goes_before_environment_before_file(root, monkeypatch):
 
 
 def test_an_unknown_profile_or_section_is_named_with_the_known_ones(root, monkeypatch):
-    with pytest.raises(ValueError, match="no profile 'huge' .*: choose one of small, large"):
-        params.load("speed", "huge")
-    with pytest.raises(ValueError, match="profile 'small' has no section 'sped': it has speed"):
+    for ask in (lambda: params.load("speed", "huge"), lambda: params.choose("huge")):
+        with pytest.raises(ValueError, match="no profile 'huge' .*: choose one of small, large"):
+            ask()
+    with pytest.raises(ValueError, match="no section 'sped' .*: choose one of speed"):
         params.load("sped")
-    monkeypatch.setenv("E2FAR_PROFILE", "hug")
-    with pytest.raises(ValueError, match="'hug'"):
-        params.load("speed")
 
 
-def test_e2far_out_moves_what_is_written_and_not_the_shipped_weights(root, monkeypatch, tmp_path):
-    monkeypatch.setenv("E2FAR_OUT", str(tmp_path / "scratch"))
+@pytest.mark.parametrize("out", ["scratch", "{root}/scratch"])
+def test_e2far_out_moves_what_is_written_and_not_the_shipped_weights(root, monkeypatch, out):
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("E2FAR_OUT", out.format(root=root))
     p = params.load("speed")
-    assert (p.data, p.reports) == (tmp_path / "scratch/data", tmp_path / "scratch/reports")
+    assert (p.data, p.reports) == (root / "scratch/data", root / "scratch/reports")
     assert p.weights == root / "data/weights"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("E2FAR_OUT", "relative")
-    assert params.load("speed").data == tmp_path / "relative/data"
 
 
 def test_choosing_a_profile_changes_one_line(root):
     params.choose("large")
     assert (root / "params.yaml").read_text() == FILE.replace("profile: small ", "profile: large ")
-    with pytest.raises(ValueError, match="no profile 'huge'"):
-        params.choose("huge")
     assert params.load("speed").n == 9

@@ -1,31 +1,36 @@
+import base64
 import importlib.metadata
+import io
 import json
 import subprocess
 
 import nbformat
 import numpy
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from e2far.pipeline import params, record
-
-
-def write(path, *cells):
-    nbformat.write(new_notebook(cells=list(cells)), path)
-    return path
 
 
 def ran(source, seconds, **more):
     return new_code_cell(source, metadata=dict(papermill=dict(duration=seconds)), **more)
 
 
+def record_of(folder, *cells):
+    """The bytes of an executed notebook and its timings, as `record.notebook` leaves them."""
+    path, timings = folder / "run.ipynb", folder / "new" / "run.csv"
+    nbformat.write(new_notebook(cells=list(cells)), path)
+    record.notebook(path, timings)
+    return path.read_bytes(), pd.read_csv(timings, keep_default_na=False)
+
+
 def test_the_seconds_of_every_code_cell_are_kept(tmp_path):
     first = new_markdown_cell("# Why?\nSo."), ran("first, line = 1, 2\nsecond = 3", 1.23456)
     second = new_markdown_cell("## And 2. how?"), new_markdown_cell("So."), ran("", 0.5)
-    notebook = write(tmp_path / "run.ipynb", *first, *second)
-    record.notebook(notebook, tmp_path / "new" / "run.csv")
-    found = pd.read_csv(tmp_path / "new" / "run.csv", keep_default_na=False)
+    _, found = record_of(tmp_path, *first, *second)
     assert found[["cell", "section", "first_line", "seconds"]].values.tolist() == [
         [1, "Why?", "first, line = 1, 2", 1.235],
         [4, "And 2. how?", "", 0.5],
@@ -34,36 +39,30 @@ def test_the_seconds_of_every_code_cell_are_kept(tmp_path):
 
 def test_a_notebook_that_papermill_did_not_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="run papermill"):
-        record.notebook(write(tmp_path / "source.ipynb", new_code_cell("1")), tmp_path / "run.csv")
-    assert not (tmp_path / "run.csv").exists()
+        record_of(tmp_path, new_code_cell("1"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_executed_notebook_keeps_no_random_names(tmp_path):
     """A progress bar is a widget with another name in each run; what stands beside it stays."""
 
-    def execute(path, name):
+    def executed(name):
         view = dict(model_id=name, version_major=2, version_minor=0)
         bar = {"text/plain": "0%", "application/vnd.jupyter.widget-view+json": view}
         outputs = [new_output("display_data", bar), new_output("stream", text="found")]
-        write(path, ran("1", 0.1, outputs=outputs, id="a"), new_markdown_cell("end", id="b"))
-        record.notebook(path, tmp_path / "run.csv")
-        return path.read_bytes()
+        return record_of(tmp_path, ran("1", 0.1, outputs=outputs, id="a"))[0]
 
-    first = execute(tmp_path / "first.ipynb", "5f0c")
-    assert first == execute(tmp_path / "again.ipynb", "99ab") and b"found" in first
+    assert executed("5f0c") == executed("99ab") and b"found" in executed("5f0c")
 
 
 def test_the_record_is_the_same_bytes_twice_and_says_what_decides_results(tmp_path):
-    for name in ("one.json", "new/two.json"):
-        record.environment(tmp_path / name)
-    one, two = (tmp_path / name for name in ("one.json", "new/two.json"))
-    found, versions = json.loads(one.read_text()), json.loads(one.read_text())["versions"]
+    one, two = tmp_path / "one.json", tmp_path / "new" / "two.json"
+    for path in (one, two):
+        record.environment(path)
+    found = json.loads(one.read_text())
     assert one.read_bytes() == two.read_bytes()
-    assert versions["torch"] == importlib.metadata.version("torch")
-    assert versions["numpy"] == numpy.__version__ and found["precision"] in (
-        "bf16-mixed",
-        "32-true",
-    )
+    assert found["versions"]["numpy"] == numpy.__version__
+    assert found["precision"] in ("bf16-mixed", "32-true")
     assert found["cores"] >= 1 and found["processor"] is not None
     assert found["profile"] in params.read()["profiles"] and found["seed"] == params.read()["seed"]
 
@@ -95,3 +94,20 @@ def test_packages_of_extras_that_are_not_installed_are_left_out(monkeypatch):
     needed = ["numpy>=2", "no-such-package; extra == 'none'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: needed)
     assert record.versions() == dict(numpy=numpy.__version__)
+
+
+def test_photographs_become_jpegs_and_drawings_stay():
+    def packed(picture):
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        data = {"image/png": base64.b64encode(file.getvalue()).decode()}
+        record.pack_picture(data)
+        return data
+
+    smooth = np.linspace(0, 200, 96 * 96 * 3).reshape(96, 96, 3)
+    noise = np.random.default_rng(0).uniform(0, 40, smooth.shape)
+    photo = (smooth + noise).astype(np.uint8)
+    (kind, content), *_ = packed(photo).items()
+    reopened = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+    assert kind == "image/jpeg" and abs(reopened.astype(float) - photo).mean() < 8
+    assert "image/png" in packed(np.full((96, 96, 3), 255, np.uint8))

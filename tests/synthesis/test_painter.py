@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from e2far.synthesis.painter import GUM, MARKS, TEETH, Painter, inside_colours
+from e2far.synthesis.painter import Painter
 from e2far.synthesis.people import draw_person
+from e2far.synthesis.surface import GUM, TEETH, head_tables, inside_colours
 from e2far.synthesis.wardrobe import Wardrobe
 
 
 @pytest.fixture(scope="module")
 def painter(head):
-    return Painter(*head, Wardrobe(*head))
+    return Painter(head_tables(*head), Wardrobe(*head))
 
 
 def looks(painter, *seeds, **change):
@@ -25,8 +26,7 @@ def looks(painter, *seeds, **change):
 
 
 def albedo(painter, *seeds, squeeze=None, **change):
-    n = len(painter.hairline)
-    squeeze = torch.zeros(len(seeds), n) if squeeze is None else squeeze
+    squeeze = torch.zeros(1, len(painter.hairline)) if squeeze is None else squeeze
     return painter.albedo(looks(painter, *seeds, **change), squeeze)
 
 
@@ -52,8 +52,8 @@ def light(painter, normals=(0.0, 0, 1), **change):
     return painter.light(scene(**change), normals, torch.ones(1, n, 3), torch.zeros(1, n))[0]
 
 
-def test_shapes_and_ranges_and_a_batch_is_its_pictures(painter, head):
-    n = len(head[0]) + sum(part.stop - part.start for part in painter.parts.values())
+def test_shapes_and_ranges_and_a_batch_is_its_pictures(painter):
+    n = len(painter.sky)
     together = albedo(painter, 0, 4, 5)
     assert [values.shape for values in together] == [(3, n, 3), (3, n), (3, n, 5)]
     assert all(values.isfinite().all() for values in together)
@@ -72,7 +72,7 @@ def test_shapes_and_ranges_and_a_batch_is_its_pictures(painter, head):
 def test_each_make_up_changes_its_own_place_alone(painter, name, mark):
     change = colour(painter, 3, **{name: 0.8}) - colour(painter, 3, **{name: 0.0})
     changed = change.abs().amax(-1) > 1e-4
-    place = painter.marks[:, MARKS.index(mark)]
+    place = painter.marks[:, painter.mark_names.index(mark)]
     assert changed.any() and not changed[place < 1e-4].any()
 
 

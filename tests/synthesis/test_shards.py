@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from interrupt import contents
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from e2far import data, facemodels, morphable
@@ -62,12 +63,6 @@ def digest(folder):
     return hashlib.sha256(b"".join(column.numpy().tobytes() for column in columns)).hexdigest()
 
 
-def files(folder):
-    """Bytes of each file of the split but for the face model's copy."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != shards.MODEL]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
 def numbers(paths):
     return [int(path.name[6:12]) for path in paths]
 
@@ -95,68 +90,43 @@ def test_shard_size_changes_no_picture_and_the_split_reads_as_written(tmp_path, 
     assert np.array_equal(found["image"][0].permute(1, 2, 0), alone["image"])
     assert all(np.array_equal(found[name][0], alone[name]) for name in data.LABELS)
     kept = facemodels.load_face_model(tmp_path / "a/train" / shards.MODEL)
-    assert shards.fingerprint(kept) == shards.fingerprint(facemodels.load_face_model(model))
+    assert shards.model_version(kept) == shards.model_version(facemodels.load_face_model(model))
 
 
-@pytest.mark.slow
-def test_local_processes_make_the_same_bytes(tmp_path, write):
-    write(tmp_path / "alone", people=5)
-    assert sorted(numbers(write(tmp_path / "two", people=5, n_jobs=2))) == [0, 1, 2]
-    assert files(tmp_path / "two") == files(tmp_path / "alone")
+@pytest.mark.parametrize("survive", [2, 0])
+def test_others_make_what_a_killed_process_leaves_unless_all_are_killed(
+    tmp_path, write, fake, monkeypatch, survive
+):
+    asked = []
 
+    def run(jobs):
+        """Makes `survive` shards and then raises what joblib does when a process is killed."""
+        jobs = list(jobs)
+        asked.append(numbers(path for _, (path, _), _ in jobs))
+        for function, arguments, _ in jobs[:survive]:
+            yield function(*arguments)
+        if len(jobs) > survive:
+            raise TerminatedWorkerError("killed")
 
-@pytest.fixture
-def killed_after(monkeypatch):
-    """Lets joblib make `count` shards and then raise what it does when a process is killed.
-
-    Returns a list that grows by the shards of each call.
-    """
-
-    def killed_after(count):
-        asked = []
-
-        def run(jobs):
-            jobs = list(jobs)
-            asked.append(numbers(path for _, (path, _), _ in jobs))
-            for function, arguments, _ in jobs[:count]:
-                yield function(*arguments)
-            if len(jobs) > count:
-                raise TerminatedWorkerError("killed")
-
-        monkeypatch.setattr(shards.joblib, "Parallel", lambda *_, **__: run)
-        return asked
-
-    return killed_after
-
-
-def test_what_a_killed_process_leaves_is_made_by_others(tmp_path, write, fake, killed_after):
-    asked = killed_after(2)
-    assert numbers(write(tmp_path)) == [0, 1, 2, 3, 4]
-    assert asked == [[0, 1, 2, 3, 4], [2, 3, 4], [4]]
-    assert len(data.Faces(tmp_path / "train")) == 24
-
-
-def test_processes_that_are_always_killed_end_in_an_error(tmp_path, write, fake, killed_after):
-    asked = killed_after(0)
-    with pytest.raises(RuntimeError, match="shard-000000.*lower n_jobs or shard_size"):
-        write(tmp_path)
-    assert 1 < len(asked) < 10 and not list(tmp_path.rglob("shard*"))
+    monkeypatch.setattr(shards.joblib, "Parallel", lambda *_, **__: run)
+    if survive:
+        assert numbers(write(tmp_path)) == [0, 1, 2, 3, 4]
+        assert asked == [[0, 1, 2, 3, 4], [2, 3, 4], [4]]
+        assert len(data.Faces(tmp_path / "train")) == 24
+    else:
+        with pytest.raises(RuntimeError, match="shard-000000.*lower shard_size or n_jobs"):
+            write(tmp_path)
+        assert 1 < len(asked) < 10 and not list(tmp_path.rglob("shard*"))
 
 
 @pytest.fixture
 def cluster():
-    """A function that starts a Dask cluster, closed when the test ends."""
+    """A function that starts a Dask cluster, closed when the test ends, and returns its address."""
     distributed = pytest.importorskip("dask.distributed")
-    started = []
-
-    def cluster(**settings):
-        quiet = dict(dashboard_address=None, silence_logs="CRITICAL", threads_per_worker=1)
-        started.append(distributed.LocalCluster(**quiet, **settings))
-        return started[-1]
-
-    yield cluster
-    for one in started:
-        one.close()
+    quiet = dict(dashboard_address=None, silence_logs="CRITICAL", threads_per_worker=1)
+    with ExitStack() as stack:
+        start = lambda **settings: distributed.LocalCluster(**quiet, **settings)
+        yield lambda **settings: stack.enter_context(start(**settings)).scheduler_address
 
 
 @pytest.mark.slow
@@ -166,20 +136,20 @@ def test_a_dask_cluster_makes_the_same_bytes_whatever_happens_to_its_workers(
     from dask.distributed import Client
 
     write(tmp_path / "alone", people=20)
-    address = cluster(n_workers=2, processes=True).scheduler_address
+    address = cluster(n_workers=2, processes=True)
     with Client(address) as client:
         worker = next(iter(client.run(os.getpid).values()))
     kill = after_the_first(lambda: os.kill(worker, signal.SIGKILL))
     made = write(tmp_path / "cluster", people=20, scheduler=address, progress=kill)
     assert sorted(numbers(made)) == list(range(12))
-    assert files(tmp_path / "cluster") == files(tmp_path / "alone")
+    assert contents(tmp_path / "cluster") == contents(tmp_path / "alone")
     assert write(tmp_path / "cluster", people=20, scheduler=address) == []
     with pytest.raises(RuntimeError, match=r"bad/train/000/shard-00000\d.*unexpected keyword"):
         write(tmp_path / "bad", scheduler=address, not_a_setting=1)  # the error of the task itself
 
 
 def test_on_a_cluster_few_tasks_wait_and_one_that_kills_its_workers_is_named(cluster, monkeypatch):
-    address, told = cluster(n_workers=1, processes=False).scheduler_address, []
+    address, told = cluster(n_workers=1, processes=False), []
 
     def job(number):
         told.append(number)
@@ -226,7 +196,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(tmp_path, write, f
     with pytest.raises(RuntimeError, match=message):
         write(tmp_path)
     assert not list(tmp_path.rglob("*.partial"))
-    assert all(shards.read_header(path) for path in tmp_path.rglob("train/*/*"))
+    assert all(data.read_header(path) for path in tmp_path.rglob("train/*/*"))
     with pytest.raises(FileNotFoundError, match="no finished data set"):
         data.Faces(tmp_path / "train")
     assert numbers(write(tmp_path)) == [2, 3, 4]
@@ -235,13 +205,11 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(tmp_path, write, f
 
 def test_a_rerun_makes_only_what_is_missing(tmp_path, write, fake):
     paths = write(tmp_path)
-    before, times = files(tmp_path), [path.stat().st_mtime_ns for path in paths]
+    before, times = contents(tmp_path), [path.stat().st_mtime_ns for path in paths]
     paths[1].write_bytes(paths[1].read_bytes()[:-1000])
     paths[2].unlink()
-    totals = []
-    progress = lambda jobs, total: totals.append(total) or jobs
-    assert write(tmp_path, progress=progress) == paths[1:3] and totals == [2]
-    assert files(tmp_path) == before
+    assert write(tmp_path) == paths[1:3]
+    assert contents(tmp_path) == before
     untouched = [path.stat().st_mtime_ns == then for path, then in zip(paths, times)]
     assert untouched == [True, False, False, True, True]
     assert write(tmp_path) == []
@@ -257,27 +225,25 @@ def test_a_run_clears_what_others_left_and_what_its_killed_workers_leave(tmp_pat
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"left by another run")
     write(tmp_path, progress=after_the_first(lambda: partial.write_bytes(b"half")))
-    assert files(tmp_path / "train") == files(tmp_path / "clean/train")
+    assert contents(tmp_path / "train") == contents(tmp_path / "clean/train")
 
 
 @pytest.mark.parametrize(
     "change",
     [dict(seed=1), dict(size=20), dict(tint=1), dict(pictures=2, people=12), dict(shard_size=6)]
-    + [dict(people=2)],
+    + [dict(people=2), dict(code="other"), dict(model="other.npz")],
 )
-def test_other_settings_write_anew(tmp_path, write, fake, change):
+def test_other_settings_code_or_face_model_write_anew(tmp_path, write, fake, monkeypatch, change):
     write(tmp_path)
+    if "code" in change:
+        monkeypatch.setattr(shards, "code_version", lambda: "other")
+        change = {}
+    if "model" in change:
+        change = dict(model=tmp_path / "other.npz")
+        morphable.toy_model(seed=1).save(change["model"])
     write(tmp_path, **change)
     write(tmp_path / "fresh", **change)
-    assert files(tmp_path / "train") == files(tmp_path / "fresh" / "train")
-
-
-def test_other_code_and_another_face_model_write_anew(tmp_path, write, fake, monkeypatch):
-    write(tmp_path)
-    morphable.toy_model(seed=1).save(tmp_path / "other.npz")
-    assert len(write(tmp_path, model=tmp_path / "other.npz")) == 5
-    monkeypatch.setattr(shards, "code_version", lambda: "other")
-    assert len(write(tmp_path, model=tmp_path / "other.npz")) == 5
+    assert contents(tmp_path / "train") == contents(tmp_path / "fresh" / "train")
 
 
 def test_the_code_version_covers_all_that_draws(monkeypatch):
@@ -300,15 +266,16 @@ def test_the_code_version_covers_all_that_draws(monkeypatch):
 
 def test_a_worker_refuses_another_folder_version_or_model(tmp_path, write, fake):
     path = write(tmp_path)[0]
-    version = shards.fingerprint(facemodels.load_face_model(path.parent.parent / shards.MODEL))
+    version = shards.model_version(facemodels.load_face_model(path.parent.parent / shards.MODEL))
     job = dict(model=version, code=shards.code_version(), size=SIZE, studio={})
     job |= dict(seed=0, split="train", pictures=3, first=0, count=2)
-    with pytest.raises(RuntimeError, match="shard-000000.*same on all machines"):
-        shards.make_shard(path, job | dict(code="0"))
-    with pytest.raises(RuntimeError, match="shard-000000.*one run at a time"):
-        shards.make_shard(path, job | dict(model="0"))
-    with pytest.raises(RuntimeError, match="folder that all workers share"):
-        shards.make_shard(tmp_path / "elsewhere/000" / path.name, job)
+    for where, change, message in (
+        (path, dict(code="0"), "same on all machines"),
+        (path, dict(model="0"), "one run at a time"),
+        (tmp_path / "elsewhere/000" / path.name, {}, "folder that all workers share"),
+    ):
+        with pytest.raises(RuntimeError, match=f"shard-000000.*{message}"):
+            shards.make_shard(where, job | change)
 
 
 def test_an_unknown_split_is_refused(tmp_path, write):

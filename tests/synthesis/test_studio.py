@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from e2far import camera, morphable, raster
-from e2far.synthesis.develop import box
+from e2far.synthesis.boxes import box
 from e2far.synthesis.figures import one_more_each
 from e2far.synthesis.studio import SPLITS, VARIATIONS, Studio
 
@@ -116,23 +116,12 @@ def test_the_face_is_where_its_landmarks_are(studio):
     for person in range(8):
         identity, looks = studio.draw_person(0, "train", person)
         bare = studio.dress(identity, looks | dict(shell=0.0, glasses=0.0))
-        recipe = draw_scene(studio, bare, seed=person)
-        wall = np.zeros_like(recipe["background"])
-        wall[0] = box(centre=SIZE / 2, half=99, start=(0, 1, 0), end=(0, 1, 0))
-        nothing = np.zeros_like(recipe["obstacles"])
-        row = studio.expose(recipe | dict(background=wall, obstacles=nothing, shot=PLAIN))
+        wall = box(centre=SIZE / 2, half=99, start=(0, 1, 0), end=(0, 1, 0))[None]
+        green = dict(background=wall, obstacles=wall[:0], shot=PLAIN)
+        row = studio.expose(draw_scene(studio, bare, seed=person) | green)
         green = row["image"][..., 1].astype(int) - row["image"][..., 0]
         x, y = row["landmarks"][17:].astype(int).T
         assert (green[y, x] < 25).all() and green[[0, 0, -1, -1], [0, -1, 0, -1]].max() > 60
-
-
-def test_yaw_shows_in_the_picture(studio):
-    """Turned to the subject's left, the nose tip lies right of the middle between the ears."""
-    identity, looks = studio.draw_person(0, "train", 1)
-    for yaw in (-35, 35):
-        scene = draw_scene(studio, studio.dress(identity * 0, looks), yaw)
-        x = studio.expose(scene)["landmarks"][:, 0]
-        assert np.sign(x[30] - x[[0, 16]].mean()) == np.sign(yaw)
 
 
 def test_people_of_all_splits_differ_and_are_standard_normal(studio):
@@ -152,39 +141,21 @@ def test_a_person_looks_new_in_every_picture_where_restyled(studio):
     assert looks["tone"] == np.float32(second["tone"])
 
 
-def test_expressions_are_drawn_for_each_picture(rows):
-    assert len({row["expression"].tobytes() for row in rows}) > 15
-
-
 def test_any_face_model_can_sit(toy):
     """Models without hair, eyes and names of units: still a picture with brows, and clothes."""
     parts = toy.mean, toy.identity_basis, toy.expression_basis, toy.triangles, toy.landmarks
-    for model in (toy, morphable.MorphableModel(*parts, name="bare")):
+    for model in (toy, morphable.MorphableModel(*parts)):
         row = Studio(model, SIZE).photograph(0, "train", 0, 0)
         assert row["expression"].shape == (4,) and row["image"].std() > 5
 
 
 def test_labels_depend_neither_on_looks_nor_on_antialiasing(face_model, rows):
     """Shape and expression stay whatever is left out, and the camera too for all but poses."""
-    settings = [dict(without=VARIATIONS[1:]), dict(without=["poses"]), dict(antialias=1)]
-    bare, front, plain = (
-        Studio(face_model, SIZE, **one).photograph(0, "train", 0, 0) for one in settings
-    )
+    take = lambda **settings: Studio(face_model, SIZE, **settings).photograph(0, "train", 0, 0)
+    bare, front, plain = take(without=VARIATIONS[1:]), take(without=["poses"]), take(antialias=1)
     assert same(bare, rows[0]) == same(plain, rows[0]) == {*SHAPES, "person"}
     assert same(front, rows[0]) == {"identity", "expression", "person"}
     assert abs(plain["image"].astype(float) - rows[0]["image"]).mean() < 10
-
-
-@pytest.mark.slow
-def test_each_variation_can_be_left_out_alone(face_model, rows):
-    for name in VARIATIONS[1:]:
-        row = Studio(face_model, SIZE, without=[name]).photograph(0, "train", 0, 0)
-        assert {*SHAPES} <= same(row, rows[0]), name
-
-
-def test_an_unknown_variation_is_refused(toy):
-    with pytest.raises(ValueError, match="hat"):
-        Studio(toy, SIZE, without=("hat",))
 
 
 def test_steps_end_with_the_photo(studio):
@@ -195,31 +166,19 @@ def test_steps_end_with_the_photo(studio):
     assert not any(np.array_equal(a, b) for a, b in zip(steps, steps[1:]))
 
 
-def test_a_recipe_gives_its_picture_again(studio):
-    recipe = draw_scene(studio, studio.person(0, "train", 2), yaw_deg=17)
-    one, two = studio.expose(recipe), studio.expose(recipe)
-    assert same(one, two) == set(one)
-
-
-@pytest.mark.parametrize(
-    "part, worn, bare",
-    [
-        ("hair", dict(shell=1.0), dict(shell=0.0)),
-        ("glasses", dict(glasses=1.0, lens_dark=1.0), dict(glasses=0.0)),
-    ],
-)
-def test_what_is_worn_is_seen_and_what_is_not_is_not(studio, part, worn, bare):
+@pytest.mark.parametrize("part, look", [("hair", "shell"), ("glasses", "glasses")])
+def test_what_is_worn_is_seen_and_what_is_not_is_not(studio, part, look):
     identity, looks = studio.draw_person(0, "train", 1)
     recipe = draw_scene(studio, studio.dress(identity, looks), seed=1)
     part, n = studio.wardrobe.parts[part], len(studio.template)
 
-    def share(change):
+    def share(worn):
         """Of the picture, what sees the part."""
-        person = studio.dress(identity, looks | change)
+        person = studio.dress(identity, looks | {"lens_dark": 1.0, look: worn})
         corner = seen_triangles(studio, recipe | dict(person=person))[:, 0] - n
         return ((corner >= part.start) & (corner < part.stop)).sum() / SIZE**2
 
-    assert share(worn) > 0.02 and share(bare) == 0
+    assert share(1.0) > 0.02 and share(0.0) == 0
 
 
 def test_teeth_and_tongue_stay_behind_closed_lips(studio, head):

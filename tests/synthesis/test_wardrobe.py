@@ -46,11 +46,9 @@ def test_styles_do_what_their_names_say(wardrobe, head):
     style = lambda **change: wardrobe.hair(**STYLE | change)[0]
     face, plain = head[0][head[1]], style()
     chin, eye = face[8], face[36]
-    lowest_in_front = lambda place: place[(place[:, 2] > 0) & (abs(place[:, 0]) < 25), 1].min(
-        initial=np.inf
-    )
-    assert lowest_in_front(style(fringe=40.0)) < lowest_in_front(plain) - 20
-    assert lowest_in_front(style(recede=25.0)) > lowest_in_front(plain) + 5
+    forehead = lambda place: place[(place[:, 2] > 0) & (abs(place[:, 0]) < 25), 1].min(initial=999)
+    assert forehead(style(fringe=40.0)) < forehead(plain) - 20
+    assert forehead(style(recede=25.0)) > forehead(plain) + 5
     long = style(side=150.0)
     assert long[:, 1].min() < chin[1] - 25 and plain[:, 1].min() > chin[1] - 20
     # Long hair leaves the window of the face open.

@@ -5,18 +5,22 @@ aflw        AFLW2000-3D and 300W-LP: photos with landmarks
 bu3dfe, florence, frgc, now, realy     photos with scans
 """
 
-from importlib import import_module
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from e2far.benchmark.datasets import aflw, bu3dfe, florence, frgc, now, realy
+from e2far.benchmark.datasets.records import Samples, read_picked_points
+
 READERS = {
-    "bu3dfe": ("bu3dfe", "read"),
-    "frgc": ("frgc", "read"),
-    "now": ("now", "read_validation"),
-    "now-test": ("now", "read_test"),
-    "aflw2000": ("aflw", "read_aflw2000"),
-    "300w-lp": ("aflw", "read_300w_lp"),
-    "realy": ("realy", "read"),
-    "florence": ("florence", "read"),
+    "bu3dfe": bu3dfe.read,
+    "frgc": frgc.read,
+    "now": now.read_validation,
+    "now-test": now.read_test,
+    "aflw2000": aflw.read_aflw2000,
+    "300w-lp": aflw.read_300w_lp,
+    "realy": realy.read,
+    "florence": florence.read,
 }
 
 
@@ -29,10 +33,12 @@ def open_dataset(name, folder, landmarks7=None):
     """
     if name not in READERS:
         raise ValueError(f"no data set is called {name!r}: give one of {', '.join(READERS)}")
-    module, function = READERS[name]
-    samples = getattr(import_module(f"{__name__}.{module}"), function)(Path(folder))
-    samples.landmarks7 = None if landmarks7 is None else Path(landmarks7)
-    if samples.landmarks7 is not None and not samples.landmarks7.is_dir():
-        file = f"{samples[0].scan_name or samples[0].name}.pp"
-        raise FileNotFoundError(f"{landmarks7}: no such folder of 7 picked points a scan ({file})")
-    return samples
+    items, folders = READERS[name](Path(folder)), [folder]
+    if landmarks7 is not None:
+        folders.insert(0, landmarks7)
+        paths = [Path(landmarks7, f"{item.scan_name or item.name}.pp") for item in items]
+        if not Path(landmarks7).is_dir():
+            raise FileNotFoundError(f"no folder of 7 picked points, as {paths[0]}")
+        picked = ({"scan_landmarks7": partial(read_picked_points, path)} for path in paths)
+        items = [replace(x, sources=x.sources | more) for x, more in zip(items, picked)]
+    return Samples(items, *folders)

@@ -18,6 +18,7 @@ from scipy.io import loadmat
 
 from e2far import camera
 from e2far.benchmark.datasets import records
+from e2far.files import reading
 
 WHERE = "from Xiangyu Zhu's page of 3DDFA (cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm)"
 AFLW2000 = f"AFLW2000-3D, a folder of image*.jpg and image*.mat, {WHERE}"
@@ -26,48 +27,41 @@ PARTS = ("AFW", "HELEN", "IBUG", "LFPW")
 
 
 def read_aflw2000(folder):
-    """A `Samples` of the 2,000 photos, nobody knows of whom: each is a person of its own."""
-    inner = [folder / n for n in ("AFLW2000", "AFLW2000-3D") if (folder / n).is_dir()]
-    folder = inner[0] if inner else folder
-    listed = set(records.names(folder))
-    keys = sorted(
-        n.removesuffix(".jpg") for n in listed if n.startswith("image") and n.endswith(".jpg")
-    )
-    missing = [f"{key}.mat" for key in keys if f"{key}.mat" not in listed]
-    records.require(folder, AFLW2000, missing, len(keys), "annotations of photos")
-    return records.Samples(folder, keys, partial(build, folder, "{}.mat", "pt3d_68", AFLW2000))
+    """Items of the 2,000 photos, nobody knows of whom: each is a person of its own."""
+    photos = records.find(folder, "image*.jpg", r"(.*)\.jpg")
+    return samples(folder, AFLW2000, photos, "{}.mat", "pt3d_68")
 
 
 def read_300w_lp(folder):
-    """A `Samples` of the photos; one and its copies, turned to other yaws, count as one person."""
-    folder = folder / "300W_LP" if (folder / "300W_LP").is_dir() else folder
-    keys, missing = [], []
+    """Items of the photos; one and its copies, turned to other yaws, count as one person."""
+    photos = []
     for part in PARTS:
-        listed = set(records.names(records.locate(folder, W300_LP, part)))
-        marks = set(records.names(records.locate(folder, W300_LP, f"landmarks/{part}")))
-        found = [n.removesuffix(".jpg") for n in sorted(listed) if n.endswith(".jpg")]
-        keys += [f"{part}/{n}" for n in found]
-        missing += [f"{part}/{n}.mat" for n in found if f"{n}.mat" not in listed]
-        missing += [f"landmarks/{part}/{n}_pts.mat" for n in found if f"{n}_pts.mat" not in marks]
-    records.require(folder, W300_LP, missing, len(keys), "annotations of photos")
-    marked = partial(build, folder, "landmarks/{}_pts.mat", "pts_3d", W300_LP)
-    return records.Samples(folder, keys, marked)
+        records.locate(folder, W300_LP, part)
+        records.locate(folder, W300_LP, f"landmarks/{part}")
+        photos += records.find(folder, f"{part}/*.jpg", r"(.*)\.jpg")
+    return samples(folder, W300_LP, photos, "landmarks/{}_pts.mat", "pts_3d")
 
 
-def build(folder, marks, array, what, key):
-    landmarks = partial(read_landmarks, folder / marks.format(key), array, what)
-    sources = {
-        "landmarks": landmarks,
-        "box": partial(box_around, landmarks),
-        "condition": partial(read_pose, folder / f"{key}.mat", what),
-    }
-    person = key.rpartition("_")[0] or key
-    return records.Item(key, person, folder / f"{key}.jpg", {}, sources)
+def samples(folder, what, photos, marks, array):
+    keys = [match[1] for match in photos]
+    files = dict.fromkeys(name.format(key) for name in ("{}.mat", marks) for key in keys)
+    records.require(folder, what, list(files), "annotations of photos")
+    items = []
+    for key in keys:
+        landmarks = partial(read_landmarks, folder / marks.format(key), array, what)
+        sources = {
+            "landmarks": landmarks,
+            "box": partial(box_around, landmarks),
+            "condition": partial(read_pose, folder / f"{key}.mat", what),
+        }
+        person = key.rpartition("_")[0] or key
+        items.append(records.Item(key, person, folder / f"{key}.jpg", {}, sources))
+    return items
 
 
 def read_landmarks(path, key, what):
     """Landmarks (68, 2) px of the array `key`, (68, 2) or (3, 68), of a .mat."""
-    with records.reading(path, what):
+    with reading(path, what):
         points = loadmat(path, variable_names=[key])[key]
         return records.as_points(points[:2].T if points.shape == (3, 68) else points, (68, 2), key)
 
@@ -79,7 +73,7 @@ def box_around(marks):
 
 def read_pose(path, what):
     """pitch_deg, yaw_deg, roll_deg of a .mat."""
-    with records.reading(path, what):
+    with reading(path, what):
         stored = loadmat(path, variable_names=["Pose_Para"])["Pose_Para"].ravel()[:3]
         pitch, yaw, roll = np.degrees(records.as_points(stored, (3,), "Pose_Para")).tolist()
         return dict(pitch_deg=pitch, yaw_deg=yaw, roll_deg=roll)

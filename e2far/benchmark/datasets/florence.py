@@ -8,44 +8,34 @@ The truth is the frontal1 scan, else frontal2, else None. `scan_landmarks7` is N
 Not verified from a source: the videos' suffixes, and that every person has a frontal scan.
 """
 
-import re
 from functools import partial
 
-from e2far.benchmark.datasets.records import Item, Samples, names, read_mesh, require
+from e2far.benchmark.datasets.records import Item, find, read_mesh, require
 
 WHAT = (
     "Florence 2D/3D, a folder of subject_01 ... subject_53 with Model and Video, requested from "
     "MICC, University of Florence (micc.unifi.it/resources/datasets/florence-3d-faces)"
 )
-SITUATIONS = ("Indoor-Cooperative", "PTZ-Indoor", "PTZ-Outdoor")
+SITUATION = "Indoor-Cooperative|PTZ-Indoor|PTZ-Outdoor"
 
 
 def read(folder):
-    """A `Samples` of the pictures taken out of the videos."""
-    people = [n for n in names(folder) if re.fullmatch(r"subject_\d+", n)]
-    require(folder, WHAT, [], len(people), "subject_01 ...")
-    scans, keys = {}, []
-    for person in people:
-        for place in ("Model/frontal2/obj", "Model/frontal1/obj"):
-            objs = [n for n in names(folder / person / place) if n.endswith(".obj")]
-            scans |= {person: folder / person / place / objs[0]} if objs else {}
-        for situation in SITUATIONS:
-            found = names(folder / person / "Video" / situation)
-            pictures = [n for n in found if n.lower().endswith((".jpg", ".jpeg", ".png", ".bmp"))]
-            keys += [(person, situation, n) for n in pictures]
-    require(folder, WHAT, [], len(scans), "frontal scan (subject_01/Model/frontal1/obj/*.obj)")
-    if not keys:
-        video = f"subject_01/Video/{SITUATIONS[0]}"
+    """Items of the pictures taken out of the videos."""
+    objs = find(folder, "subject_*/Model/frontal[12]/obj/*.obj", r"(subject_\d+)/.*")
+    scans = {match[1]: folder / match[0] for match in reversed(objs)}  # the first one of frontal1
+    require(folder, WHAT, [match[0] for match in objs], "scans subject_01/Model/frontal1/obj/*.obj")
+    name = rf"(subject_\d+)/Video/({SITUATION})/(.*)\.(?i:jpe?g|png|bmp)"
+    pictures = find(folder, "subject_*/Video/*/*", name)
+    if not pictures:
+        video = "subject_01/Video/Indoor-Cooperative"
         raise FileNotFoundError(
             f"{folder}: no pictures {video}/*.jpg; make that folder and "
             f"take them out of the videos: ffmpeg -i {video}.mjpg -r 1 {video}/%04d.jpg"
         )
-    return Samples(folder, keys, partial(build, folder, scans))
-
-
-def build(folder, scans, key):
-    person, situation, picture = key
-    sources = {"scan": partial(read_mesh, scans[person], WHAT)} if person in scans else {}
-    name = f"{person}/{situation}/{picture.rpartition('.')[0]}"
-    image = folder / person / "Video" / situation / picture
-    return Item(name, person, image, dict(situation=situation), sources, scan_name=person)
+    items = []
+    for match in pictures:
+        person, situation, picture = match.groups()
+        sources = {"scan": partial(read_mesh, scans[person], WHAT)} if person in scans else {}
+        name, facts = f"{person}/{situation}/{picture}", dict(situation=situation)
+        items.append(Item(name, person, folder / match[0], facts, sources, scan_name=person))
+    return items

@@ -16,40 +16,32 @@ from functools import partial
 
 import numpy as np
 
-from e2far.benchmark.datasets.records import Item, Samples, as_mesh, names, reading, require
+from e2far.benchmark.datasets.records import Item, as_mesh, find, require
+from e2far.files import reading
 
 WHAT = (
     "FRGC v2, the folder FRGC-2.0-dist with nd1/Fall2003range/*.abs.gz and *.ppm beside them, "
     "requested from the University of Notre Dame (CVRL, cvrl.nd.edu)"
 )
-NAME = re.compile(r"((\d+)d)(\d+)\.abs(\.gz)?")
+NAME = r"((.*)range/((\d+)d))(\d+)\.abs(\.gz)?"
 HEADER = re.compile(r"(\d+)\s+rows\s+(\d+)\s+columns\s+pixels \(flag X Y Z\):\s*")
 LONGEST = 2**26  # characters of a line, ten times the usual; a packed file could hold far more
 JUMP_MM = 5.0  # Choice: a longer edge spans a jump of range; points are some 0.5-1 mm apart
 
 
 def read(folder):
-    """A `Samples` of all range scans."""
-    root = folder / "nd1" if (folder / "nd1").is_dir() else folder
-    keys = []
-    for session in [n for n in names(root) if n.endswith("range")]:
-        listed = set(names(root / session))
-        for match in filter(None, map(NAME.fullmatch, sorted(listed))):
-            picture = f"{match[1]}{int(match[3]) + 1:0{len(match[3])}d}.ppm"
-            keys.append((session, match[0], picture if picture in listed else None))
-    require(folder, WHAT, [], len(keys), "range scans (*range/*.abs.gz)")
-    paired = sum(picture is not None for *_, picture in keys)
-    require(folder, WHAT, [], paired, "pictures of range scans (.ppm, their number one higher)")
-    return Samples(folder, keys, partial(build, root))
-
-
-def build(root, key):
-    session, scan, picture = key
-    person = NAME.fullmatch(scan)[2]  # ty: ignore[not-subscriptable]
-    image = root / session / picture if picture else None
-    facts = dict(session=session.removesuffix("range"))
-    sources = {"scan": partial(read_abs, root / session / scan)}
-    return Item(f"{session}/{scan.split('.')[0]}", person, image, facts, sources)
+    """Items of all range scans."""
+    root = folder / "nd1"
+    listed, items = {match[0] for match in find(root, "*range/*.ppm")}, []
+    for match in find(root, "*range/*.abs*", NAME):
+        start, session, _, person, number, _ = match.groups()
+        picture = f"{start}{int(number) + 1:0{len(number)}d}.ppm"
+        image = root / picture if picture in listed else None
+        sources = {"scan": partial(read_abs, root / match[0])}
+        items.append(Item(f"{start}{number}", person, image, dict(session=session), sources))
+    pictures = [str(item.image.relative_to(root)) for item in items if item.image]
+    require(root, WHAT, pictures, "range scans (*range/*.abs.gz) with a .ppm one number higher")
+    return items
 
 
 def read_abs(path):

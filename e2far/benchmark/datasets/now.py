@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from e2far.benchmark.datasets import records
-from e2far.files import Unpickler, replacing
+from e2far.files import Unpickler, reading, replacing
 
 WHAT = (
     "the NoW dataset, with final_release_version, imagepathsvalidation.txt, scans and "
@@ -28,64 +28,51 @@ BOX_SIDE = 1.6  # Choice: our square's side over the owner's box's mean one, as 
 
 
 def read_validation(folder):
-    """A `Samples` of the pictures of 20 people, with their scans."""
-    keys, photos = read_list(folder, "imagepathsvalidation.txt")
-    people = sorted({Path(key).parts[0] for key in keys})
+    """Items of the pictures of 20 people, with their scans."""
+    items = read_pictures(folder, "imagepathsvalidation.txt")
+    people = sorted({item.person for item in items})
     meshes = find_files(folder, people, "scans", ".obj")
     marks = find_files(folder, people, "scans_lmks_onlypp", ".pp")
-    scans = {person: (meshes[person], marks[person]) for person in people}
-    return records.Samples(folder, keys, partial(build, photos, scans))
+    for item in items:
+        item.sources["scan"] = partial(records.read_mesh, meshes[item.person], WHAT)
+        item.sources["scan_landmarks7"] = partial(records.read_picked_points, marks[item.person])
+    return items
 
 
 def read_test(folder):
-    """A `Samples` of the other 80 people, whose scans only the owner has: `judge.submit`."""
-    keys, photos = read_list(folder, "imagepathstest.txt")
-    return records.Samples(folder, keys, partial(build, photos, {}))
+    """Items of the other 80 people, whose scans only the owner has: `judge.submit`."""
+    return read_pictures(folder, "imagepathstest.txt")
 
 
-def read_list(folder, listing):
-    """PERSON/CHALLENGE/IMG.jpg of all pictures, and the folder they are in."""
+def read_pictures(folder, listing):
+    """Items of all pictures in a list of PERSON/CHALLENGE/IMG.jpg, without their scans."""
     listing = records.locate(folder, WHAT, listing, f"final_release_version/{listing}")
     places = "final_release_version/iphone_pictures", "iphone_pictures"
-    photos = records.locate(folder, WHAT, *places)
+    photos, items = records.locate(folder, WHAT, *places), []
     keys = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
-    for key in keys:
-        if len(Path(key).parts) != 3 or ".." in key or Path(key).is_absolute():
-            raise ValueError(f"{listing}: {key!r} is not PERSON/CHALLENGE/IMG.jpg; see {WHAT}")
-    places = {str(Path(key).parent) for key in keys}
-    there = {f"{place}/{name}" for place in places for name in records.names(photos / place)}
-    missing = [key for key in keys if key not in there]
-    records.require(photos, WHAT, missing, len(keys), "pictures")
-    return keys, photos
+    for key in map(Path, keys):
+        if len(key.parts) != 3 or ".." in key.parts or key.is_absolute():
+            raise ValueError(f"{listing}: {str(key)!r} is not PERSON/CHALLENGE/IMG.jpg; see {WHAT}")
+        person, challenge, _ = key.parts
+        name, facts = str(key.with_suffix("")), dict(challenge=challenge)
+        box = {"box": partial(read_box, photos.parent / "detected_face" / f"{name}.npy")}
+        items.append(records.Item(name, person, photos / key, facts, box, scan_name=person))
+    records.require(photos, WHAT, keys, "pictures")
+    return items
 
 
 def find_files(folder, people, place, suffix):
-    """Person -> their file of this suffix in the folder `place`."""
+    """Person -> their first file of this suffix in the folder `place`."""
     root = records.locate(folder, WHAT, place, f"final_release_version/{place}")
-    found = {
-        person: [name for name in records.names(root / person) if name.endswith(suffix)]
-        for person in people
-    }
-    missing = [f"{person}/*{suffix}" for person in people if not found[person]]
-    records.require(root, WHAT, missing, len(people), f"people's {suffix} files")
-    return {person: root / person / found[person][0] for person in people}
-
-
-def build(photos, scans, key):
-    person, challenge, _ = Path(key).parts
-    name = str(Path(key).with_suffix(""))
-    sources = {"box": partial(read_box, photos.parent / "detected_face" / f"{name}.npy")}
-    if person in scans:
-        mesh, marks = scans[person]
-        sources["scan"] = partial(records.read_mesh, mesh, WHAT)
-        sources["scan_landmarks7"] = partial(records.read_picked_points, marks)
-    facts = dict(challenge=challenge)
-    return records.Item(name, person, photos / key, facts, sources, scan_name=person)
+    there = {m[1]: m[0] for m in reversed(records.find(root, f"*/*{suffix}", r"([^/]*)/.*"))}
+    found = {person: there.get(person, f"{person}/*{suffix}") for person in people}
+    records.require(root, WHAT, list(found.values()), f"people's {suffix} files")
+    return {person: root / name for person, name in found.items()}
 
 
 def read_box(path):
     """A square (x0, y0, x1, y1) px about the owner's box; no code of the pickled .npy runs."""
-    with records.reading(path, WHAT), open(path, "rb") as file:
+    with reading(path, WHAT), open(path, "rb") as file:
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)
         stored = Unpickler(file, encoding="latin1").load().item()

@@ -9,13 +9,14 @@ Pictures are named by person (`7.jpg`, or `7_2.jpg` for a view of several); of t
 `crop_image_frontal_512x512` could be verified, so those called `crop_image*` are taken.
 """
 
-import re
 from functools import partial
 
 import numpy as np
 
 from e2far.benchmark.datasets import records
 from e2far.benchmark.metrics import NOW_LANDMARKS
+from e2far.benchmark.protocols import REALY_KEYPOINTS
+from e2far.files import reading
 
 WHAT = (
     "the REALY benchmark, a folder with REALY_image, REALY_scan_region, REALY_HIFI3D_keypoints and "
@@ -26,50 +27,38 @@ SCALE = (
     "metrical_scale.txt with 100 numbers, from data/ of the benchmark's code "
     "(github.com/czh-98/REALY), beside REALY_image"
 )
-REGIONS = ("nose", "mouth", "forehead", "cheek")
+REGIONS = ("nose", "mouth", "forehead", "cheek")  # files, in the order of REALY_KEYPOINTS
 
 
 def read(folder):
-    """A `Samples` of the cropped pictures, frontal and others."""
-    folder = folder / "REALY_benchmark" if (folder / "REALY_benchmark").is_dir() else folder
-    images = records.locate(folder, WHAT, "REALY_image")
-    regions = records.locate(folder, WHAT, "REALY_scan_region")
-    marked = set(records.names(records.locate(folder, WHAT, "REALY_HIFI3D_keypoints")))
-    records.locate(folder, SCALE, "metrical_scale.txt")
-    keys = []
-    for part in [n for n in records.names(images) if n.startswith("crop_image")]:
-        for name in records.names(images / part):
-            if match := re.fullmatch(r"(\d+)(_\d+)?\.(jpg|png)", name):
-                keys.append((part, int(match[1]), name))
-    people, missing = sorted({person for _, person, _ in keys}), []
-    for person in people:
-        listed = set(records.names(regions / str(person)))
-        objs = [f"{region}.obj" for region in REGIONS]
-        missing += [f"REALY_scan_region/{person}/{n}" for n in objs if n not in listed]
-        if f"{person}.obj" not in marked:
-            missing.append(f"REALY_HIFI3D_keypoints/{person}.obj")
+    """Items of the cropped pictures, frontal and others."""
+    name = r"(crop_image.*)/((\d+)(_\d+)?)\.(jpg|png)"
+    pictures = records.find(folder / "REALY_image", "crop_image*/*", name)
+    pictures.sort(key=lambda match: (match[1], int(match[3]), match[0]))
+    people = sorted({int(match[3]) for match in pictures})
+    needed = [f"REALY_scan_region/{n}/{region}.obj" for n in people for region in REGIONS]
+    needed += [f"REALY_HIFI3D_keypoints/{n}.obj" for n in people]
     kind = "regions and keypoints of people with pictures (REALY_image/crop_image*/1.jpg ...)"
-    records.require(folder, WHAT, missing, 5 * len(people), kind)
-    return records.Samples(folder, sorted(keys), partial(build, folder))
-
-
-def build(folder, key):
-    part, person, picture = key
-    sources = {
-        "scan": partial(read_scan, folder, person),
-        "scan_regions": partial(read_regions, folder, person),
-        "scan_points": partial(read_keypoints, folder, person),
-        "scan_landmarks7": partial(read_keypoints, folder, person, list(NOW_LANDMARKS)),
-    }
-    facts = dict(pictures=part.removeprefix("crop_image_"))
-    image = folder / "REALY_image" / part / picture
-    return records.Item(f"{part}/{image.stem}", str(person), image, facts, sources)
+    records.require(folder, WHAT, needed, kind)
+    records.locate(folder, SCALE, "metrical_scale.txt")
+    items = []
+    for match in pictures:
+        person, image = int(match[3]), folder / "REALY_image" / match[0]
+        sources = {
+            "scan": partial(read_scan, folder, person),
+            "scan_regions": partial(read_regions, folder, person),
+            "scan_points": partial(read_keypoints, folder, person),
+            "scan_landmarks7": partial(read_keypoints, folder, person, list(NOW_LANDMARKS)),
+        }
+        facts = dict(pictures=match[1].removeprefix("crop_image_"))
+        items.append(records.Item(f"{match[1]}/{match[2]}", str(person), image, facts, sources))
+    return items
 
 
 def mm(folder, person):
     """Millimetres a unit of the person's scan."""
     path = folder / "metrical_scale.txt"
-    with records.reading(path, SCALE):
+    with reading(path, SCALE):
         return records.as_points(np.loadtxt(path, ndmin=1), (None,), "the scales")[person - 1]
 
 
@@ -90,14 +79,14 @@ def read_scan(folder, person):
 def read_regions(folder, person):
     """Region -> its vertices in `read_scan`, as protocols.realy_error takes them."""
     *_, starts = read_parts(folder, person)
-    return {region: np.arange(*ends) for region, *ends in zip(REGIONS, starts, starts[1:])}
+    return {region: np.arange(*ends) for region, *ends in zip(REALY_KEYPOINTS, starts, starts[1:])}
 
 
 def read_keypoints(folder, person, rows=slice(None)):
     """The 85 points, mm: "v" lines, which trimesh would drop where no face uses them."""
     path = folder / "REALY_HIFI3D_keypoints" / f"{person}.obj"
     scale = mm(folder, person)
-    with records.reading(path, WHAT):
+    with reading(path, WHAT):
         lines = path.read_text().splitlines()
         points = [line.split()[1:4] for line in lines if line.startswith("v ")]
         return scale * records.as_points(points, (85, 3), "the points")[rows]

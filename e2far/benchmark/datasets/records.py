@@ -1,16 +1,13 @@
 """The record that every data set is read into, and what its readers share."""
 
-import os
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from e2far import files
+from e2far.files import reading
 
 
 def source(name, doc):
@@ -45,55 +42,39 @@ class Item:
         return self.facts | (self.read("condition") or {})
 
 
-class Samples(Dataset):
-    """The items of a data set, each made of its small key by `build(key)` when asked for."""
+class Samples(list):
+    """The `Item`s of a data set, and the names of the folders that they were read from."""
 
-    def __init__(self, folder, keys, build):
-        self.folder, self.keys, self.build = Path(folder), list(keys), build
-        self.landmarks7 = None  # or a folder of picked points
-
-    def __len__(self):
-        return len(self.keys)
-
-    def __getitem__(self, index):
-        item = self.build(self.keys[index])
-        if self.landmarks7 is None:
-            return item
-        path = self.landmarks7 / f"{item.scan_name or item.name}.pp"
-        picked = {"scan_landmarks7": partial(read_picked_points, path)}
-        return replace(item, sources=item.sources | picked)
+    def __init__(self, items, *folders):
+        super().__init__(items)
+        self.folders = [str(folder) for folder in folders]
 
 
 def locate(folder, what, *candidates):
     """The first of the paths `candidates` that exists in `folder`, else FileNotFoundError."""
     for name in candidates:
-        if (Path(folder) / name).exists():
-            return Path(folder) / name
-    lack = f"{candidates[0]} is missing" if Path(folder).is_dir() else "no such folder"
+        if (folder / name).exists():
+            return folder / name
+    lack = f"{candidates[0]} is missing" if folder.is_dir() else "no such folder"
     raise FileNotFoundError(f"{folder}: {lack}; it should be {what}")
 
 
-def names(folder):
-    """Names of what lies in `folder`, sorted; none if there is no such folder."""
-    return sorted(os.listdir(folder)) if Path(folder).is_dir() else []
+def find(folder, wildcards, name=".*"):
+    """Sorted paths in `folder`, as matches of the regular expression `name` with all of them."""
+    found = (path.relative_to(folder).as_posix() for path in sorted(folder.glob(wildcards)))
+    return list(filter(None, (re.fullmatch(name, path) for path in found)))
 
 
-def require(folder, what, missing, total, kind):
-    """FileNotFoundError if any of the `total` files of a `kind` is `missing`, or total is 0."""
+def require(folder, what, paths, kind):
+    """FileNotFoundError if one of the `paths` of a `kind` is not in `folder`, or there is none."""
+    parents = {Path(path).parent for path in paths}  # each is listed once
+    there = {str(parent / file.name) for parent in parents for file in (folder / parent).glob("*")}
+    missing = [path for path in paths if path not in there]
     lack = f"it holds no {kind}"
     if missing:
-        lack = f"{len(missing)} of {total} {kind} are missing, first {missing[0]}"
-    if missing or not total:
+        lack = f"{len(missing)} of {len(paths)} {kind} are missing, first {missing[0]}"
+    if missing or not paths:
         raise FileNotFoundError(f"{folder}: {lack}; it should be {what}")
-
-
-@contextmanager
-def reading(path, what):
-    """`files.reading`, which turns any error in a bad file into a ValueError of one line."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing: it should be {what}")
-    with files.reading(path, what):
-        yield
 
 
 def as_points(values, shape, name):

@@ -83,7 +83,8 @@ def train_networks(p):
             test="validation",
         )
     run = partial(jobs.run_many, n_jobs=p.n_jobs, resume=True)
-    return run(recognisers, function=trainings.pretrain_job) | run(regressors)
+    named = run(recognisers, function=trainings.pretrain_job)
+    return named | run(regressors, function=trainings.train_job)
 
 
 def network_folder(p, kind, seed):

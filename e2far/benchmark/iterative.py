@@ -38,6 +38,7 @@ class RegionMesh:
         return self.mean + offset.unflatten(-1, self.mean.shape)
 
     @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)
     def render(self, estimate, size):
         """What the camera of `estimate` sees, (B, 6, size, size) float32 on the CPU: CHANNELS.
 

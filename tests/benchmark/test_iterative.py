@@ -73,6 +73,14 @@ def test_a_rendering_shows_normals_and_places_under_the_estimates_camera(model):
         assert_close(seen, torch.stack((x, y), 1) + 0.5, atol=0.02, rtol=0)
 
 
+def test_training_in_half_precision_changes_no_rendering(model):
+    start = landmark_fit.frontal_mean(2, model.n_identity, model.n_expression, torch.zeros(1))
+    mesh = iterative.RegionMesh(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = mesh.render(start, 48)
+    assert torch.equal(half, mesh.render(start, 48))
+
+
 def test_only_the_region_is_rendered(face_model):
     surface, triangles = iterative.RegionMesh(face_model), face_model.region_triangles
     assert surface.triangles.max() + 1 == len(surface.mean) <= len(face_model.region)

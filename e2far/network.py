@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from e2far.trunks import LAYERS, Timm, convolution, map_sizes, open_trunk, scaled
+from e2far.trunks import Timm, convolution, map_sizes, open_trunk, scaled
 
 # Pose vector of a face that looks ahead from the middle of its crop
 FRONTAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.53, 0.0, -0.1)
@@ -71,7 +71,7 @@ def damp(head, bias=None):
 
 
 class Fusion(nn.Module):
-    """The fusion-CNN: features of several layers brought to pool5's grid, concatenated and mixed.
+    """The fusion-CNN: features of several layers on the last one's grid, concatenated and mixed.
 
     Every layer but the last passes a 5x5 convolution (conv6), the last a 1x1 convolution (conv7);
     a 1x1 convolution (conv8) mixes them. A single layer passes conv6 alone.
@@ -83,15 +83,15 @@ class Fusion(nn.Module):
         super().__init__()
         self.layers, n_out = layers, scaled(512, width)
         self.branches, conv = nn.ModuleList(), partial(convolution, batch_norm=batch_norm)
-        several = len(layers) > 1
+        several, (*_, pool4, pool5) = len(layers) > 1, maps.values()
         for place, layer in enumerate(layers, 1):
-            level, n_in = int(layer.removeprefix("pool")), maps[layer][0]
+            level, n_in = int(layer[-1]), maps[layer][0]
             if several and place == len(layers):  # MaxPool2d(1) changes nothing
                 branch = [nn.MaxPool2d(2 ** (5 - level)), conv(n_in, n_out, 1)]
             elif level == 5:
                 branch = [conv(n_in, n_out, 5, padding=2)]
             else:
-                padding = conv6_padding(maps["pool4"][1], maps["pool5"][1])
+                padding = conv6_padding(pool4[1], pool5[1])
                 branch = [nn.MaxPool2d(2 ** (4 - level)), conv(n_in, n_out, 5, 2, padding)]
             self.branches.append(nn.Sequential(*branch))
         self.conv8 = conv(len(layers) * n_out, n_out, 1) if several else nn.Identity()
@@ -139,7 +139,7 @@ class E2FAR(nn.Module):
         self.fused = fused = None if fused is None else tuple(fused)
         self.trunk = open_trunk(trunk, width, batch_norm in (True, "convolutions"))
         known = self.trunk.channels.keys()
-        if fused is not None and not (0 < len(fused) <= len(LAYERS) and known >= set(fused)):
+        if fused is not None and not (0 < len(fused) <= len(known) and known >= set(fused)):
             raise ValueError(f"fused={fused}: name one or more of {', '.join(known)}, or None")
         check_image_size(image_size)
         self.config = dict(n_identity=n_identity, n_expression=n_expression, image_size=image_size)
@@ -147,7 +147,8 @@ class E2FAR(nn.Module):
         self.n_identity, self.n_expression = n_identity, n_expression
         self.image_size, self.metadata = image_size, {}
         maps, hidden = map_sizes(self.trunk, image_size), (scaled(4096, width), scaled(1024, width))
-        channels, side = maps["pool5"]
+        self.top = [*maps][-1]  # pool5
+        channels, side = maps[self.top]
         pool5, conv8 = channels * side**2, scaled(512, width) * side**2
         normed = dict(batch_norm=batch_norm in (True, "heads"))
         n_first = n_identity if fused else n_identity + n_expression
@@ -156,7 +157,7 @@ class E2FAR(nn.Module):
         self.fusion = self.expression_head = None
         if fused:
             n_in = pool5
-            if fused != ("pool5",):
+            if fused != (self.top,):
                 self.fusion, n_in = Fusion(fused, maps, width, bool(batch_norm)), conv8
             self.expression_head = fully_connected(n_in, *hidden, n_expression, **normed)
         initialise(self)
@@ -172,7 +173,7 @@ class E2FAR(nn.Module):
 
     def heads(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What `forward` returns, from a dict of pool5 and the fused layers, stored ones too."""
-        pool5 = features["pool5"]
+        pool5 = features[self.top]
         identity, pose = self.identity_head(pool5), self.pose_head(pool5)
         if self.expression_head is None:
             identity, expression = identity.split((self.n_identity, self.n_expression), 1)
@@ -188,9 +189,9 @@ class E2FAR(nn.Module):
         found = self.features(image)
         if self.fusion is not None:
             found["fusion"] = self.fusion(found)
-        found |= hidden_layers(self.identity_head, found["pool5"], "identity fc")
+        found |= hidden_layers(self.identity_head, found[self.top], "identity fc")
         if self.expression_head is not None:
-            fused = found.get("fusion", found["pool5"])
+            fused = found.get("fusion", found[self.top])
             found |= hidden_layers(self.expression_head, fused, "expression fc")
         return found
 

@@ -7,6 +7,7 @@ and figures work on any of them. `open_trunk` makes one by name:
     vgg16         the paper's: 13 convolutions in five blocks, each ending in a max-pool
     residual      pairs of 3x3 convolutions with a shortcut (He et al. 2016), behind a stride-2 stem
     depthwise     inverted residuals (Sandler et al. 2018), behind the same stem
+    dlib          dlib's face recogniser, see `recogniser`; its maps are called stage1 ... stage5
     timm/NAME     any network of the PyPI package timm that gives its features, e.g. timm/resnet18
 
 `width` is the share of the full network's channels; timm's networks have the width they have.
@@ -17,6 +18,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from e2far.recogniser import Recogniser
 
 LAYERS = ("pool1", "pool2", "pool3", "pool4", "pool5")
 # Channels and convolutions of VGG-16's blocks
@@ -186,8 +189,10 @@ def open_trunk(name="vgg16", width=1.0, batch_norm=False):
         return Timm(name.removeprefix("timm/"))
     if name == "vgg16":
         return Trunk(width, batch_norm)
+    if name == "dlib":
+        return Recogniser()
     if name not in STAGED:
-        raise ValueError(f"trunk {name!r}: choose vgg16, residual, depthwise or timm/NAME")
+        raise ValueError(f"trunk {name!r}: choose vgg16, residual, depthwise, dlib or timm/NAME")
     if not batch_norm:
         raise ValueError(f"trunk {name} does not train without BatchNorm: give batch_norm true")
     return Staged(*STAGED[name], width)
@@ -195,7 +200,7 @@ def open_trunk(name="vgg16", width=1.0, batch_norm=False):
 
 def map_sizes(trunk, image_size):
     """Name -> (channels, side) of the maps that `trunk` makes of pictures of `image_size` px."""
-    if not isinstance(trunk, Timm):
+    if not isinstance(trunk, (Recogniser, Timm)):
         channels = enumerate(trunk.channels.items(), 1)
         return {layer: (n, image_size // 2**level) for level, (layer, n) in channels}
     with torch.no_grad():

@@ -52,9 +52,11 @@ def begin(start, net):
 
 
 def fill_trunk(net, trunk):
-    """Fill the trunk of `net` from a file of `save_trunk`, of VGG-16 (`vggface`), or of timm."""
+    """Fill the trunk of `net` from a file of `save_trunk`, of VGG-16 (`vggface`), of dlib or of timm."""
     if net.config["trunk"].startswith("timm/"):
         net.trunk = Timm(net.config["trunk"].removeprefix("timm/"), trunk)
+    elif Path(trunk).suffix == ".dat":
+        net.trunk.load(trunk)
     elif Path(trunk).suffix.lower() in (".mat", ".pth", ".pt"):
         vggface.load(net, trunk)
     else:

@@ -1,8 +1,9 @@
 """The small package that notebook 3 plays with, so that it runs right after `make setup`.
 
 data/explore/ holds a few hundred faces with their numbers, four people with four expressions each,
-small networks, and decoders: what a linear reader makes of each layer, fitted on thousands of other
-faces. dlib's recogniser comes from its own package; its untrained twin is made again from its seed.
+and decoders: what a linear reader makes of each layer, fitted on thousands of other faces. The
+recogniser comes from its own package, its untrained twin is made again from its seed, the
+end-to-end network is the shipped one.
 """
 
 from pathlib import Path
@@ -12,13 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from e2far import losses
+from e2far import SHIPPED, losses
 from e2far.analysis import counterfactuals, probes
-from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, Subject, calibrate
-from e2far.network import E2FAR, Recognizer
+from e2far.analysis.subjects import END_TO_END, RECOGNISER, TWIN, Subject, calibrate
 from e2far.recogniser import Recogniser, weights_file
 from e2far.synthesis.studio import Studio
-from e2far.weights import load_network, save_network
+from e2far.weights import load_network
 
 POSES = dict(yaw_deg=25.0, pitch_deg=10.0, roll_deg=10.0, without=("obstacles",))
 # Unit names without their side -> strength
@@ -32,11 +32,11 @@ SHEET = 16  # faces in a row of the pictures' file
 SEED = 0  # of the untrained twin
 
 
-def write(folder, model, networks, sample, *, people, pictures, rank, components, seed, n_jobs=1):
+def write(folder, model, sample, *, people, pictures, rank, components, seed, n_jobs=1):
     """Write the package to `folder`.
 
-    networks: name -> E2FAR or Recognizer, of END_TO_END and PEOPLE    sample: faces for the
-    decoders, of `counterfactuals.draw_sample`    people, pictures: how many faces are shown
+    sample: faces for the decoders, of `counterfactuals.draw_sample`
+    people, pictures: how many faces are shown
     rank: numbers that a decoder passes on, for identity and expression each
     """
     folder = Path(folder)
@@ -46,8 +46,6 @@ def write(folder, model, networks, sample, *, people, pictures, rank, components
     )
     for name, rows in dict(faces=faces, expressions=_pose_expressions(model, size, seed)).items():
         _write_faces(folder / name, rows)
-    for name, network in networks.items():
-        save_network(network, folder / f"{name.replace(' ', '_')}.safetensors", half=True)
     decoders = {}
     for name, subject in open_subjects(folder).items():
         for layer, x in subject.features(sample).items():
@@ -108,11 +106,8 @@ def open_subjects(folder):
     twin = Subject(TWIN, Recogniser(), aligned=True)
     torch.manual_seed(SEED)
     calibrate(twin.network, twin.look(faces)[:128] / 255)
-    own = {
-        name: Subject(name, load_network(folder / f"{name.replace(' ', '_')}.safetensors", kind))
-        for name, kind in {END_TO_END: E2FAR, PEOPLE: Recognizer}.items()
-    }
-    return {RECOGNISER: recogniser, TWIN: twin} | own
+    end_to_end = Subject(END_TO_END, load_network(SHIPPED / "default.safetensors"))
+    return {RECOGNISER: recogniser, TWIN: twin, END_TO_END: end_to_end}
 
 
 # ---- decoders ------------------------------------------------------------------------------------

@@ -43,48 +43,36 @@ def main(profile=None, folder=None):
         name = "300w-lp" if any(folder.glob("**/landmarks")) else "aflw2000"
         found = photos.read_sample(datasets.open_dataset(name, folder), SIZE)
         save_file(found, place(p, "real photos"))
-    kinds = {RECOGNISER: [0], TWIN: p.seeds, PEOPLE: p.seeds, END_TO_END: p.seeds}
-    kinds |= {UNTRAINED: p.seeds}
+    kinds = {RECOGNISER: [0], TWIN: p.seeds, PEOPLE: p.seeds, END_TO_END: [0], UNTRAINED: p.seeds}
     subjects = [(kind, seed) for kind, seeds in kinds.items() for seed in seeds]
     views = ["looking ahead", "all poses", "people"] + ["real photos"] * bool(folder)
     tasks = (joblib.delayed(study)(p, views, *subject) for subject in subjects)
     found = joblib.Parallel(p.n_jobs)(tasks)
     write_tables(p, found, reached)
-    networks = {kind: open_subject(p, kind, p.seeds[0]).network for kind in (PEOPLE, END_TO_END)}
     sample = load_file(place(p, "looking ahead"))
     options = p.pack | dict(components=p.components, seed=p.seed, n_jobs=p.n_jobs)
-    exploring.write(p.data / "explore", model, networks, sample, **options)
+    exploring.write(p.data / "explore", model, sample, **options)
 
 
 # ---- networks ------------------------------------------------------------------------------------
 
 
 def train_networks(p):
-    """Train the small networks, some seeds of each kind; finished ones are kept."""
+    """Train the recognisers of synthetic people, one a seed; finished ones are kept."""
     faces = data.Faces(p.data / "faces" / "train")
     settings = params.settings(params.load("training", p.profile), faces)
     shared = ("batch_size", "optimizer", "weight_decay", "clip", "precision", "augment")
-    shared = {key: settings.recognition[key] for key in shared}
-    loss = {key: settings.training[key] for key in ("expression_weight", "pose_weight", "ema")}
-    plain = {key: settings.network[key] for key in ("image_size", "width", "batch_norm")}
-    recognisers, regressors = {}, {}
-    for seed in p.seeds:
-        common = dict(faces=p.data / "faces", seed=seed)
-        recognisers[f"{PEOPLE} {seed}"] = common | dict(
+    recognisers = {
+        f"{PEOPLE} {seed}": dict(
+            faces=p.data / "faces",
             folder=network_folder(p, PEOPLE, seed),
-            network=plain,
-            training=shared | p.recogniser,
+            network={key: settings.network[key] for key in ("image_size", "width", "batch_norm")},
+            training={key: settings.recognition[key] for key in shared} | p.recogniser,
+            seed=seed,
         )
-        regressors[f"{END_TO_END} {seed}"] = common | dict(
-            folder=network_folder(p, END_TO_END, seed),
-            model=p.data / "facemodel" / "model.npz",
-            network=settings.network,
-            training=shared | loss | dict(phases=[p.regressor]),
-            test="validation",
-        )
-    run = partial(jobs.run_many, n_jobs=p.n_jobs, resume=True)
-    named = run(recognisers, function=trainings.pretrain_job)
-    return named | run(regressors, function=trainings.train_job)
+        for seed in p.seeds
+    }
+    return jobs.run_many(recognisers, p.n_jobs, function=trainings.pretrain_job, resume=True)
 
 
 def network_folder(p, kind, seed):
@@ -95,17 +83,19 @@ def open_subject(p, kind, seed):
     """The subject of a kind and a seed; untrained ones are calibrated on drawn faces."""
     if kind == RECOGNISER:
         return Subject(kind, Recogniser().load(weights_file()), seed, aligned=True)
-    if kind in (PEOPLE, END_TO_END):
-        path, of = network_folder(p, kind, seed) / "network.safetensors", E2FAR
-        return Subject(kind, load_network(path, Recognizer if kind == PEOPLE else of), seed)
+    shipped = load_network(p.weights / "default.safetensors")
+    if kind == END_TO_END:
+        return Subject(kind, shipped, seed)
+    if kind == PEOPLE:
+        path = network_folder(p, PEOPLE, seed) / "network.safetensors"
+        return Subject(kind, load_network(path, Recognizer), seed)
     some = {key: rows[:128] for key, rows in load_file(place(p, "all poses")).items()}
     torch.manual_seed(seed)
     if kind == TWIN:
         subject = Subject(kind, Recogniser(), seed, aligned=True)
         calibrate(subject.network, subject.look(some) / 255)
     else:
-        config = load_network(network_folder(p, END_TO_END, seed) / "network.safetensors").config
-        subject = Subject(kind, E2FAR(**config), seed)
+        subject = Subject(kind, E2FAR(**shipped.config), seed)
         measure_batch_norm(subject.network, subject.look(some), len(some["image"]))
     return subject
 

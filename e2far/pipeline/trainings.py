@@ -57,8 +57,7 @@ def train_job(*, progress=False, **config):
         return None
     errors = evaluation.evaluate(net, model, data.Faces(job.faces / job.test, size))
     save_network(net, job.folder / "network.safetensors", face_model=model.name, seed=job.seed)
-    with files.replacing(job.folder / "evaluation.npz") as partial, open(partial, "wb") as file:
-        np.savez(file, **errors)
+    save_arrays(job.folder / "evaluation.npz", errors)
     options["checkpoint"].unlink(missing_ok=True)
     return evaluation.summary(errors)
 
@@ -108,6 +107,11 @@ def regressor(job):
     return net, model
 
 
+def save_arrays(path, arrays):
+    with files.replacing(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)
+
+
 def open_fabric(accelerator, devices, precision):
     """A launched Fabric; its processes share each batch (DDP).
 
@@ -135,7 +139,8 @@ def open_fabric(accelerator, devices, precision):
 
 def variant_job(*, phases, features=None, **config):
     """Heads on one trunk: first alone, the trunk frozen, then on from there, the trunk tuned in
-    several ways. Writes a network of each of `phases`, NAME.safetensors; returns a `summary` each.
+    several ways. Writes the network of each of `phases`, NAME.safetensors, and what it was measured
+    by, NAME.npz (arrays of `evaluate`); returns a `summary` each.
 
     phases: name -> dict of the fields of a Phase; the first has no trunk rate, each of the others
         starts where the first ended
@@ -147,7 +152,7 @@ def variant_job(*, phases, features=None, **config):
     net, model = regressor(job)
     size = job.network["image_size"]
     train, judged = (data.Faces(job.faces / split, size) for split in ("train", job.test))
-    layers = {"pool5", *(net.fused or ())}
+    layers = {net.top, *(net.fused or ())}
     stored = load_file(features) if features else {}
     stored = {layer: values for layer, values in stored.items() if layer in layers}
     options = dict(features=stored or None, seed=job.seed, progress=False) | job.training
@@ -156,7 +161,9 @@ def variant_job(*, phases, features=None, **config):
         if frozen:
             net.load_state_dict(frozen)
         fit(net, model, train, None, phases=[phase], **options)
-        found[name] = evaluation.summary(evaluation.evaluate(net, model, judged))
+        errors = evaluation.evaluate(net, model, judged)
+        found[name] = evaluation.summary(errors)
+        save_arrays(job.folder / f"{name}.npz", errors)
         path = job.folder / f"{name}.safetensors"
         save_network(net, path, half=True, face_model=model.name, seed=job.seed)
         frozen = frozen or copy.deepcopy(net.state_dict())

@@ -69,7 +69,9 @@ class Scores:
             each = [1 - e.sum() / s.sum() for e, s in by_seed.values()]
             rows.append(
                 dict(view=view, readout=readout, trunk=trunk, layer=layer)
-                | dict(depth=depths[trunk][layer], target=target, value=value, low=low, high=high)
+                | dict(
+                    depth=depths[trunk].get(layer), target=target, value=value, low=low, high=high
+                )
                 | dict(seeds=len(each), lowest_seed=min(each), highest_seed=max(each))
             )
         return pd.DataFrame(rows)
@@ -99,6 +101,7 @@ def summarise_peaks(scores, table, tops, samples):
     intervals. Targets that nothing explains (peak below .01) are left out.
     """
     rows = []
+    table = table[table.depth.notna()]
     groups = table.groupby(["view", "readout", "trunk", "target"], sort=False)
     for (view, readout, trunk, target), part in groups:
         # Choice: pixels are no layer, and cannot be the peak.
@@ -116,3 +119,26 @@ def summarise_peaks(scores, table, tops, samples):
             | dict(zip(("fall", "fall_low", "fall_high"), fall))
         )
     return pd.DataFrame(rows)
+
+
+def compare_heads(scores, table, samples):
+    """What linear heads on one or several layers gain (data frame): each less the last layer alone,
+    and those on several layers less the best one of them.
+
+    table: of `Scores.table`, whose layers are called "a" or "a + b"
+    """
+    rows = []
+    for (view, readout, trunk, target), part in table.groupby(
+        ["view", "readout", "trunk", "target"], sort=False
+    ):
+        key, values = (view, trunk, readout, target), part.set_index("layer").value
+        last = max(name for name in values.index if "+" not in name and name != "descriptor")
+        for layer, row in zip(values.index, part.to_dict("records")):
+            singles = layer.split(" + ")
+            others = {"last": last, "best": max(singles, key=values.get)}
+            for name, other in others.items():
+                found = scores.difference(key, layer, other, samples)
+                names = (f"less_{name}", f"less_{name}_low", f"less_{name}_high")
+                row |= dict(zip(names, found))
+            rows.append(row | dict(best_single=others["best"]))
+    return pd.DataFrame(rows).drop(columns="depth")

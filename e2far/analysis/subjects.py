@@ -56,10 +56,10 @@ class Subject:
         depths = {layer: count / passed for layer, count in counts.items()}
         return depths | (dict(average=1.08, descriptor=1.16) if self.aligned else {})
 
-    def features(self, sample, layers=None, whole=False):
-        """Layer -> (n, d) float32, maps pooled to about as many numbers as the last one has;
-        whole: as they are."""
-        grids = {} if whole else matched_grids(self.network)
+    def features(self, sample, layers=None, grids=None):
+        """Layer -> (n, d) float32, maps pooled to the sides `grids`; None: to about as many numbers
+        as the last one has; {}: as they are."""
+        grids = matched_grids(self.network) if grids is None else grids
         return layer_features(self.network, self.look(sample), layers or [*self.layers], grids)
 
 

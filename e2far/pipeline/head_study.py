@@ -30,7 +30,11 @@ DESIGNS = {
 }
 PAIRS = {
     "does an earlier layer help? middle - control": ("middle", "control"),
-    "is it the finer grid? fusion, one grid - control": ("fusion, one grid", "control"),
+    "is it the finer grid? fusion - fusion, one grid": ("fusion", "fusion, one grid"),
+    "an earlier layer on the same grid: fusion, one grid - control": (
+        "fusion, one grid",
+        "control",
+    ),
     "does fusing add? fusion - middle": ("fusion", "middle"),
     "what the paper compares: fusion - last": ("fusion", "last"),
     "size of the head: control - last": ("control", "last"),
@@ -65,7 +69,7 @@ def main(profile=None):
 
 
 def folder(p, kind, *names):
-    return p.data.joinpath("analysis", "heads", kind.replace(" ", "_"), *map(str, names))
+    return p.data.joinpath("heads", kind.replace(" ", "_"), *map(str, names))
 
 
 # ---- faces and trunks ----------------------------------------------------------------------------
@@ -75,7 +79,7 @@ def draw_chips(p):
     """Faces as the recogniser wants them, in splits "train" and "validation" of a folder."""
     synthesis = params.load("synthesis", p.profile)
     options = {name: getattr(synthesis, name) for name in ("n_jobs", *params.ANGLES)}
-    large, chips = (p.data / "analysis" / name for name in ("large", "chips"))
+    large, chips = (p.data / "heads" / name for name in ("large", "chips"))
     model = p.data / "facemodel" / "model.npz"
     for split, people in dict(train=p.people, validation=p.judged).items():
         size = dict(size=layer_study.SIZE, shard_size=500)
@@ -123,7 +127,7 @@ def config(p, kind, design, seed):
     aligned = kind in (RECOGNISER, TWIN)
     return dict(
         folder=folder(p, kind, design.replace(" ", "_"), seed),
-        faces=p.data / "analysis" / ("chips" if aligned else "large"),
+        faces=p.data / "heads" / ("chips" if aligned else "large"),
         model=p.data / "facemodel" / "model.npz",
         network=network_of(p, kind) | dict(fused=sees),
         trunk=trunk_of(p, kind, seed),

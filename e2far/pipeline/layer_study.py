@@ -6,6 +6,7 @@ data/explore. PHOTOS is the user's own folder of AFLW2000-3D or 300W-LP.
 """
 
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from e2far import data, losses
 from e2far.analysis import counterfactuals, exploring, layers, photos, similarity
-from e2far.analysis.features import measure_batch_norm
+from e2far.analysis.features import matched_grids, measure_batch_norm
 from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAINED
 from e2far.analysis.subjects import Subject, calibrate
 from e2far.benchmark import datasets
@@ -47,6 +48,8 @@ def main(profile=None, folder=None):
     subjects = [(kind, seed) for kind, seeds in kinds.items() for seed in seeds]
     views = ["looking ahead", "all poses", "people"] + ["real photos"] * bool(folder)
     tasks = (joblib.delayed(study)(p, views, *subject) for subject in subjects)
+    # Workers that keep much memory are replaced, which is no news.
+    warnings.filterwarnings("ignore", "A worker stopped")
     found = joblib.Parallel(p.n_jobs)(tasks)
     write_tables(p, found, reached)
     sample = load_file(place(p, "looking ahead"))
@@ -156,13 +159,26 @@ def judge(p, view, subject):
         measure = partial(layers.squared_errors, **questions(p, view, sample))
     read = {"pooled": subject.features(sample)}
     if view == "all poses":
-        read["whole"] = subject.features(sample, set(WHOLE) & set(subject.layers), whole=True)
+        maps = [layer for layer in subject.layers if layer in WHOLE]
+        read["whole"] = subject.features(sample, maps, grids={})
+        side = matched_grids(subject.network)[maps[-1]]
+        coarse = subject.features(sample, maps, grids=dict.fromkeys(maps, side))
+        read |= {"heads": join(read["pooled"], maps), "heads, one grid": join(coarse, maps)}
+    count = lambda readout: p.head_components if "heads" in readout else p.components
     return [
         (view, person, subject.name, subject.seed, readout, layer)
-        + (measure(x, person=person, components=p.components),)
+        + (measure(x, person=person, components=count(readout)),)
         for readout, features in read.items()
         for layer, x in features.items()
     ]
+
+
+def join(features, maps):
+    """What linear heads see: single layers, and some of them together, "a + b" -> (n, d)."""
+    *_, c, b, a = maps
+    seen = [(name,) for name in maps] + [(b, a), (c, a), (c, b), (c, b, a)]
+    seen += [("descriptor",)] * ("descriptor" in features)
+    return {" + ".join(names): np.hstack([features[name] for name in names]) for names in seen}
 
 
 def questions(p, view, sample):
@@ -203,9 +219,13 @@ def write_tables(p, found, reached):
     table = scores.table(depths, p.bootstrap)
     tops = {kind: [*known][-1] for kind, known in depths.items()}
     peaks = layers.summarise_peaks(scores, table, tops, p.bootstrap)
+    linear = table[table.readout.str.startswith("heads")]
+    linear = linear[linear.target.isin(["identity", "expression"])]
+    table = table[~table.readout.str.startswith("heads")]
+    linear = layers.compare_heads(scores, linear, p.bootstrap)
     moved, networks = pd.concat([moves for *_, moves in found]), pd.DataFrame(reached).T
     networks = networks.rename_axis("network").reset_index()
-    tables = dict(probes=table, peaks=peaks, moved=moved, networks=networks)
+    tables = dict(probes=table, peaks=peaks, linear=linear, moved=moved, networks=networks)
     for name, rows in tables.items():
         rows.round(4).to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
 

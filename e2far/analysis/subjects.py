@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from e2far.analysis.chips import cut_chips
 from e2far.analysis.features import layer_features, matched_grids
 from e2far.recogniser import STAGES
-from e2far.trunks import BLOCKS
+from e2far.trunks import BLOCKS, LAYERS
 
 RECOGNISER, TWIN = "recogniser", "recogniser, untrained"
 END_TO_END, PEOPLE, UNTRAINED = "end to end", "synthetic people", "end to end, untrained"
@@ -44,17 +45,13 @@ class Subject:
     @property
     def layers(self):
         """Layer -> its depth: share of the convolutions passed, 0 for the pixels."""
-        counts = dict(pixels=0)
         if self.aligned:
-            counts["conv1"] = passed = 1
-            for i, (_, blocks, _) in enumerate(STAGES, 1):
-                counts[f"stage{i}"] = passed = passed + 2 * blocks
-        else:
-            passed = 0
-            for i, (_, convolutions) in enumerate(BLOCKS, 1):
-                counts[f"pool{i}"] = passed = passed + convolutions
-        depths = {layer: count / passed for layer, count in counts.items()}
-        return depths | (dict(average=1.08, descriptor=1.16) if self.aligned else {})
+            passed = np.cumsum([1] + [2 * blocks for _, blocks, _ in STAGES])
+            known = dict(zip(self.network.channels, passed / passed[-1]))
+            return dict(pixels=0.0) | known | dict(average=1.08, descriptor=1.16)
+        passed = np.cumsum([convolutions for _, convolutions in BLOCKS])
+        known = dict(zip(LAYERS, passed / passed[-1]))  # VGG's; others lie near by their grids
+        return dict(pixels=0.0) | {layer: known[layer] for layer in self.network.trunk.channels}
 
     def features(self, sample, layers=None, grids=None):
         """Layer -> (n, d) float32, maps pooled to the sides `grids`; None: to about as many numbers

@@ -26,7 +26,7 @@ from e2far.facemodels import arkit, load_face_model
 from e2far.network import E2FAR, Recognizer
 from e2far.pipeline import jobs, params, trainings
 from e2far.recogniser import Recogniser, weights_file
-from e2far.weights import load_network
+from e2far.weights import fill_trunk, load_network
 
 SIZE = 160  # px of the faces that are drawn; each subject gets them as it wants them
 AHEAD = dict(yaw_deg=15.0, pitch_deg=8.0, roll_deg=8.0, without=("obstacles",))
@@ -45,6 +45,7 @@ def main(profile=None, folder=None):
         found = photos.read_sample(datasets.open_dataset(name, folder), SIZE)
         save_file(found, place(p, "real photos"))
     kinds = {RECOGNISER: [0], TWIN: p.seeds, PEOPLE: p.seeds, END_TO_END: [0], UNTRAINED: p.seeds}
+    kinds |= {kind: [0] for kind in p.more}
     subjects = [(kind, seed) for kind, seeds in kinds.items() for seed in seeds]
     views = ["looking ahead", "all poses", "people"] + ["real photos"] * bool(folder)
     tasks = (joblib.delayed(study)(p, views, *subject) for subject in subjects)
@@ -89,6 +90,11 @@ def open_subject(p, kind, seed):
     shipped = load_network(p.weights / "default.safetensors")
     if kind == END_TO_END:
         return Subject(kind, shipped, seed)
+    if kind in p.more:
+        net = E2FAR(1, 1, fused=None, **p.more[kind]["network"])
+        if p.more[kind]["weights"]:
+            fill_trunk(net, p.more[kind]["weights"])
+        return Subject(kind, net.eval(), seed)
     if kind == PEOPLE:
         path = network_folder(p, PEOPLE, seed) / "network.safetensors"
         return Subject(kind, load_network(path, Recognizer), seed)

@@ -1,8 +1,7 @@
-"""Figures of notebooks 3 and 4: what each layer knows, and which layers a head should see."""
+"""Figures of notebook 3: what each layer knows."""
 
 import base64
 import io
-from itertools import product
 
 import numpy as np
 from PIL import Image
@@ -222,35 +221,4 @@ def place_maps(picture, maps, patch, stride):
         figure.colorbar(drawn, ax=line, label="change, mm", shrink=0.85)
     for axis, column in zip(axes[0], columns):
         axis.set_title(column)
-    return figure
-
-
-# ---- heads ---------------------------------------------------------------------------------------
-
-
-def seed_points(table, means):
-    """Every seed's value as a point, beside their mean and its interval.
-
-    A row of panels per trunk, a column per regime, a colour per variant; what was not tried stays
-    empty. table: rows of trunk, regime, variant, ratio    means: rows of trunk, regime, variant,
-    mean, low, high (data frames)
-    """
-    keys = ["trunk", "regime", "variant"]
-    trunks, regimes, variants = (list(table[key].unique()) for key in keys)
-    ratios, means = dict(iter(table.groupby(keys)["ratio"])), means.set_index(keys)
-    count = len(trunks) * len(regimes)
-    figure, axes = panels(count, len(regimes), 3.6, 2.6, top=0.6, sharex=True)
-    for axis, (trunk, regime) in zip(axes, product(trunks, regimes)):
-        for place, variant in enumerate(variants):
-            if (key := (trunk, regime, variant)) in ratios:
-                mean, low, high = means.loc[key, ["mean", "low", "high"]]
-                look, around = dict(color=COLOURS.get(variant)), [[mean - low], [high - mean]]
-                axis.errorbar(place + 0.12, mean, around, fmt="_", ms=12, capsize=3, **look)
-                points = ratios[key]
-                axis.plot([place - 0.12] * len(points), points, "o", ms=5, alpha=0.8, **look)
-        axis.set_title(f"{regime}, {trunk}", fontsize=9)
-        axis.set_xticks(range(len(variants)), variants, rotation=30, ha="right")
-        axis.grid(axis="y", alpha=0.3)
-    for axis in axes[:: len(regimes)]:
-        axis.set_ylabel("ratio to the mean face")
     return figure

@@ -37,6 +37,7 @@ PAIRS = {
     ),
     "does fusing add? fusion - middle": ("fusion", "middle"),
     "what the paper compares: fusion - last": ("fusion", "last"),
+    "the same with the size of the head held: fusion - control": ("fusion", "control"),
     "size of the head: control - last": ("control", "last"),
 }
 LAYERS = {  # trunk -> its MIDDLE and LAST

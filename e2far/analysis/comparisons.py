@@ -1,0 +1,118 @@
+"""Pairs of heads, from the tables of `layer_study` and `head_study`: gathered, judged and told.
+
+A pair is one head less another: rows of trunk, target, one, other, label, difference, low, high and
+verdict (data frame), and of lowest_seed and highest_seed where the table has them.
+"""
+
+import numpy as np
+import pandas as pd
+
+INTERVAL = ["difference", "low", "high"]
+
+
+def linear_pairs(table):
+    """Pairs of linear heads. They are measured by explained variance: more is better.
+
+    table: linear.csv. Each choice of layers less the last layer alone (`against` is "last"), and
+    several layers, `joined`, less the best one of them (`against` is "best single").
+    """
+    rows = []
+    for _, part in table.groupby(["readout", "trunk", "target"], sort=False):
+        singles = part.layer[~part.layer.str.contains("+", regex=False)]
+        last = max(singles[singles != "descriptor"])
+        for row in part.to_dict("records"):
+            about = {name: row[name] for name in ("readout", "trunk", "target")}
+            about |= dict(one=row["layer"], value=row["value"], joined="+" in row["layer"])
+            for against, other in {"last": last, "best single": row["best_single"]}.items():
+                column = f"less_{against.split()[0]}"
+                numbers = (row[column + end] for end in ("", "_low", "_high"))
+                names = dict(against=against, other=other)
+                rows.append(about | names | dict(zip(INTERVAL, numbers)))
+    found = pd.DataFrame(rows)
+    found["label"] = found.one.map(short_name) + " less " + found.other.map(short_name)
+    found = found[found.one != found.other].replace({"one": {"descriptor": "the 128 numbers"}})
+    return judge(found.reset_index(drop=True), better=1)
+
+
+def trained_pairs(table):
+    """Pairs of trained heads. They are measured by their error, a share of the mean face's: less is
+    better.
+
+    table: pairs.csv, whose questions end in "ONE - OTHER"
+    """
+    names = table["question"].str.split(r"[?:] ", n=1, regex=True).str[-1].str.split(" - ")
+    found = table.assign(target=table["error"], one=names.str[0], other=names.str[1])
+    found["label"] = found.one + " less " + found.other
+    return judge(found, better=-1)
+
+
+def judge(pairs, better):
+    """`pairs` with a column `verdict`: "better" or "worse" if the interval over people and every
+    seed lie on that side of zero, else "undecided". better: the sign that is better, 1 or -1"""
+    signed = better * pairs.filter(["low", "high", "lowest_seed", "highest_seed"])
+    clear = [signed.min(axis=1) > 0, signed.max(axis=1) < 0]
+    return pairs.assign(verdict=np.select(clear, ["better", "worse"], "undecided"))
+
+
+def pick(table, **wanted):
+    """Rows whose columns have the wanted values, or one of a wanted list."""
+    for name, value in wanted.items():
+        table = table[table[name].isin(value if isinstance(value, list) else [value])]
+    return table
+
+
+def strongest(pairs):
+    """Of each trunk the pair of linear heads whose first one explains most."""
+    return pairs.loc[pairs.groupby("trunk", sort=False)["value"].idxmax()]
+
+
+def distinct(pairs):
+    """`pairs` without those that say the same again: of a layer whose grid is the same either way,
+    or of a best layer that is the last one."""
+    names = ["trunk", "phase", "target", "one", "other", *INTERVAL]
+    return pairs.drop_duplicates([name for name in names if name in pairs])
+
+
+# ---- in words ------------------------------------------------------------------------------------
+
+
+def short_name(layers):
+    """Layers by number, whatever the trunk calls them: "3", "4 + 5", "128 numbers"."""
+    return layers.replace("stage", "").replace("pool", "").replace("descriptor", "128 numbers")
+
+
+def number(pair):
+    """Difference and interval: "+0.056 [+0.044, +0.068]"."""
+    return f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]"
+
+
+def how(pair):
+    """The verdict as an adverb: "reads HOW from one than from the other"."""
+    unclear = "neither clearly better nor clearly worse"
+    return f"**{unclear if pair.verdict == 'undecided' else pair.verdict}**"
+
+
+def told(pairs):
+    """A Markdown list of the verdicts, each with the trunks that it holds for."""
+    lines = []
+    for verdict in ("better", "undecided", "worse"):
+        each = [
+            f"*{pair.trunk}*, {pair.one} less {pair.other}: {number(pair)}"
+            for pair in pick(pairs, verdict=verdict).itertuples()
+        ]
+        if each:
+            lines.append(f"- **{verdict.capitalize()}**: {'; '.join(each)}.")
+    return "\n".join(lines or ["- No such heads were trained."])
+
+
+def beside_twin(own, twin):
+    """What the untrained twin says about the recogniser's gain in linear heads, in a sentence."""
+    if own.verdict != "better":
+        return "On the recogniser linear heads show no gain that we can measure."
+    gains = f"{own.difference:+.3f} on the recogniser and {twin.difference:+.3f} on its twin"
+    if own.low > twin.high:
+        return f"Linear heads gain {gains}, whose interval ends below: the rest was learnt."
+    return (
+        f"Linear heads gain {gains}, and the intervals overlap: depth and grid may be enough for "
+        "it, and nothing need have been learnt or forgotten."
+    )

@@ -44,7 +44,7 @@ def main(profile=None, folder=None):
         name = "300w-lp" if any(folder.glob("**/landmarks")) else "aflw2000"
         found = photos.read_sample(datasets.open_dataset(name, folder), SIZE)
         save_file(found, place(p, "real photos"))
-    kinds = {RECOGNISER: [0], TWIN: p.seeds, PEOPLE: p.seeds, END_TO_END: [0], UNTRAINED: p.seeds}
+    kinds = {RECOGNISER: [0], TWIN: [0], PEOPLE: p.seeds, END_TO_END: [0], UNTRAINED: [0]}
     kinds |= {kind: [0] for kind in p.more}
     subjects = [(kind, seed) for kind, seeds in kinds.items() for seed in seeds]
     views = ["looking ahead", "all poses", "people"] + ["real photos"] * bool(folder)

@@ -22,7 +22,7 @@ _METHODS = {
     "#E69F00": ("shared head", "fusion on pool5's grid", "synthetic people"),
     "#F0A060": ("eos, 2 px noise",),
     "#56B4E9": ("two heads", "pool5"),
-    "#CC79A7": ("control"),
+    "#CC79A7": ("control",),
     "#0072B2": ("fusion", "identity", "end to end", "from the recogniser"),
     "#009E73": ("shipped", "pose", "pool4", "VGG-Face", "recogniser"),
     "#D55E00": ("eos, true landmarks", "expression", "three layers", "from scratch"),

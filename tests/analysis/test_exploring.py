@@ -29,55 +29,43 @@ def test_faces_are_read_as_they_were_drawn(pack, face_model):
     drawn = counterfactuals.draw_sample(face_model, 3, SIZE, SEED + 3, **options)
     found = exploring.read_faces(pack)
     assert found.keys() == drawn.keys()
-    apart = (found.pop("image").float() - drawn.pop("image").float()).abs()
-    assert apart.mean() < 4 and apart.amax((1, 2, 3)).min() < 90
+    assert (found.pop("image").float() - drawn.pop("image").float()).abs().mean() < 4
     for name, values in drawn.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-3)
 
 
-def test_people_show_every_expression(pack, face_model):
-    found = exploring.read_faces(pack, "expressions")
-    person, count = found["person"].view(4, -1), len(exploring.EXPRESSIONS)
-    assert person.shape[1] == count and len(person[:, 0].unique()) == 4
-    assert (person == person[:, :1]).all()
-    same = found["identity"].view(4, count, -1)
-    assert (same == same[:, :1]).all()
+def test_four_people_show_the_same_expressions(pack, face_model):
+    found, count = exploring.read_faces(pack, "expressions"), len(exploring.EXPRESSIONS)
+    assert len(found["identity"].unique(dim=0)) == len(found["person"].unique()) == 4
+    assert (found["person"].view(4, count) == found["person"][::count, None]).all()
     shown = found["expression"].view(4, count, -1)
-    assert not shown[:, 0].any() and (shown == shown[:1]).all() and shown[0, 1:].any(1).all()
-    jaw = face_model.unit_names.index("jawOpen")
-    opened = 0.8 * face_model.units_to_modes[:, jaw]
+    opened = 0.8 * face_model.units_to_modes[:, face_model.unit_names.index("jawOpen")]
+    assert (shown == shown[:1]).all() and not shown[0, 0].any()
     np.testing.assert_allclose(shown[0, 2], opened, rtol=2e-3, atol=1e-3)
 
 
-def test_every_layer_of_every_subject_is_decoded(pack, face_model):
+def test_every_layer_of_every_subject_is_decoded(pack):
     faces, decoders = exploring.read_faces(pack), exploring.Decoders(pack)
     for name, subject in exploring.open_subjects(pack).items():
         for layer, x in subject.features(faces).items():
-            identity, expression = decoders(name, layer, x)
-            assert identity.shape == faces["identity"].shape
-            assert expression.shape == faces["expression"].shape
-            assert identity.isfinite().all() and expression.isfinite().all()
-            assert decoders.parts[f"{name}/{layer}/identity.read"].shape == (x.shape[1], RANK)
+            for kind, answer in zip(("identity", "expression"), decoders(name, layer, x)):
+                assert answer.shape == faces[kind].shape and answer.isfinite().all()
+                read = decoders.parts[f"{name}/{layer}/{kind}.read"]
+                assert read.shape == (x.shape[1], RANK) and read.dtype == torch.half
 
 
-def test_a_decoder_of_full_rank_is_the_probe_and_one_of_low_rank_keeps_its_mean():
+@pytest.mark.parametrize("rank", [1, 9])
+def test_a_decoder_is_the_probe_in_fewer_numbers(rank):
+    """One of full rank answers as the probe does, one of low rank on the average."""
     model, rng = toy_model(dtype=torch.float32), np.random.default_rng(0)
-    features = 3 + rng.normal(size=(80, 9)) * np.linspace(0.1, 2, 9)
-    mixing = rng.normal(size=(9, model.n_identity + model.n_expression))
-    targets = (
-        torch.from_numpy(features @ mixing).float().split((model.n_identity, model.n_expression), 1)
-    )
-    sample = dict(zip(("identity", "expression"), targets), person=torch.arange(80) // 2)
-    for rank in (9, 1):
-        parts = exploring.fit_decoder(features, sample, model, rank, 9)
-        for kind in ("identity", "expression"):
-            read, spread, bias = (
-                parts[f"{kind}.{key}"].double().numpy() for key in ("read", "spread", "bias")
-            )
-            answer = features @ read @ spread + bias
-            probe = probes.fit_probe(features, sample[kind].numpy(), sample["person"].numpy(), 9)
-            expected, scale = probe.predict(features), targets[0].std().item()
-            np.testing.assert_allclose(answer.mean(0), expected.mean(0), atol=0.02 * scale)
-            if rank == 9:
-                np.testing.assert_allclose(answer, expected, atol=0.02 * scale)
-            assert read.shape[1] == min(rank, answer.shape[1])
+    features, person = 3 + rng.normal(size=(80, 9)), np.arange(80) // 2
+    sample = dict(person=torch.from_numpy(person))
+    for kind, n in dict(identity=model.n_identity, expression=model.n_expression).items():
+        sample[kind] = torch.from_numpy(features @ rng.normal(size=(9, n))).float()
+    parts = exploring.fit_decoder(features, sample, model, rank, 9)
+    for kind in ("identity", "expression"):
+        read, spread, bias = (parts[f"{kind}.{key}"].double() for key in ("read", "spread", "bias"))
+        answer = torch.from_numpy(features) @ read @ spread + bias
+        expected = probes.fit_probe(features, sample[kind].numpy(), person, 9).predict(features)
+        np.testing.assert_allclose(answer.mean(0), expected.mean(0), atol=0.05)
+        assert (np.abs(answer - expected).max() < 0.05) == (rank == 9)

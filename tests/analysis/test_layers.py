@@ -1,7 +1,6 @@
 """Scores of layers, most of them from errors that are made up."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -45,10 +44,9 @@ def test_a_score_is_the_explained_variance_of_nested_probes():
 
 def test_naming_counts_who_is_not_recognised():
     person, noise = np.tile(np.arange(10), 8), np.random.default_rng(0).normal(size=(80, 10))
-    telling = np.eye(10)[person] + 1e-3 * noise
-    errors, sizes = layers.naming_errors(telling, person, 9)["who is it"]
-    assert not errors.any() and (sizes == 1).all()
-    assert layers.naming_errors(noise, person, 9)["who is it"][0].mean() > 0.7  # chance: 0.9
+    for features, least, most in ((np.eye(10)[person] + noise / 999, 0, 0), (noise, 0.7, 1)):
+        errors, sizes = layers.naming_errors(features, person, 9)["who is it"]
+        assert least <= errors.mean() <= most and (sizes == 1).all()
 
 
 def test_layers_are_compared_on_the_same_pictures():
@@ -89,4 +87,3 @@ def test_heads_are_compared_with_the_last_layer_and_with_the_best():
         for column in (name, f"{name}_low", f"{name}_high"):
             np.testing.assert_allclose(found[column], values, atol=1e-9)
     assert found.best_single["pool4 + pool5"] == "pool4"
-    assert isinstance(found, pd.DataFrame) and "depth" not in found

@@ -33,9 +33,6 @@ def test_a_map_keeps_far_clusters_apart():
     assert places.shape == (80, 2) and (cluster[neighbours] == cluster[:, None]).all()
 
 
-# ---- units ---------------------------------------------------------------------------------------
-
-
 def test_the_channel_that_follows_a_quantity_is_found():
     values, maps = rng.normal(size=200), rng.normal(size=(200, 6, 4, 4))
     maps[:, 3] += values[:, None, None]
@@ -53,9 +50,6 @@ def test_a_picture_is_made_that_a_unit_likes():
     assert made.shape == (2, 3, 16, 16) and made.dtype == torch.uint8
     assert (answer(made / 255) > 3).all()  # of grey: 0
     assert torch.equal(made, units.maximise(answer, 2, 16, steps=30))
-
-
-# ---- places --------------------------------------------------------------------------------------
 
 
 def test_an_answer_that_reads_one_place_changes_there_alone():

@@ -65,6 +65,7 @@ def test_the_studies_cover_every_network_and_question(out):
     assert {*probes.view} == {"looking ahead", "all poses", "people"}
     assert {*probes[probes.view == "people"].target} == {"who is it"}
     assert {"identity", "expression", "pose", "unit jawOpen"} <= {*probes.target}
+    assert {*read(out, "peaks").readout} <= {"pooled", "whole"}
     assert {*heads.trunk} == {*head_study.LAYERS}
     assert {*heads.design} == {*head_study.DESIGNS} and {*pairs.question} == {*head_study.PAIRS}
     tuned = heads[heads.phase == "tuned"]

@@ -1,14 +1,12 @@
 """What the layers of a network make of pictures, as vectors."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import update_bn
 
 from e2far.data import to_float
-from e2far.trunks import BLOCKS, LAYERS
+from e2far.trunks import LAYERS
 
 
 @torch.no_grad()
@@ -78,19 +76,3 @@ def _batches(faces, n, batch_size):
             yield to_float(faces[rows])
         else:
             yield faces.__getitems__(rows.tolist())["image"]
-
-
-class ReceptiveField(NamedTuple):
-    """Side of the square of input pixels that a cell sees, and the distance of neighbours."""
-
-    size_px: int
-    stride_px: int
-
-
-def receptive_field(layer):
-    """ReceptiveField of pool1 ... pool5 of VGG-16."""
-    size, stride = 1, 1
-    for _, convolutions in BLOCKS[: LAYERS.index(layer) + 1]:
-        size += (2 * convolutions + 1) * stride  # 3x3 convolutions, then a 2x2 pool
-        stride *= 2
-    return ReceptiveField(size, stride)

@@ -159,11 +159,6 @@ def explained_variance(prediction, target, factor=None, person=None, samples=200
     return 1 - value, 1 - high, 1 - low
 
 
-def accuracy(right, person):
-    """Share of `right` (n,) bool, and its bootstrap interval over persons (n,)."""
-    return bootstrap_ratio(right, np.ones(len(right)), person)
-
-
 def seed_interval(values, level=0.95):
     """Mean of one value a seed, and its Student-t interval: for 3 seeds +- 2.5 deviations."""
     values = np.asarray(values, np.float64)

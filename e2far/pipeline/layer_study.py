@@ -224,12 +224,13 @@ def write_tables(p, found, reached):
             scores.add(*row)
     table = scores.table(depths, p.bootstrap)
     tops = {kind: [*known][-1] for kind, known in depths.items()}
-    peaks = layers.summarise_peaks(scores, table, tops, p.bootstrap)
-    linear = table[table.readout.str.startswith("heads")]
-    linear = linear[linear.target.isin(["identity", "expression"])]
-    table = table[~table.readout.str.startswith("heads")]
+    is_head = table.readout.str.startswith("heads")
+    linear = table[is_head & table.target.isin(["identity", "expression"])]
     linear = layers.compare_heads(scores, linear, p.bootstrap)
-    moved, networks = pd.concat([moves for *_, moves in found]), pd.DataFrame(reached).T
+    table = table[~is_head]
+    peaks = layers.summarise_peaks(scores, table, tops, p.bootstrap)
+    moved = pd.concat([moves for *_, moves in found])
+    networks = pd.DataFrame(reached).T[["step", "images", "loss", "train_top1", "top1"]]  # no times
     networks = networks.rename_axis("network").reset_index()
     tables = dict(probes=table, peaks=peaks, linear=linear, moved=moved, networks=networks)
     for name, rows in tables.items():

@@ -1,7 +1,12 @@
+"""How alike features are; which units follow what, and where an answer is read."""
+
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
-from e2far.analysis import similarity
+from e2far.analysis import occlusion, similarity, units
 
 rng = np.random.default_rng(0)
 
@@ -15,42 +20,62 @@ def test_a_change_is_measured_beside_unrelated_pictures():
     assert similarity.relative_change(one, halfway, another) == pytest.approx((0.25,) * 3)
 
 
-@pytest.mark.parametrize("n, d", [(300, 20), (100, 80), (60, 400)])
-def test_cka_is_one_for_what_agrees_and_zero_for_noise(n, d):
-    """Of fewer, about as many and more features than pictures."""
-    x, y = rng.normal(size=(2, n, d)) + 5
-    rotation, few = np.linalg.qr(rng.normal(size=(d, d)))[0], y[:, : d // 2]
-    assert similarity.cka(x, 3 * x @ rotation - 7) == pytest.approx(1)
-    assert abs(similarity.cka(x, y)) < 0.05
-    assert similarity.cka(x, few) == pytest.approx(similarity.cka(few, x), abs=1e-12)
+def test_the_nearest_come_in_order_behind_the_face_itself():
+    line = np.array([0.0, 1, 3, 7, 3])[:, None]  # the last lies on the third
+    found = similarity.nearest(line, [2, 4, 3], 3)
+    assert found.tolist() == [[2, 4, 1, 0], [4, 2, 1, 0], [3, 2, 4, 1]]
 
 
-@pytest.mark.parametrize("d", [3, 30])
-def test_cka_is_that_of_unbiased_hsic(d):
-    """Song et al. 2012, written out with the Gram matrices of features that are not centred."""
-    x, y = rng.normal(size=(2, 9, d)) + 1
-    y += x
-
-    def hsic(x, y):
-        n = len(x)
-        k, l = ((z @ z.T) * (1 - np.eye(n)) for z in (x, y))
-        mean = k.sum() * l.sum() / ((n - 1) * (n - 2))
-        return np.trace(k @ l) + mean - 2 / (n - 2) * (k @ l).sum()
-
-    assert similarity.cka(x, y) == pytest.approx(hsic(x, y) / (hsic(x, x) * hsic(y, y)) ** 0.5)
+def test_a_map_keeps_far_clusters_apart():
+    cluster = np.repeat([0, 1], 40)
+    places = similarity.flatten(rng.normal(size=(80, 50)) + 30 * cluster[:, None])
+    neighbours = similarity.nearest(places, np.arange(80), 5)
+    assert places.shape == (80, 2) and (cluster[neighbours] == cluster[:, None]).all()
 
 
-def test_the_pairs_a_feature_confuses():
-    """Features of twelve pictures on a line: 0 lies next to 1 and 2 next to 3 with other
-    expressions, 4 next to 5 with the same, the others far from each other."""
-    near = np.array([0, 0.1, 10, 10.2, 20, 20.01, 300, 400, 500, 600, 700, 800])[:, None]
-    far = np.array([0, 9, 0, 8, 0, 1, 0, 0, 0, 0, 0, 0])[:, None] * [[1.0, 0]]
-    found = similarity.confused_pairs(near, far, 2, quantile=0.7)
-    assert [pair.rows for pair in found] == [(0, 1), (2, 3)]
-    mean = lambda x: np.mean([np.linalg.norm(x[i] - x[j]) for i in range(12) for j in range(i)])
-    np.testing.assert_allclose([pair.features for pair in found], [0.1, 0.2] / mean(near))
-    np.testing.assert_allclose([pair.labels for pair in found], [9, 8] / mean(far))
-    everybody = similarity.confused_pairs(near, rng.normal(size=(12, 2)), 99, quantile=0.1)
-    used = [row for pair in everybody for row in pair.rows]
-    assert 2 < len(everybody) <= 6 and len(set(used)) == len(used)
-    assert similarity.confused_pairs(near, np.zeros((12, 2)), 3) == []
+def test_the_channel_that_follows_a_quantity_is_found():
+    values, maps = rng.normal(size=200), rng.normal(size=(200, 6, 4, 4))
+    maps[:, 3] += values[:, None, None]
+    maps[:, 5] -= values[:, None, None]
+    maps[:, 1] = 7.0  # dead
+    order, correlation = units.follow(maps, values)
+    assert (order[0], order[-1]) == (3, 5) and sorted(order) == list(range(6))
+    assert correlation[0] == pytest.approx(np.corrcoef(maps[:, 3].mean((1, 2)), values)[0, 1])
+    assert correlation[list(order).index(1)] == 0
+
+
+def test_a_picture_is_made_that_a_unit_likes():
+    answer = lambda images: 9 * (images[:, 0] - images[:, 1]).mean((1, 2))  # red, not green
+    made = units.maximise(answer, 2, 16, steps=30)
+    assert made.shape == (2, 3, 16, 16) and made.dtype == torch.uint8
+    assert (answer(made / 255) > 3).all()  # of grey: 0
+    assert torch.equal(made, units.maximise(answer, 2, 16, steps=30))
+
+
+def test_an_answer_that_reads_one_place_changes_there_alone():
+    image = torch.ones(3, 32, 32)
+    corner = lambda x: torch.stack([3 * x[:, 0, 0, 0], 4 * x[:, 1, 0, 0]], 1)
+    answers = lambda x: dict(
+        corner=corner(x), left=x[:, :1, :, :16].mean((2, 3)), none=0 * x[:, 0, 0]
+    )
+    seen = occlusion.occlusion_maps(answers, image, patch=8, stride=8, batch_size=3)
+    expected = torch.zeros(4, 4)
+    expected[0, 0] = 2.5  # half the length of (3, 4): grey halves both
+    torch.testing.assert_close(seen["corner"], expected)
+    torch.testing.assert_close(seen["left"], 0.0625 * torch.tensor([[1.0, 1, 0, 0]]).expand(4, 4))
+    assert not seen["none"].any() and (image == 1).all()
+    wide = occlusion.occlusion_maps(answers, image[:, :16], patch=8, stride=4)
+    assert wide["corner"].shape == (3, 7)
+
+
+def test_what_is_remembered_is_weighed_in_mm():
+    """A layer that is the picture's mean colour, decoders that double it for the expression."""
+    read = lambda sample, layers: {name: sample["pictures"].float().mean((2, 3)) for name in layers}
+    subject = SimpleNamespace(name="net", features=read)
+    mixing = torch.triu(torch.rand(3, 3))
+    factors, decoders = dict(identity=torch.eye(3), expression=mixing), lambda *x: (x[2], 2 * x[2])
+    answers = occlusion.remembered(subject, decoders, ["top"], factors)
+    grey = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    found, colour = answers(grey), 255 * grey[:, :, 0, 0]
+    torch.testing.assert_close(found["identity", "top"], colour)
+    torch.testing.assert_close(found["expression", "top"], 2 * (mixing @ colour[0])[None])

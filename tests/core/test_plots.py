@@ -149,18 +149,70 @@ def test_growth_in_proportion_lies_on_its_dashed_line():
 # ---- the wings' figures --------------------------------------------------------------------------
 
 
-def test_depth_is_drawn_in_the_order_of_the_layers():
-    cases = product(("identity", "expression", "pose"), ("looks fixed", "random"), range(1, 6))
-    rows = [(*who, f"pool{i}", i / 10, i / 10 - 0.05, i / 10 + 0.05) for *who, i in cases]
-    depths = table("target trunk layer value low high", rows)
+def test_depth_is_drawn_with_a_line_for_each_trunk_and_the_pixels_at_0():
+    cases = product(("identity", "expression", "pose"), ("recogniser", "end to end"), range(5))
+    rows = [(*who, f"pool{i}", i / 4, i / 10, i / 10 - 0.05, i / 10 + 0.05) for *who, i in cases]
+    depths = table("target trunk layer depth value low high", rows)
     figure = figures.depth_panels(depths, "explained variance", columns=2)
     assert titles(figure.axes) == ["identity", "expression", "pose", ""]
     assert figure.axes[0].get_ylabel() == "explained variance"
-    assert texts(figure.axes[1].get_xticklabels()) == [f"pool{i}" for i in range(1, 6)]
-    fixed, random = figure.axes[0].lines[:2]
-    assert_allclose(fixed.get_ydata(), [0.1, 0.2, 0.3, 0.4, 0.5])
-    looks = {(line.get_linestyle(), line.get_marker()) for line in (fixed, random)}
+    assert texts(figure.axes[1].get_xticklabels()) == ["pixels", "¼", "½", "¾", "all"]
+    lines = figure.axes[0].lines[:2]
+    assert_allclose(lines[0].get_xydata(), [(i / 4, i / 10) for i in range(5)])
+    looks = {(line.get_linestyle(), line.get_marker()) for line in lines}
     assert len(looks) == 2  # readable without colour
+
+
+def test_what_is_kept_is_a_dot_and_its_interval_for_each_trunk():
+    rows = [
+        ("net", "smile", 0.5, 0.4, 0.7),
+        ("net", "jaw", 0.2, 0.1, 0.3),
+        ("twin", "jaw", 1, 1, 1),
+    ]
+    figure = figures.kept_at_top(table("trunk target kept kept_low kept_high", rows))
+    net, twin = figure.axes[0].containers
+    assert list(net.lines[0].get_xdata()) == [0.5, 0.2]
+    ends = [part[:, 0] for part in net.lines[2][0].get_segments()]
+    assert_allclose(ends, [(0.4, 0.7), (0.1, 0.3)])
+    assert texts(figure.axes[0].get_yticklabels()) == ["smile", "jaw"]
+    places = [*net.lines[0].get_ydata(), *twin.lines[0].get_ydata()]
+    assert np.round(places).tolist() == [0, 1, 1] and len(set(places)) == 3
+
+
+def test_pictures_that_are_compared_stand_beside_each_other():
+    generator = np.random.default_rng(0)
+    faces = lambda n: generator.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+    photos, meshes, truth = faces(2), dict(stage1=faces(2), stage5=faces(2)), faces(2)
+    axes = figures.memories(photos, meshes, truth).axes
+    assert titles(axes[:5]) == ["photo", "stage1", "stage5", "truth", ""]
+    assert_array_equal(axes[6].images[0].get_array(), meshes["stage5"][1])
+
+    maps = dict(stage1=np.zeros((2, 5, 4, 4)))
+    maps["stage1"][1, 3] = 2.0  # the channel that tells the pictures apart
+    axes = figures.channel_maps(dict(neutral=photos[0], smile=photos[1]), maps, count=1).axes
+    assert titles(axes[3:]) == ["neutral", "smile", "difference"]
+    assert [axis.images[0].get_array().max() for axis in axes[3:]] == [0, 2, 2]
+
+    nine, made = faces(9), faces(1)[0]
+    sheet, other = figures.favourites({"unit 3": (nine, made)}).axes[:2]
+    assert_array_equal(sheet.images[0].get_array()[8:16, 16:], nine[5])
+    assert_array_equal(other.images[0].get_array(), made)
+
+    images = torch.from_numpy(faces(6)).permute(0, 3, 1, 2)
+    sheet = figures.neighbour_sheet(images, [[0, 2], [5, 1]])
+    assert_array_equal(sheet[8:, :8], images[5].permute(1, 2, 0))
+    gallery = figures.layer_gallery(dict(one=nine[0], two=nine[1]), "layer ")
+    assert len(gallery.data) == len(gallery.layout.sliders[0].steps) == 2
+
+
+def test_a_map_of_faces_is_coloured_by_person_and_by_a_quantity():
+    places = dict(middle=np.eye(2), top=2 * np.eye(2))
+    figure = figures.face_maps(places, np.array([3, 4]), np.array([0.1, 0.9]), "jaw opening")
+    above, below = figure.axes[:2], figure.axes[2:4]
+    assert titles(above) == ["middle", "top"] and above[0].get_ylabel() == "coloured by person"
+    assert below[0].get_ylabel() == "coloured by jaw opening"
+    assert_allclose(above[1].collections[0].get_offsets(), 2 * np.eye(2))
+    assert_allclose(below[1].collections[0].get_array(), [0.1, 0.9])
 
 
 def test_maps_that_are_compared_share_one_scale():
@@ -177,11 +229,6 @@ def test_maps_that_are_compared_share_one_scale():
     shown = [axis for axis in figure.axes if len(axis.images) == 2]
     assert [axis.images[1].get_clim() for axis in shown] == [(0, 2), (0, 2), (0, 6), (0, 6)]
     assert titles(shown) == ["pool4", "pool5", "", ""]
-
-    maps = {"identity": torch.rand(2, 4, 4), "expression": 3 * torch.rand(2, 4, 4)}
-    figure = figures.occlusion_maps(torch.rand(2, 3, 16, 16), maps, patch=4, stride=4)
-    shown = [image for axis in figure.axes[2:6] for image in axis.images]
-    assert len(shown) == 4 and len({image.get_clim() for image in shown}) == 1
 
 
 def test_face_measures_stand_beside_the_survey():

@@ -70,7 +70,7 @@ def test_a_trunk_of_another_kind_is_refused(tmp_path):
 
 def test_unknown_trunks_say_what_to_choose():
     for arguments, message in (
-        (dict(trunk="resnet"), "choose vgg16, residual, depthwise or timm/NAME"),
+        (dict(trunk="resnet"), "choose vgg16, residual, depthwise, dlib or timm/NAME"),
         (dict(width=0), "width 0"),
         (dict(trunk="residual", batch_norm=False), "does not train without BatchNorm"),
     ):

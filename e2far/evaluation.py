@@ -1,4 +1,4 @@
-"""How far a network's answers are off, in millimetres, with intervals."""
+"""How far a network is off on faces of known vertices, as each training logs, with intervals."""
 
 import copy
 

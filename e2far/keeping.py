@@ -1,4 +1,4 @@
-"""What a training is told, and what is kept of it: a log, and a checkpoint to go on from."""
+"""Recipe and Phase, what a training is told; Run, what is kept of it: a log, a checkpoint."""
 
 import copy
 import io
@@ -21,6 +21,8 @@ VERSIONS = dict(e2far=e2far.__version__, torch=str(torch.__version__), numpy=np.
 VERSIONS["python"] = platform.python_version()
 # Attributes of a Run in a checkpoint: those with a state_dict, and the others
 STATES, PROGRESS = ("module", "average", "optimizer"), ("step", "images", "seconds", "rows", "sums")
+# Fields of a Recipe that change no number: from a checkpoint one may go on with others.
+FREE = ("log", "log_every", "validate_every", "checkpoint", "checkpoint_every", "progress")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Recipe:
     pose_weight: float | None = None
     identity_weight: float = 1.0
     mirror: bool = False  # show half of each batch, other pictures every time, as mirror images
-    # What is kept, and how often
+    # What is kept, and how often: FREE
     log: Path | None = None  # CSV file
     log_every: int = 50  # steps
     validate_every: int | None = None  # steps; None: only at the end
@@ -89,13 +91,13 @@ class Recipe:
         object.__setattr__(self, "phases", made)
 
     def settings(self):
-        """What decides the numbers: a checkpoint must agree in all of it."""
-        told = asdict(self)
-        same = "phases batch_size seed weight_decay optimizer clip ema augment origin".split()
-        terms = ["expression_weight", "pose_weight", "identity_weight"] + ["mirror"] * self.mirror
+        """What decides the numbers, all but FREE: a checkpoint must agree in it."""
+        # A switch that is off is left out: older checkpoints may not know it.
+        told = {name: x for name, x in asdict(self).items() if name not in FREE and x is not False}
+        terms = [name for name in told if name.endswith("_weight") or name == "mirror"]
+        weights = {name: told.pop(name) for name in terms}
         regression = self.pose_weight is not None  # a recogniser's loss has no terms
-        weights = {name: told[name] for name in terms} if regression else None
-        return {name: told[name] for name in same} | dict(weights=weights)
+        return told | dict(weights=weights if regression else None)
 
 
 class Run:
@@ -174,9 +176,8 @@ class Run:
     def resume(self):
         """Take over the checkpoint; ValueError where it is damaged, or of other settings."""
         path, mine = self.recipe.checkpoint, self.settings
-        with files.reading(
-            path, "a checkpoint of this training: delete it to train from the start"
-        ):
+        what = "a checkpoint of this training: delete it to train from the start"
+        with files.reading(path, what):
             state = torch.load(path, map_location=self.fabric.device, weights_only=True)
             found = state["settings"]
             changed = [n for n in {**mine, **found} if found.get(n) != mine.get(n)]

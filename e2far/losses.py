@@ -1,6 +1,6 @@
-r"""The multi-task loss of UH-E2FAR: the neutral shape and what the expression adds to it, in mm.
+r"""The terms of UH-E2FAR's loss: neutral shape, what the expression adds to it, and pose.
 
-Every function returns one energy per item, unweighted; the training loop averages and weighs.
+Each is one energy per item, unweighted; `training.regression` averages, weighs and adds them up.
 """
 
 import torch

@@ -14,7 +14,7 @@ from PIL import Image
 
 from e2far import camera, raster
 
-# The Okabe-Ito palette, told apart by the colour-blind; one colour per method throughout.
+# The Okabe-Ito palette, told apart by the colour-blind. A method has one colour: name it here.
 _METHODS = {
     "#000000": ("oracle",),
     "#999999": ("mean face", "pool3", "recogniser, untrained"),

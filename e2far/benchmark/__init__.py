@@ -1,4 +1,4 @@
-"""How far off a face is: measures, the protocols of published benchmarks, rivals.
+"""How published benchmarks judge a face, and rivals; on known vertices `evaluation` does.
 
 metrics       distances of vertices, to a scan (NoW) and of landmarks; one person's consistency
 protocols     Feng, REALY, landmarks by yaw

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from the truth: vertices, distances to a scan, landmarks on photos.
+"""What the protocols share: distances of vertices and to a scan, landmarks on photos.
 
 `vertex_error` where the true correspondence is known. Distances to the nearest surface, as NoW's,
 flatter a mesh that has slid along the face (arXiv 2505.18025), and are reported beside it.
@@ -14,14 +14,14 @@ from scipy.spatial.transform import Rotation
 NOW_LANDMARKS = (36, 39, 42, 45, 33, 48, 54)
 
 
-def draw_people(people, samples, seed):
-    """How often each of so many people is in each bootstrap draw, (samples, people) int."""
+def draw_people(people, draws, seed):
+    """How often each of so many people is in each bootstrap draw, (draws, people) int."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(people, np.full(people, 1 / people), size=samples)
+    return rng.multinomial(people, np.full(people, 1 / people), size=draws)
 
 
 def interval(drawn):
-    """Low and high end of the 95 % interval of draws (samples,); nan ones do not count."""
+    """Low and high end of the 95 % interval of draws (n,); nan ones do not count."""
     drawn = drawn[np.isfinite(drawn)]
     return np.quantile(drawn, (0.025, 0.975)).tolist() if len(drawn) else [np.nan, np.nan]
 

@@ -24,17 +24,17 @@ class MarkedMesh(NamedTuple):
 
     vertices: np.ndarray  # (N, 3) mm
     triangles: np.ndarray  # (F, 3) int
-    keypoints: np.ndarray  # (K, 3) mm
+    keypoints: np.ndarray  # (K, 3) mm: NOW_LANDMARKS, of `realy_error` iBUG's 68
 
 
-def feng_error(prediction, scan, scan_landmarks7):
+def feng_error(prediction, scan_vertices, scan_landmarks7):
     """`now_error` of Feng et al. 2018: no refinement, a smaller ball. Their table is its RMS."""
-    return metrics.now_error(prediction, scan, scan_landmarks7, iterations=0, factor=1.2)
+    return metrics.now_error(prediction, scan_vertices, scan_landmarks7, iterations=0, factor=1.2)
 
 
-def scan_errors(prediction, scan, scan_landmarks7):
+def scan_errors(prediction, scan_vertices, scan_landmarks7):
     """Dict of now, metrical, feng: distances (M',) mm of the scan's points in each crop."""
-    arguments = prediction, scan, scan_landmarks7  # of now_error
+    arguments = prediction, scan_vertices, scan_landmarks7  # of now_error
     return dict(
         now=metrics.now_error(*arguments),
         metrical=metrics.now_error(*arguments, metrical=True),
@@ -82,33 +82,33 @@ def realy_error(prediction, scan, regions, region_keypoints=REALY_KEYPOINTS, sev
     for name, chosen in regions.items():
         rows, inside = list(region_keypoints[name]), np.zeros(len(scan_vertices), bool)
         inside[chosen] = True
-        region, targets = scan_vertices[inside], scan_keypoints[rows]
+        region, own_marks, scan_marks = scan_vertices[inside], keypoints[rows], scan_keypoints[rows]
         whole = inside[scan.triangles].all(1)
         triangles = (np.cumsum(inside) - 1)[scan.triangles[whole]]
-        turn, shift = regional_icp(surface, region, keypoints[rows], targets)
+        R, t = regional_icp(surface, region, own_marks, scan_marks)
         # The scan is moved instead of the prediction, so that one surface serves all regions.
-        region, targets = (region - shift) @ turn, (targets - shift) @ turn
-        matched = bend(region, triangles, surface, targets, keypoints[rows])
+        region, scan_marks = (region - t) @ R, (scan_marks - t) @ R
+        matched = bend(region, triangles, surface, scan_marks, own_marks)
         errors[name] = float(np.linalg.norm(matched - region, axis=1).mean())
     return errors | {"all": float(np.mean(list(errors.values())))}
 
 
 def regional_icp(surface, region, keypoints, region_keypoints, iterations=50):
-    """Rotation (3, 3) and translation (3,) that lay a Surface and its keypoints on a region.
+    """Rotation R (3, 3) and translation t (3,) that lay a Surface and its keypoints on a region.
 
     Closest points and a rigid fit in turns. region: (n, 3)    keypoints, region_keypoints: (K, 3)
     """
     n, K = len(region), len(keypoints)
     weights = np.r_[np.ones(n), np.full(K, n / K)]  # Choice: keypoints weigh as much as the region
-    rotation, t, fixed = np.eye(3), np.zeros(3), np.concatenate((region, region_keypoints))
+    R, t, fixed = np.eye(3), np.zeros(3), np.concatenate((region, region_keypoints))
     for _ in range(iterations):
-        moving = np.concatenate((surface.closest((region - t) @ rotation)[0], keypoints))
-        _, turned, shifted = similarity_of_arrays(moving, fixed, scale=False, weights=weights)
-        step_mm = np.abs(moving @ (turned - rotation).T + shifted - t).max()
-        rotation, t = turned, shifted
+        moving = np.concatenate((surface.closest((region - t) @ R)[0], keypoints))
+        _, R_new, t_new = similarity_of_arrays(moving, fixed, scale=False, weights=weights)
+        step_mm = np.abs(moving @ (R_new - R).T + t_new - t).max()
+        R, t = R_new, t_new
         if step_mm < 1e-3:
             break
-    return rotation, t
+    return R, t
 
 
 def bend(region, triangles, surface, keypoints, targets, lengths_mm=(30.0, 10.0, 3.0), rounds=4):

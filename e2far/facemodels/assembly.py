@@ -48,7 +48,7 @@ def as_vertices(values, name="the mean"):
 def as_modes(values, n, scale=None, name="the identity basis"):
     """Modes (N, 3, K), float32, times `scale` (K,), of an array (3N, K) or (N, 3, K)."""
     shape = np.shape(values)
-    if len(shape) < 2 or np.size(values) // shape[-1] != 3 * n:
+    if len(shape) < 2 or not shape[-1] or np.size(values) // shape[-1] != 3 * n:
         raise ValueError(f"{name} has shape {shape}: expected ({3 * n}, modes) for {n} vertices")
     modes = np.reshape(values, (n, 3, -1)).astype(np.float32)
     if scale is None:
@@ -85,12 +85,12 @@ def as_landmarks(values, first=0):
 def modes_of_units(units, names, region):
     """Expression modes (N, 3, L), in standard deviations, of mixtures of units (N, 3, J).
 
-    Principal over the region and uncentred, so that expression 0 stays the neutral face.
+    Principal components over the region, not centred, so that expression 0 stays the neutral face.
     """
     rng = np.random.default_rng(0)
     strengths = np.stack([draw_units(names, rng) for _ in range(3000)]).astype(float)
-    value, vector = np.linalg.eigh(strengths.T @ strengths / len(strengths))
-    root = vector * np.sqrt(value.clip(0)) @ vector.T  # units @ root: unit coefficients
+    value, vector = np.linalg.eigh(strengths.T @ strengths / len(strengths))  # second moment
+    root = vector * np.sqrt(value.clip(0)) @ vector.T  # strengths are like root @ white noise
     flat = units[region].reshape(-1, len(names)).astype(float)
     value, vector = np.linalg.eigh(root @ flat.T @ flat @ root)
     keep = np.flatnonzero(value > 1e-6 * value[-1])[::-1]
@@ -117,14 +117,14 @@ def assemble(published):
     landmarks[list(known)] = list(known.values())
     weights, distance = laid.interpolation()
 
-    def carried(ours):
-        return (weights @ ours.numpy().reshape(len(ours), -1)).reshape(n, *ours.shape[1:])
+    def carried(values):
+        return (weights @ values.numpy().reshape(len(values), -1)).reshape(n, *values.shape[1:])
 
-    def turned(ours):
-        return np.einsum("ij,njk->nik", laid.turn.astype(np.float32), carried(ours))
+    def turned(basis):
+        return np.einsum("ij,njk->nik", laid.turn.astype(np.float32), carried(basis))
 
-    own = {name: carried(values) for name, values in ours.attributes.items()}
-    attributes, skin = carry_attributes(own, distance, exact, triangles)
+    carried_attributes = {name: carried(values) for name, values in ours.attributes.items()}
+    attributes, skin = carry_attributes(carried_attributes, distance, exact, triangles)
     on_face = torch.zeros(ours.n_vertices)
     on_face[ours.region] = 1
     whole = ((carried(on_face) > 0.99) & (distance < 15) & skin)[triangles].all(1)

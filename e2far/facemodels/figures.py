@@ -10,17 +10,17 @@ BLACK, RED, BLUE = "#000000", "#D55E00", "#0072B2"
 INDEX_COLOURS = dict(zip(INDICES, (BLUE, "#E69F00", "#009E73", "#CC79A7")))
 
 
-def face_measures(found, spread, used):
+def face_measures(found, spread, local_sd):
     """Our people's measures beside the survey's (left), how much they differ beside it (right).
 
-    found: `anthropometry.measure` of people of the model    used: the model's local_sd
+    found: `anthropometry.measure` of people of the model    local_sd: the model's
     spread: data frame of local_sd, measure, spread_ratio
     """
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 4.6), width_ratios=(1.15, 1), layout="constrained"
     )
     draw_lengths(left, found)
-    draw_spread(right, spread, used)
+    draw_spread(right, spread, local_sd)
     for axis, place in ((left, "lower right"), (right, "upper left")):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7, loc=place)
@@ -34,15 +34,15 @@ def draw_lengths(axis, found):
     dots = dict(ms=3, color=GREY, alpha=0.5, mec="none")
     for row, name in enumerate(names):
         middle, values = population(name)[0], np.asarray(found[name])
-        named = row == 0  # in the legend
-        axis.plot(values - middle, row + jitter, ".", label="our people, each one" * named, **dots)
+        hidden = "_" if row else ""  # before a label: the legend leaves it out
+        axis.plot(values - middle, row + jitter, ".", label=hidden + "our people, each one", **dots)
         for place, label, colour, marker, (mean, sd) in (
             (0, "our people", BLACK, "o", (values.mean(), values.std(ddof=1))),
             (-0.27, "women, survey", RED, "^", NORMS[name]["female"]),
             (0.27, "men, survey", BLUE, "s", NORMS[name]["male"]),
         ):
             bar = dict(fmt=marker, ms=4, capsize=2, lw=1.3, color=colour)
-            axis.errorbar(mean - middle, row + place, xerr=sd, label=label * named, **bar)
+            axis.errorbar(mean - middle, row + place, xerr=sd, label=hidden + label, **bar)
     axis.axvline(0, color=DARK, lw=0.8)
     means = [f"{name}\n{population(name)[0]:.0f} mm" for name in names]
     axis.set_yticks(range(len(names)), means, fontsize=8)
@@ -54,7 +54,7 @@ def draw_lengths(axis, found):
     )
 
 
-def draw_spread(axis, spread, used):
+def draw_spread(axis, spread, local_sd):
     """Coefficients of variation as a ratio to the norms', against that of the local targets."""
     for name, rows in spread.groupby("measure", sort=False):
         index = dict(color=INDEX_COLOURS[name], label=name, marker="o") if name in INDICES else {}
@@ -63,7 +63,7 @@ def draw_spread(axis, spread, used):
     axis.plot([], [], lw=0.8, color=LIGHT, label="measures in mm")
     axis.plot(typical.index, np.exp(typical), "k--", lw=2, label="geometric mean of all")
     axis.axhline(1, color=DARK, lw=0.8)
-    axis.axvline(used, color=DARK, lw=0.8, linestyle=":", label="the model's")
+    axis.axvline(local_sd, color=DARK, lw=0.8, linestyle=":", label="the model's")
     axis.set(
         xlabel="spread of the local targets (local_sd)",
         ylabel="coefficient of variation, ratio to the survey's",

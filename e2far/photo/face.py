@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from e2far import camera, morphable
 from e2far.photo.confidence import Confidence
 from e2far.photo.pictures import Picture, load_image
+from e2far.photo.results import MESHES
 
 OVERLAY_COLOUR, OVERLAY_OPACITY, OVERLAY_CONTRAST = (0.82, 0.95, 1.05), 0.66, 2.2
 
@@ -80,16 +81,17 @@ class Face:
         image: its photo, for colours    texture: as from `texture`, instead of it
         """
         path = Path(path)
-        if path.suffix.lower() == ".json":
+        kind = path.suffix.lower().removeprefix(".")
+        if kind == "json":
             path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        elif path.suffix.lower() in (".obj", ".ply", ".glb"):
+        elif kind in MESHES:
             from e2far.photo import mesh_files
 
             if texture is None and image is not None:
                 texture = self.texture(image)
-            mesh_files.save(self, path, texture)
+            mesh_files.WRITERS[kind](self, path, texture)
         else:
-            raise ValueError(f"cannot save a face as {path.name}: choose .obj, .ply, .glb or .json")
+            raise ValueError(f"cannot save {path.name}: choose .{', .'.join(MESHES)} or .json")
 
     def to_html(
         self, path: str | Path, image: Picture, title="Reconstructed face", texture=None

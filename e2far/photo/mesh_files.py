@@ -29,27 +29,31 @@ def vertex_normals(vertices, triangles):
     return directions.astype(np.float32)
 
 
-def save(face, path, texture=None):
-    """Write a `face.Face` to .obj, .ply or .glb, coloured by a texture (S, S, 3).
+def write_obj(face, path, texture):
+    """x.obj, and with a texture x.mtl and x_texture.png beside it."""
+    mesh = trimesh.Trimesh(face.vertices, face.triangles, process=False)
+    if texture is not None:
+        mesh = textured(face, texture, f"{path.stem}_texture")
+    how = dict(include_normals=texture is not None, header="e2far, millimetres")
+    how |= dict(return_texture=True, mtl_name=path.stem + ".mtl")
+    text, beside = trimesh.exchange.obj.export_obj(mesh, **how)
+    for name, content in (beside | {path.name: text.encode()}).items():
+        path.with_name(name).write_bytes(content)
 
-    Beside x.obj go x.mtl and x_texture.png.
-    """
-    if path.suffix.lower() == ".glb":
-        path.write_bytes(glb(face, texture).to_bytes())
-    elif path.suffix.lower() == ".ply":
-        colours = None if texture is None else vertex_colours(face.model, texture)
-        mesh = trimesh.Trimesh(face.vertices, face.triangles, vertex_colors=colours, process=False)
-        data = mesh.export(file_type="ply", vertex_normal=False)
-        path.write_bytes(data.replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1))  # ty: ignore[missing-union-attribute, no-matching-overload]
-    else:
-        mesh = trimesh.Trimesh(face.vertices, face.triangles, process=False)
-        if texture is not None:
-            mesh = textured(face, texture, f"{path.stem}_texture")
-        how = dict(include_normals=texture is not None, header="e2far, millimetres")
-        how |= dict(return_texture=True, mtl_name=path.stem + ".mtl")
-        text, beside = trimesh.exchange.obj.export_obj(mesh, **how)
-        for name, content in (beside | {path.name: text.encode()}).items():
-            path.with_name(name).write_bytes(content)
+
+def write_ply(face, path, texture):
+    colours = None if texture is None else vertex_colours(face.model, texture)
+    mesh = trimesh.Trimesh(face.vertices, face.triangles, vertex_colors=colours, process=False)
+    data = mesh.export(file_type="ply", vertex_normal=False)
+    path.write_bytes(data.replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1))  # ty: ignore[missing-union-attribute, no-matching-overload]
+
+
+def write_glb(face, path, texture):
+    path.write_bytes(glb(face, texture).to_bytes())
+
+
+# What writes a `face.Face` to a path, coloured by a texture (S, S, 3) or None; see `results.MESHES`
+WRITERS = dict(obj=write_obj, ply=write_ply, glb=write_glb)
 
 
 def textured(face, texture, name):

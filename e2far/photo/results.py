@@ -11,10 +11,9 @@ import tempfile
 from pathlib import Path
 
 PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif")
-ENDINGS = dict(
-    json=".json", obj=".obj", ply=".ply", glb=".glb", overlay="_overlay.png", html=".html"
-)
-MESHES = ("obj", "ply", "glb")
+MESHES = ("obj", "ply", "glb")  # kinds and endings; mesh_files.WRITERS writes them
+ENDINGS = dict(json=".json") | {kind: f".{kind}" for kind in MESHES}
+ENDINGS |= dict(overlay="_overlay.png", html=".html")
 
 
 def find_photos(paths, out, all_faces=False):

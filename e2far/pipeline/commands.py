@@ -109,7 +109,7 @@ def train_long(
     goes_on = (config["folder"] / "checkpoint.pt").exists()
     if not status and (goes_on or not (config["folder"] / "network.safetensors").exists()):
         if cooldown and not goes_on:
-            long_training.reach(folder, recipe, config["network"])
+            long_training.save_reached(folder, recipe, config["network"])
         make_faces(folder, p.judged, p.image_size, profile)
         trainings.train_job(**config, progress=True)
     elif not status:

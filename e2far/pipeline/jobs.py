@@ -44,9 +44,7 @@ def run_many(jobs, n_jobs=2, on_progress=None, *, function, resume=False):
             on_progress({name: pd.read_csv(log) for name, log in logs.items() if log.exists()})
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [function.__module__]
-    )  # torch is imported once, not by every job
+    context.set_forkserver_preload([function.__module__])  # torch is imported once
     line, held = context.Pipe(duplex=False)
     with ProcessPoolExecutor(n_jobs, context, _serve, (line,), max_tasks_per_child=1) as pool:
         try:

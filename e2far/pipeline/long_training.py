@@ -29,17 +29,17 @@ def config(folder, recipe, profile, cooldown=False):
     p, synthesis = params.load("long", profile), params.load("synthesis", profile)
     if recipe not in p.recipes:
         raise ValueError(f"recipe {recipe!r}: choose one of {', '.join(p.recipes)}")
-    other = p.recipes[recipe]
-    network = p.network | other.get("network", {})
-    training = p.training | other.get("training", {})
-    live = params.live_settings(p, synthesis) | other.get("live", {})
-    start = other.get("start", p.start)
+    departures = p.recipes[recipe]
+    network = p.network | departures.get("network", {})
+    training = p.training | departures.get("training", {})
+    live = params.live_settings(p, synthesis) | departures.get("live", {})
     if cooldown:
         phase, start = p.cooldown, folder / recipe / "reached.safetensors"
         live["first_person"] = 10_000_000  # nobody whom it has seen
     else:
-        phase = other.get("phase", p.phase)
-        # One that ends sooner is augmented less in the end: as much at each step as the others.
+        phase, start = departures.get("phase", p.phase), departures.get("start", p.start)
+        start = start and params.ROOT / start
+        # It grows linearly to the last step: a shorter training shall have the same at each step.
         training["augment"] *= phase["steps"] / p.phase["steps"]
     return dict(
         folder=folder / (f"{recipe}-cooldown" if cooldown else recipe),
@@ -49,15 +49,15 @@ def config(folder, recipe, profile, cooldown=False):
         training=training | dict(phases=[phase]),
         seed=p.seed,
         live=live,
-        start=start and params.ROOT / start,
+        start=start,
     )
 
 
-def reach(folder, recipe, network):
+def save_reached(folder, recipe, network):
     """Write what a recipe has reached as `reached.safetensors`, for a cooldown to start from.
 
     The weights of its last checkpoint (not their average), or the network that it ended with.
-    Raises FileNotFoundError where there is neither.
+    network: arguments of E2FAR    Raises FileNotFoundError where there is neither.
     """
     checkpoint, ended = folder / recipe / "checkpoint.pt", folder / recipe / "network.safetensors"
     if not checkpoint.exists() and not ended.exists():
@@ -88,7 +88,7 @@ def curves(folder):
 
 def report(folder, steps, batch_size):
     """A few sentences: how far the long training is, what is left, and how its curve lies beside
-    that of the recipe before."""
+    that of the recipe "before"."""
     rows = curves(folder)
     ours, before = (rows[rows.recipe == recipe] for recipe in ("ours", "before"))
     if ours.empty:

@@ -57,7 +57,6 @@ def _pick(kind, name, known):
 def settings(p, faces):
     """Arguments from a block `training`: dicts `network` of E2FAR, `training` of `fit`,
     `recognition` of `pretrain`. faces: data.Faces, for the size of pictures"""
-
     take = lambda *names: {name: getattr(p, name) for name in names}
     common = take("batch_size", "optimizer", "weight_decay", "clip", "precision")
     common |= take("log_every", "validate_every", "checkpoint_every") | dict(augment=p.augmentation)

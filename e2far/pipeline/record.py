@@ -39,15 +39,15 @@ def environment(path):
     p = params.load("training")
     device = "cuda" if p.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES).splitlines()
-    listed = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", listed.read_text() if listed.exists() else "")
+    cpuinfo = Path("/proc/cpuinfo")
+    model_name = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
     found = dict(
         profile=p.profile,
         seed=p.seed,
         commit=git("rev-parse", "HEAD").strip() or None,
         changed=[line[3:] for line in changed],
         system=f"{platform.system()} {platform.machine()}",
-        processor=named[1] if named else platform.processor(),
+        processor=model_name[1] if model_name else platform.processor(),
         cores=os.cpu_count(),
         threads=os.environ.get("OMP_NUM_THREADS"),
         precision=training.auto_precision(p.precision, device),
@@ -120,5 +120,5 @@ def pack_picture(data):
         del data["image/png"]
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the name of a function, then its arguments
     dict(environment=environment, notebook=notebook)[sys.argv[1]](*sys.argv[2:])

@@ -28,13 +28,13 @@ def paint(picture, boxes, texture, coverage):
 
     Only where `coverage` (S, S) is below one. texture: (T, T, 3) of `make_texture`
     """
-    size, mask = picture.shape[0], texture.shape[0] - 1
-    for box in boxes:
-        if box.opacity <= 0:
+    size, mask = picture.shape[0], texture.shape[0] - 1  # T is a power of two: x & mask is x mod T
+    for one in boxes:
+        if one.opacity <= 0:
             continue
-        start, end, corner, soft = box.start, box.end, box.corner, box.softness
-        cx, cy, hx, hy = box.centre[0], box.centre[1], box.half[0], box.half[1]
-        cosine, sine = np.cos(box.angle), np.sin(box.angle)
+        start, end, corner, soft = one.start, one.end, one.corner, one.softness
+        cx, cy, hx, hy = one.centre[0], one.centre[1], one.half[0], one.half[1]
+        cosine, sine = np.cos(one.angle), np.sin(one.angle)
         reach = np.sqrt(hx * hx + hy * hy) + soft
         for y in range(max(0, int(cy - reach)), min(size, int(cy + reach) + 2)):
             for x in range(max(0, int(cx - reach)), min(size, int(cx + reach) + 2)):
@@ -42,14 +42,15 @@ def paint(picture, boxes, texture, coverage):
                     continue
                 dx, dy = x + np.float32(0.5) - cx, y + np.float32(0.5) - cy
                 u, v = dx * cosine + dy * sine, dy * cosine - dx * sine
+                # The signed distance from the rounded edge
                 qx, qy = abs(u) - hx + corner, abs(v) - hy + corner
                 outside = np.sqrt(max(qx, 0) ** 2 + max(qy, 0) ** 2) + min(max(qx, qy), 0) - corner
-                alpha = min(max(np.float32(0.5) - outside / soft, 0), 1) * box.opacity
+                alpha = min(max(np.float32(0.5) - outside / soft, 0), 1) * one.opacity
                 if alpha <= 0:
                     continue
                 along = min(max(np.float32(0.5) + np.float32(0.5) * u / hx, 0), 1)
-                grain = box.grain * texture[int(v) & mask, int(u) & mask, 0]
-                gain = 1 + grain + box.stripes * texture[int(u) & mask, int(v) & mask, 1]
+                grain = one.grain * texture[int(v) & mask, int(u) & mask, 0]
+                gain = 1 + grain + one.stripes * texture[int(u) & mask, int(v) & mask, 1]
                 for c in range(3):
                     colour = (start[c] + along * (end[c] - start[c])) * gain
                     picture[y, x, c] += alpha * (colour - picture[y, x, c])
@@ -58,31 +59,33 @@ def paint(picture, boxes, texture, coverage):
 def draw_background(size, rng):
     """Boxes (PANELS,) of BOX that make a wall, a street, a landscape, a studio."""
     boxes = np.zeros(PANELS, BOX)
-    # All draws at once: a draw costs more than a number.
-    one, two = rng.random((PANELS, 16)), rng.normal(0, 1, (PANELS, 2))
+    # All draws at once: a draw costs more than a number. A few numbers serve twice.
+    share, (slant, horizon) = rng.random((PANELS, 16)), rng.normal(0, 1, (PANELS, 2)).T
+    sides, place = share[:, :2], share[:, 6:8]
+    coloured, shade, straight, turn = share[:, 2:6].T
+    rounded, opacity, fade, grain, stripes, striped = share[:, 8:14].T
     main, scene = random_colour(rng) * rng.uniform(0.4, 1.2), rng.random(3)
     blur = rng.choice([0.5, 2.0, 8.0], p=[0.4, 0.3, 0.3]) * size / 80 * (0.7 + 0.8 * scene[0])
-    count, outdoors = 0 if scene[1] < 0.12 else rng.integers(1, PANELS), scene[2] < 0.35
-    shade, coloured = 0.4 + 1.1 * one[:, 3:4], one[:, 2:3] < 0.6
-    colours = random_colour(rng, (PANELS,)) * (0.4 + 0.9 * one[:, 3:4])
-    start = np.where(coloured, colours, main * shade)
-    upright = (one[:, 5] < 0.5) * np.pi / 2 + 0.05 * two[:, 0]
+    count = 0 if scene[1] < 0.12 else rng.integers(1, PANELS)
+    colours = random_colour(rng, (PANELS,)) * (0.4 + 0.9 * shade)[:, None]
+    start = np.where(coloured[:, None] < 0.6, colours, main * (0.4 + 1.1 * shade)[:, None])
+    upright = (turn < 0.5) * np.pi / 2 + 0.05 * slant
 
-    half = np.exp(np.log(0.02) * one[:, :2]) * size
-    boxes["centre"], boxes["half"] = (1.2 * one[:, 6:8] - 0.1) * size, half
-    boxes["corner"] = half.min(1) * (one[:, 8] < 0.35)
-    boxes["angle"] = np.where(one[:, 4] < 0.7, upright, one[:, 5] * np.pi)
-    boxes["softness"], boxes["opacity"] = blur, 0.35 + 0.65 * one[:, 9]
-    boxes["start"], boxes["end"] = start, start * (0.4 + 1.1 * one[:, 10:11])
-    boxes["grain"] = 0.2 * one[:, 11]
-    boxes["stripes"] = 0.4 * one[:, 12] * (one[:, 13] < 0.2)
-    if outdoors:  # a horizon
-        boxes["centre"][1] = size / 2, size * (1 + 0.9 * one[1, 6])
+    half = np.exp(np.log(0.02) * sides) * size  # 2 to 100 % of the picture's side
+    boxes["centre"], boxes["half"] = (1.2 * place - 0.1) * size, half
+    boxes["corner"] = half.min(1) * (rounded < 0.35)
+    boxes["angle"] = np.where(straight < 0.7, upright, turn * np.pi)
+    boxes["softness"], boxes["opacity"] = blur, 0.35 + 0.65 * opacity
+    boxes["start"], boxes["end"] = start, start * (0.4 + 1.1 * fade)[:, None]
+    boxes["grain"], boxes["stripes"] = 0.2 * grain, 0.4 * stripes * (striped < 0.2)
+    if scene[2] < 0.35:  # outdoors: a horizon
+        boxes["centre"][1] = size / 2, size * (1 + 0.9 * place[1, 0])
         boxes["half"][1] = 3 * size, size
-        boxes["corner"][1], boxes["angle"][1] = 0, 0.06 * two[1, 1]
-    end = main * (0.4 + 1.1 * one[0, 1]) if one[0, 2] < 0.6 else start[0]
-    wall = dict(centre=size / 2, half=2 * size, angle=6.28 * one[0, 0], grain=0.12 * one[0, 3])
-    boxes[0] = box(**wall, start=main, end=end, stripes=0.15 * one[0, 4] * (one[0, 5] < 0.3))
+        boxes["corner"][1], boxes["angle"][1] = 0, 0.06 * horizon[1]
+    turn, fade, fades, grain, stripes, striped = share[0, :6]  # for the wall
+    end = main * (0.4 + 1.1 * fade) if fades < 0.6 else start[0]
+    wall = dict(centre=size / 2, half=2 * size, angle=6.28 * turn, grain=0.12 * grain)
+    boxes[0] = box(**wall, start=main, end=end, stripes=0.15 * stripes * (striped < 0.3))
     boxes[1 + count :] = 0
     return boxes
 
@@ -97,7 +100,7 @@ def draw_obstacles(size, skin, cloth, rng):
     if kind < 0.13:
         if rng.random() >= 0.85:  # somebody else's hand
             skin = skin * rng.uniform(0.4, 1.8)
-        for start in (0, 7)[: 1 + (rng.random() < 0.25)]:
+        for start in (0, 7) if rng.random() < 0.25 else (0,):  # two hands or one
             boxes[start : start + 7] = draw_hand(size, skin.clip(0, 1), cloth, rng)
     elif kind < 0.20:
         for k in range(rng.integers(1, 3)):
@@ -128,17 +131,15 @@ def draw_hand(size, skin, cloth, rng):
         return box(**shape, softness=soft, **look)
 
     sleeve = dict(start=cloth * 0.6, end=cloth, grain=0.1, stripes=0.2)
-    turn = rng.normal(0, 0.1)
-    look = bare if rng.random() < 0.4 else sleeve
+    forearm = dict(turn=rng.normal(0, 0.1), look=bare if rng.random() < 0.4 else sleeve)
     boxes = np.zeros(7, BOX)
-    boxes[0] = part(-5.6, 0, (4.0 * length, 3.1 * thick), turn, look=look)
+    boxes[0] = part(-5.6, 0, (4.0 * length, 3.1 * thick), **forearm)
     boxes[1] = part(-0.9, 0, (0.85 * length, 3.8 * thick), corner=0.6)
     for k in range(4):
         forward, long = rng.normal(0.3, 0.06), rng.uniform(0.85, 1.1)
         turn, aside = (k - 1.5) * rng.uniform(0, 0.12), (k - 1.5) * spread
         boxes[2 + k] = part(forward, aside, (long * length, thick), turn)
-    turn = thumb * rng.uniform(0.3, 0.8)
-    boxes[6] = part(-0.6, 4 * thumb, (0.7 * length, 1.1 * thick), turn)
+    boxes[6] = part(-0.6, 4 * thumb, (0.7 * length, 1.1 * thick), thumb * rng.uniform(0.3, 0.8))
     return boxes
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pandas as pd
 import pytest
 import torch
@@ -115,6 +117,15 @@ def test_frozen_phase_leaves_the_trunk_bit_for_bit(model, splits):
     statistics = zip(net.trunk.buffers(), before.trunk.buffers())
     assert not any(torch.equal(a, b) for a, b in statistics if a.numel() > 3)
     assert all(p.requires_grad for p in net.parameters())
+
+
+def test_a_checkpoint_must_agree_in_all_that_is_told_but_what_changes_no_number():
+    told = dict(phases=[Phase(1, 1e-3)], batch_size=4, seed=0, pose_weight=1.0)
+    others = dict(phases=[Phase(2, 1e-3)]) | dict.fromkeys(("optimizer", "origin"), "other")
+    for field in dataclasses.fields(keeping.Recipe):
+        changed = told | {field.name: others.get(field.name, 7)}
+        same_numbers = keeping.Recipe(**changed).settings() == keeping.Recipe(**told).settings()
+        assert same_numbers == (field.name in keeping.FREE), field.name
 
 
 @pytest.mark.parametrize("ema, interrupted_at", [(None, 8), (0.9, 6)])  # in either phase

@@ -206,9 +206,10 @@ WRITERS = {
     "FaceXModel": write_ict,
     "sfm_shape_3448.bin": write_surrey,
 }
-READERS = dict(zip(WRITERS, (basel, basel, basel, basel, flame, flame, ict, surrey)))
+READERS = (basel, basel, basel, basel, flame, flame, ict, surrey)
+READERS = dict(zip(WRITERS, READERS, strict=True))
 NAMES = "basel2009 basel2009-front basel2009 basel flame flame ict surrey".split()
-NAMES = dict(zip(WRITERS, NAMES))
+NAMES = dict(zip(WRITERS, NAMES, strict=True))
 WHOLE = ("flame2023.npz", "generic_model.pkl", "FaceXModel")  # with eyes and teeth; others: faces
 UNNAMED = ("BFM_model_front.mat", "BFM.mat", "model2017-1.h5", "flame2023.npz", "generic_model.pkl")
 LANDMARKS = {
@@ -444,6 +445,7 @@ BAD = {  # file -> what the message says -> what spoils the file
         "not 3 for each vertex": again(shapeMU=lambda f: column(f["mean"])[:-1]),
         r"shapePC has shape \(": again(shapePC=lambda f: column(f["identity"])[:-3]),
         "5 modes but 3": again(shapeEV=np.ones((3, 1))),
+        r"has shape \(\d+, 0\): expected": again(shapePC=lambda f: np.ones((f["mean"].size, 0))),
         "identity_basis holds numbers that are not finite": again(
             shapePC=lambda f: column(f["identity"]) * np.nan
         ),

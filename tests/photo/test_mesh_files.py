@@ -12,13 +12,14 @@ from scipy.spatial import cKDTree
 
 from e2far import camera, morphable, raster
 from e2far.photo import face as faces
-from e2far.photo import mesh_files, units
+from e2far.photo import mesh_files, results, units
 from e2far.photo import texture as textures
 from e2far.photo.texture import spread
 from e2far.photo.unwrapping import unwrap
 
 VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 KINDS = ("obj", "ply", "glb")
+assert set(KINDS) == set(results.MESHES) == set(mesh_files.WRITERS)
 
 
 def make_face(model, units=(), yaw_deg=0.0, scale=1.5, centre=(200.0, 190.0)):

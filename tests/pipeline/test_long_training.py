@@ -94,4 +94,4 @@ def test_before_any_training_status_writes_nothing_and_a_cooldown_says_what_to_d
     commands.train_long(tmp_path / "nothing", status=True, profile="smoke")
     assert "not measured anything" in capsys.readouterr().out and not [*tmp_path.iterdir()]
     with pytest.raises(FileNotFoundError, match="begin the training first"):
-        long_training.reach(tmp_path, "ours", {})
+        long_training.save_reached(tmp_path, "ours", {})

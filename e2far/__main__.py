@@ -1,5 +1,16 @@
-"""`python -m e2far` is the command line."""
+"""`e2far` and `python -m e2far`: the command line, whose imports take half a second."""
 
-import runpy
+import sys
 
-runpy.run_module("e2far.cli", run_name="__main__")
+
+def main():
+    try:
+        from e2far.cli import app
+
+        app()
+    except KeyboardInterrupt:  # before `cli.command` could tell
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

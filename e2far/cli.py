@@ -70,7 +70,3 @@ app.command()(command(train, TrainOptions))
 app.command()(command(build_face_model))
 app.command("long", hidden=True)(command(train_long))
 app.command("trunks", hidden=True)(command(race_trunks))
-
-
-if __name__ == "__main__":
-    app()

@@ -86,7 +86,7 @@ class Faces(Dataset):
     def __init__(self, folder: str | Path, image_size: int | None = None):
         self.folder, self.reduced_to = Path(folder), image_size
         index = self.folder / INDEX
-        with reading(index, f"the index without which there is no finished data set: {AGAIN}"):
+        with reading(index, f"the index of a finished split: {AGAIN}"):
             counts = json.loads(index.read_text())
             self.count, self.shard_size = counts["faces"], counts["shard_size"]
         self.shard = functools.lru_cache(OPEN_SHARDS)(self._open)

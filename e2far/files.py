@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,9 @@ def reading(path, what):
         raise
     except Exception as error:  # parsers of foreign formats fail in too many ways to list
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = re.split(r"\. If you trust| when allow_pickle", reason)[0]  # numpy's advice
+        if isinstance(error, OSError) and Path(path).is_dir():
+            reason = "it is a folder"
         if isinstance(error, KeyError):
             reason = f"a part is missing: {reason}"
         raise ValueError(f"{path}: {reason}; it should be {what}") from error

@@ -53,10 +53,11 @@ class MorphableModel(nn.Module):
         attributes: Mapping[str, torch.Tensor] | None = None,
     ):
         super().__init__()
-        self.attributes, self.unit_names = dict(attributes or {}), tuple(units or ())
-        stacked = (
-            torch.stack(list(units.values()), -1) if units else mean.new_zeros(len(mean), 3, 0)
-        )
+        units, n = {} if units is None else units, len(mean)
+        if not isinstance(units, Mapping) or any(x.shape != (n, 3) for x in units.values()):
+            raise ValueError(f"units are no mapping of names to tensors ({n}, 3)")
+        self.attributes, self.unit_names = dict(attributes or {}), tuple(units)
+        stacked = torch.stack(list(units.values()), -1) if units else mean.new_zeros(n, 3, 0)
         self.register_buffer("mean", mean)
         self.register_buffer("identity_basis", identity_basis)
         self.register_buffer("expression_basis", expression_basis)
@@ -74,7 +75,9 @@ class MorphableModel(nn.Module):
             found, shape = tuple(value.shape), shapes.get(key, (n,))  # of an attribute
             if len(found) != len(shape) or any(b not in (a, "any") for a, b in zip(found, shape)):
                 raise ValueError(f"{key} has shape {found}: expected {shape} for {n} vertices")
-            if (key in INDICES) == value.is_floating_point():
+            if key in ("region", "identity_basis") and not value.numel():
+                raise ValueError(f"{key} is empty")
+            if (key in INDICES) == value.is_floating_point() or value.dtype == torch.bool:
                 raise ValueError(f"{key} holds numbers of the wrong type, {value.dtype}")
             if not value.isfinite().all():
                 raise ValueError(f"{key} holds numbers that are not finite")
@@ -196,7 +199,8 @@ class MorphableModel(nn.Module):
             for key, array in arrays.items():
                 dtype = np.int64 if array.dtype.kind == "i" else np.float32
                 group = attributes if key.startswith("attribute.") else tensors
-                group[key.removeprefix("attribute.")] = torch.from_numpy(array.astype(dtype))
+                array = array.astype(dtype, casting="same_kind")
+                group[key.removeprefix("attribute.")] = torch.from_numpy(array)
             names, units = header["unit_names"], tensors["units"]
             if len(set(names)) != units.shape[2]:
                 raise ValueError(f"{len(names)} unit names for {units.shape[2]} units")

@@ -25,6 +25,7 @@ PHOTOS = (
     "Pictures of faces (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM), or folders of them, which are "
     "searched with all their subfolders."
 )
+OUT = "Folder for the results; made if it does not exist."
 CLIP = "One shot of one person (MP4, MOV, MKV, WebM, AVI, GIF)."
 BOX = "Square around the face in pixels, brows to chin in its middle two thirds; skips detection."
 FIRST = "Square around the face in the first frame, in pixels; default: detected."
@@ -37,8 +38,16 @@ KINDS = (
 )
 VIDEO_KINDS = f"Which files to write: some of {', '.join(video_files.ENDINGS)}."
 FORCE = "Also photos whose results are there, made with the same weights and options."
+
+
+def path(text):
+    if not text:  # Path("") is the folder where one stands
+        raise typer.BadParameter("an empty name.")
+    return Path(text)
+
+
 # What both commands are told
-Out = Annotated[Path, option("Folder for the results; made if it does not exist.", "DIR")]
+Out = Annotated[Path, option(OUT, "DIR", file_okay=False)]
 Weights = Annotated[Path | None, option("Trained network; default: the shipped one.", "FILE")]
 FaceModel = Annotated[Path | None, option(MODEL, "FILE")]
 Device = Annotated[str, option("cpu, cuda, cuda:1, ...")]
@@ -48,7 +57,7 @@ Device = Annotated[str, option("cpu, cuda, cuda:1, ...")]
 class PhotoOptions:
     """What `e2far reconstruct` is told."""
 
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS)]
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, parser=path)]
     out: Out
     box: Annotated[str | None, option(BOX, "X0,Y0,X1,Y1")] = None
     all_faces: Annotated[bool, option(ALL_FACES, None, "--all-faces")] = False

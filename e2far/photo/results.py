@@ -43,7 +43,8 @@ def claimed(place, all_faces):
 def photos_in(folder, out):
     """(photo, place) of the pictures in a folder and its subfolders, but for hidden ones and `out`.
 
-    A folder without pictures is given itself, and will be told as unreadable.
+    Results of earlier runs are left out too. A folder without pictures is given itself, and will be
+    told as unreadable.
     """
     if folder.resolve() == out.resolve():
         raise ValueError(f"--out {out} is the folder of the photos: name another one")
@@ -52,9 +53,19 @@ def photos_in(folder, out):
         shown = (name for name in sorted(subfolders) if not name.startswith("."))
         subfolders[:] = [name for name in shown if Path(where, name).resolve() != out.resolve()]
         photos = [name for name in sorted(names) if name.lower().endswith(PICTURES)]
-        found += [Path(where, name) for name in photos if not name.startswith(".")]
+        shown = [Path(where, name) for name in photos if not name.startswith(".")]
+        found += [photo for photo in shown if not is_result(photo)]
     places = [(photo, photo.relative_to(folder).with_suffix("")) for photo in found]
     return places or [(folder, Path(folder.resolve().name or "photos"))]
+
+
+def is_result(picture):
+    """Whether it is an overlay or a texture of an earlier run, beside a JSON of ours."""
+    for ending in (ENDINGS["overlay"], "_texture.png"):
+        record = picture.with_name(picture.name.removesuffix(ending) + ".json")
+        if picture.name.endswith(ending) and record.is_file():
+            return '"made_with"' in record.read_text(encoding="utf-8", errors="replace")
+    return False
 
 
 def face_places(place, count):

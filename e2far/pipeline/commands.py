@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 KINDS = ("neutral", "expression", "expressive")
+OUT = "Of network, log and checkpoint."
 DEVICES = """GPUs, or processes on a CPU, that share each batch; auto: all GPUs. Under torchrun or
 SLURM theirs count."""
 TRUNK = """Trunk to start from: of a recogniser of ours, or VGG-16 weights (vgg_face.mat,
 vgg_face_dag.pth, torchvision's .pth)."""
 LIVE = "Make new faces as training goes, instead of the split train."
+STEPS = "End after so many steps, for a trial."
 PUBLISHED = """A published face model: Basel .mat or .h5, FLAME .pkl or .npz, Surrey .bin, ICT's
 folder FaceXModel."""
 Option = typer.Option
@@ -21,23 +23,27 @@ Folder, File = (partial(Option, metavar=metavar) for metavar in ("DIR", "FILE"))
 Profile = Annotated[str, Option(help="Profile of params.yaml.")]
 
 
+def count_or_auto(text):
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise typer.BadParameter(f"{text!r}: give auto, or a number from 1 on.")
+    return text
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """What `e2far train` is told; texts of its --help."""
 
-    out: Annotated[Path, Folder(help="Of network, log and checkpoint.")] = Path(
-        "data/models/trained"
-    )
+    out: Annotated[Path, Folder(help=OUT, file_okay=False)] = Path("data/models/trained")
     profile: Annotated[str | None, Option(help="Of params.yaml.", show_default="its own")] = None
     faces: Annotated[Path, Folder(help="Splits of `dvc repro synthesis`.")] = Path("data/faces")
     face_model: Annotated[Path, File(help="What made them.")] = Path("data/facemodel/model.npz")
     accelerator: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto"
-    devices: Annotated[str, Option(help=DEVICES)] = "auto"
+    devices: Annotated[str, Option(help=DEVICES, parser=count_or_auto)] = "auto"
     start: Annotated[Path | None, File(help="Network to go on from.")] = None
     trunk: Annotated[Path | None, File(help=TRUNK)] = None
     on_the_fly: Annotated[bool | None, Option(help=LIVE, show_default="the profile's")] = None
-    steps: Annotated[int | None, Option(help="End after so many steps, for a trial.")] = None
-    seed: Annotated[int | None, Option(help="Of weights and order of pictures.")] = None
+    steps: Annotated[int | None, Option(help=STEPS, min=1)] = None
+    seed: Annotated[int | None, Option(help="Of weights and order of pictures.", min=0)] = None
 
 
 def train(options: TrainOptions):
@@ -115,7 +121,7 @@ def train_long(
     elif not status:
         typer.echo(f"{config['folder']} has ended: delete it to train anew")
     curves = long_training.curves(folder)
-    if len(curves):
+    if len(curves) and not status:
         write_table(curves, long_training.CURVES)
     typer.echo(long_training.report(folder, p.phase["steps"], p.training["batch_size"]))
 

@@ -89,19 +89,21 @@ def curves(folder):
 def report(folder, steps, batch_size):
     """A few sentences: how far the long training is, what is left, and how its curve lies beside
     that of the recipe "before"."""
-    rows = curves(folder)
+    path = folder / "ours" / "log.csv"
+    if not path.exists():
+        return f"The long training (recipe ours) has not begun in {folder}."
+    log, rows = pd.read_csv(path), curves(folder)
     ours, before = (rows[rows.recipe == recipe] for recipe in ("ours", "before"))
-    if ours.empty:
+    if "neutral_ratio" not in log:
         return "The long training has not measured anything yet."
     last = ours.iloc[-1]
     errors = ", ".join(f"{name.removesuffix('_ratio')} {last[name]:.3f}" for name in RATIOS)
+    hours = log.remaining_s.dropna().iloc[-1] / 3600
     text = (
         f"{last.images / 1e6:.2f} of {steps * batch_size / 1e6:.1f} million pictures seen."
         f" On validation people {errors} of the mean face's error."
+        f" About {hours:.1f} hours left."
     )
-    log = folder / "ours" / "log.csv"
-    if log.exists():
-        text += f" About {pd.read_csv(log).remaining_s.dropna().iloc[-1] / 3600:.1f} hours left."
     shared = ours[ours.images.between(before.images.min(), before.images.max())]
     if len(shared):
         images, error = shared.iloc[-1][["images", "expressive_ratio"]]

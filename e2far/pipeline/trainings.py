@@ -49,14 +49,14 @@ def train_job(*, progress=False, **config):
     job, options = _begin(config, progress)
     net, model = regressor(job)
     size = job.network["image_size"]
-    validation = data.Faces(job.faces / "validation", size)
+    validation, test = (data.Faces(job.faces / split, size) for split in ("validation", job.test))
     live = job.live and LiveFaces(model, size, **job.live)
     with live or nullcontext(data.Faces(job.faces / "train", size)) as faces:
         fit(net, model, faces, validation, **options)
     if not options["fabric"].is_global_zero:
         return None
-    errors = evaluation.evaluate(net, model, data.Faces(job.faces / job.test, size))
     save_network(net, job.folder / "network.safetensors", face_model=model.name, seed=job.seed)
+    errors = evaluation.evaluate(net, model, test)
     save_arrays(job.folder / "evaluation.npz", errors)
     options["checkpoint"].unlink(missing_ok=True)
     return evaluation.summary(errors)

@@ -102,7 +102,7 @@ def test_damaged_shards_and_indices_are_named_when_they_are_opened(folder):
         with pytest.raises(ValueError, match="shards.json.*`dvc repro synthesis`"):
             data.Faces(folder)
     index.unlink()
-    with pytest.raises(FileNotFoundError, match="no finished data set.*`dvc repro synthesis`"):
+    with pytest.raises(FileNotFoundError, match="of a finished split.*`dvc repro synthesis`"):
         data.Faces(folder)
 
 

@@ -197,7 +197,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(tmp_path, write, f
         write(tmp_path)
     assert not list(tmp_path.rglob("*.partial"))
     assert all(data.read_header(path) for path in tmp_path.rglob("train/*/*"))
-    with pytest.raises(FileNotFoundError, match="no finished data set"):
+    with pytest.raises(FileNotFoundError, match="of a finished split"):
         data.Faces(tmp_path / "train")
     assert numbers(write(tmp_path)) == [2, 3, 4]
     assert digest(tmp_path) == digest(tmp_path / "whole")

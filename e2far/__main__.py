@@ -1,13 +1,12 @@
 """`e2far` and `python -m e2far`: the command line, whose imports take half a second."""
 
 import sys
+from importlib import import_module
 
 
 def main():
     try:
-        from e2far.cli import app
-
-        app()
+        import_module("e2far.cli").app()
     except KeyboardInterrupt:  # before `cli.command` could tell
         sys.exit(130)
 

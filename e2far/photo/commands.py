@@ -29,6 +29,7 @@ OUT = "Folder for the results; made if it does not exist."
 CLIP = "One shot of one person (MP4, MOV, MKV, WebM, AVI, GIF)."
 BOX = "Square around the face in pixels, brows to chin in its middle two thirds; skips detection."
 FIRST = "Square around the face in the first frame, in pixels; default: detected."
+WEIGHTS = "Trained network; default: the shipped one."
 MODEL = "Face model the network was trained with; default: the shipped one."
 SMOOTH = "Width of the Gaussian that smooths expression and camera over time; 0 for none."
 ALL_FACES = "Every face that is found, not only the largest."
@@ -48,7 +49,7 @@ def path(text):
 
 # What both commands are told
 Out = Annotated[Path, option(OUT, "DIR", file_okay=False)]
-Weights = Annotated[Path | None, option("Trained network; default: the shipped one.", "FILE")]
+Weights = Annotated[Path | None, option(WEIGHTS, "FILE", dir_okay=False)]
 FaceModel = Annotated[Path | None, option(MODEL, "FILE")]
 Device = Annotated[str, option("cpu, cuda, cuda:1, ...")]
 

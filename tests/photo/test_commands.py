@@ -102,9 +102,17 @@ def test_what_cannot_be_done_is_said_in_one_line(run, folder, out):
     ):
         assert re.search(said, one_line(run(photo, **more)))
         assert not written(out)
-    shutil.rmtree(out, ignore_errors=True)
+
+
+def test_what_cannot_be_meant_is_refused_before_anything_is_begun(run, train, out):
     out.write_text("taken")
-    assert "out" in one_line(run("astronaut.png"))
+    empty = CliRunner().invoke(app, ["reconstruct", "", "--out", "elsewhere"])
+    assert empty.exit_code == 2 and "an empty name" in empty.output
+    for result in (run("astronaut.png"), train("--steps", 2)):
+        assert result.exit_code == 2 and "--out" in result.output
+    for option, value in (("--steps", 0), ("--devices", "foo"), ("--devices", 0), ("--seed", -1)):
+        result = train("--out", "elsewhere", option, value)
+        assert result.exit_code == 2 and option in result.output and not Path("elsewhere").exists()
 
 
 def test_photos_of_one_name_do_not_overwrite_each_other_and_a_given_box_is_used(run, folder, out):
@@ -226,7 +234,7 @@ def test_an_interrupted_folder_is_taken_up_again(run, album, out, monkeypatch):
 
 
 def test_results_are_not_taken_for_photos(run, album):
-    """The next run of a folder must not find its own overlays."""
+    """The next run of a folder must not find its own overlays, nor those of another `--out`."""
     assert "name another" in one_line(run(album, options=["--out", str(album)]))
     (album / "bare").mkdir()
     assert "bare is a folder, not a picture" in one_line(run(album / "bare"))
@@ -235,6 +243,11 @@ def test_results_are_not_taken_for_photos(run, album):
         assert result.stdout.splitlines()[-1].startswith("4 photos"), result.output
     overlays = {file.name for file in (album / "out").rglob("*.png")}
     assert overlays == {"a_overlay.png", "b_overlay.png"}
+    (album / "out" / "b_texture.png").write_text("beside b.json")
+    shutil.copy(album / "a.png", album / "my_overlay.png")
+    found = find_photos([album], album.parent / "elsewhere")
+    names = {"a.png", "b.JPG", "sub/a.png", "wall.png", "my_overlay.png"}
+    assert {photo.relative_to(album).as_posix() for photo, _ in found} == names
 
 
 # The package

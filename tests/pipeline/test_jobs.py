@@ -148,6 +148,20 @@ def test_a_network_goes_on_from_another_of_the_same_build_only(root, tmp_path):
         trainings.train_job(**config | dict(network=SIZES | dict(width=1 / 8)))
 
 
+def test_a_missing_test_split_is_found_before_the_training_and_a_network_outlives_its_measuring(
+    root, tmp_path, monkeypatch
+):
+    training = WEIGHTS | dict(phases=[dict(steps=1, heads_rate=0.0)])
+    config = job(root, tmp_path, training=training)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        trainings.train_job(**config, test="nothing")
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainings.train_job(**config)
+    assert weights.load_network(tmp_path / "network.safetensors")
+
+
 @pytest.mark.slow
 def test_faces_can_be_made_as_training_goes(tmp_path):
     shards.write_split("makehuman", tmp_path, "validation", 2, 2, size=48, seed=0, n_jobs=1)

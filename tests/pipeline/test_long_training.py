@@ -24,17 +24,24 @@ def nothing_committed(monkeypatch, tmp_path):
     monkeypatch.setattr(long_training, "CURVES", tmp_path / "committed.csv")
 
 
-def test_the_report_compares_curves_at_the_same_count_of_pictures(tmp_path, nothing_committed):
+def test_the_report_compares_curves_at_the_same_count_of_pictures(
+    tmp_path, nothing_committed, capsys
+):
     write_log(tmp_path, "ours", [100_000, 200_000, 300_000], [0.9, 0.8, 0.7])
     write_log(tmp_path, "before", [100_000, 200_000], [0.95, 0.9])
     text = long_training.report(tmp_path, steps=10_000, batch_size=64)
     assert "0.30 of 0.6 million pictures" in text and "2.0 hours left" in text
     compared = "At 0.20 million pictures its expressive error lies 0.100 below"
     assert compared in text
-    # The committed table alone says the same, and is kept where there is no log.
+    # The committed table is no progress of another folder, and is kept where there is no log.
     rows = long_training.curves(tmp_path)
     rows.to_csv(long_training.CURVES, index=False)
-    assert compared in long_training.report(tmp_path / "nothing", 10_000, 64)
+    committed = long_training.CURVES.read_bytes()
+    write_log(tmp_path / "mine", "before", [400_000], [0.6])
+    commands.train_long(tmp_path / "mine", status=True, profile="smoke")
+    assert "has not begun" in capsys.readouterr().out
+    assert long_training.CURVES.read_bytes() == committed
+    shutil.rmtree(tmp_path / "mine")
     write_log(tmp_path / "mine", "ours", [400_000], [0.6])
     mine = long_training.curves(tmp_path / "mine")
     assert mine.recipe.tolist() == ["before", "before", "ours"] and mine.images.max() == 400_000
@@ -92,6 +99,6 @@ def test_before_any_training_status_writes_nothing_and_a_cooldown_says_what_to_d
     tmp_path, nothing_committed, capsys
 ):
     commands.train_long(tmp_path / "nothing", status=True, profile="smoke")
-    assert "not measured anything" in capsys.readouterr().out and not [*tmp_path.iterdir()]
+    assert "has not begun" in capsys.readouterr().out and not [*tmp_path.iterdir()]
     with pytest.raises(FileNotFoundError, match="begin the training first"):
         long_training.save_reached(tmp_path, "ours", {})

@@ -43,7 +43,7 @@ def command(function, options=None):
             raise typer.Exit(130) from None
 
     described = options or function
-    told.__signature__ = inspect.signature(described)
+    told.__signature__ = inspect.signature(described)  # ty: ignore[missing-attribute]
     told.__annotations__ = described.__annotations__
     return told
 

@@ -153,7 +153,7 @@ class Run:
         row |= means | dict(images_per_s=rate, seconds=self.seconds)
         # The first process alone validates and writes; the others wait at their next step.
         if validating and main:
-            row |= self.validate(self.average.eval())
+            row |= self.validate(self.average.eval())  # ty: ignore[not-callable]
         self.sums, self.mark = {}, (time.perf_counter(), self.images)
         a_step = (self.mark[0] - self.began) / (self.step - self.first)
         self.rows.append(row | dict(remaining_s=a_step * (self.total - self.step)))

@@ -102,7 +102,7 @@ class Recogniser(nn.Module):
             for layer, stored, affine in zip(convolutions, values[0::2], values[1::2]):
                 (scale, shift), n = affine.chunk(2), layer.weight.numel()
                 layer.weight.copy_(stored[:n].view_as(layer.weight) * scale.view(-1, 1, 1, 1))
-                layer.bias.copy_(stored[n:] * scale + shift)
+                layer.bias.copy_(stored[n:] * scale + shift)  # ty: ignore[missing-union-attribute]
             self.fc.weight.copy_(values[-1].view(256, 128).T)
         return self.eval()
 

@@ -1,6 +1,7 @@
 """The networks under study: how each is shown a face, and what its layers are called."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ class Subject:
             return dict(pixels=0.0) | known | dict(average=1.08, descriptor=1.16)
         passed = np.cumsum([convolutions for _, convolutions in BLOCKS])
         known = dict(zip(LAYERS, passed / passed[-1]))  # VGG's; others lie near by their grids
-        return dict(pixels=0.0) | {layer: known[layer] for layer in self.network.trunk.channels}
+        trunk: Any = self.network.trunk
+        return dict(pixels=0.0) | {layer: known[layer] for layer in trunk.channels}
 
     def features(self, sample, layers=None, grids=None):
         """Layer -> (n, d) float32, maps pooled to the sides `grids`; None: to about as many numbers

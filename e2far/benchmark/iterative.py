@@ -80,7 +80,7 @@ class IterativeE2FAR(E2FAR):
         if start_from:
             fill_trunk(self, start_from)
         damp(self.pose_head, torch.zeros(9))  # a correction, not a pose
-        first = self.trunk.blocks[0][0][0]  # ty: ignore[not-subscriptable]
+        first = self.trunk.blocks[0][0][0]
         blind = torch.zeros(first.out_channels, CHANNELS, *first.kernel_size)
         first.weight = nn.Parameter(torch.cat((first.weight, blind), 1))
         first.in_channels += CHANNELS

@@ -222,7 +222,7 @@ class Registration:
         corners = self.corners[nearest // len(lattice)]
         # of the nearest point of that triangle's plane, pulled into the triangle
         triangle = (self.placed[corners[:, k]] for k in range(3))
-        weights = igl.barycentric_coordinates(self.vertices, *triangle).clip(0)
+        weights = igl.barycentric_coordinates(self.vertices, *triangle).clip(0)  # ty: ignore[missing-attribute]
         weights /= weights.sum(1, keepdims=True)
         surface = np.einsum("nk,nkd->nd", weights, self.placed[corners])
         starts, shape = np.arange(0, weights.size + 1, 3), (len(weights), len(self.placed))

@@ -70,8 +70,8 @@ def git(*words):
 def versions():
     """{package: version} of those that pyproject.toml asks for and that are installed."""
     found = {}
-    for requirement in importlib.metadata.requires("e2far"):
-        name = re.match(r"[\w.-]+", requirement)[0]
+    for requirement in importlib.metadata.requires("e2far"):  # ty: ignore[not-iterable]
+        name = re.match(r"[\w.-]+", requirement)[0]  # ty: ignore[not-subscriptable]
         with suppress(importlib.metadata.PackageNotFoundError):  # of an extra that is not here
             found[name] = importlib.metadata.version(name)
     return dict(sorted(found.items()))

@@ -120,7 +120,7 @@ class LiveFaces:
         try:
             if first not in held:
                 held, self.parts.first = {}, first
-                self.coming = iter(self.loader)
+                self.coming = iter(self.loader)  # ty: ignore[no-matching-overload]
             for number in range(max(held, default=first - 1) + 1, end):
                 # A copy, since workers answer in shared memory.
                 held[number] = {name: rows.clone() for name, rows in next(self.coming).items()}
@@ -160,7 +160,7 @@ class Parts(Dataset):
         model, size, settings = pickle.loads(self.told)  # noqa: S301 (told by our own process)
         return Studio(model, size, **settings)
 
-    def __getitem__(self, part):
+    def __getitem__(self, part):  # ty: ignore[lost-keyword-for-regular-parameter]
         plan, first = self.plan, part * self.length + self.plan.first_person * self.plan.pictures
         numbers = [divmod(number, plan.pictures) for number in range(first, first + self.length)]
         return photograph_many(self.studio, plan.seed, plan.split, numbers)
@@ -172,7 +172,7 @@ def _begin(_):
     threadpool_limits(1)
 
     def end_with_training():
-        multiprocessing.parent_process().join()
+        multiprocessing.parent_process().join()  # ty: ignore[missing-union-attribute]
         os._exit(1)
 
     # DataLoader's own watchdog takes the fork server for the parent; that outlives the training.

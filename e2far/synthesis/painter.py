@@ -126,7 +126,7 @@ class Painter(nn.Module):
         places["wrinkles"] = squeeze
         for (name, place), tint in zip(places.items(), colour.new_tensor(TINTS)):
             left = left - (r[name][:, None] * place)[..., None] * tint
-        return colour * left.clamp(0.15)
+        return colour * left.clamp(0.15)  # ty: ignore[missing-union-attribute]
 
     @staticmethod
     def _detail(place, grain, strands, spots):

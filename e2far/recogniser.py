@@ -94,7 +94,7 @@ class Recogniser(nn.Module):
         convolutions = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
         try:
             kinds, values = zip(*read_weights(path))
-        except ValueError:  # nothing is found in it, or it is cut short
+        except (ValueError, IndexError):  # nothing is found in it, or it is cut short
             kinds = None
         if kinds != ("con_4", "affine_") * len(convolutions) + ("fc_2",):
             raise ValueError(f"{path} is not {NAME} of the package {PACKAGE}")

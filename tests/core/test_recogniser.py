@@ -47,7 +47,7 @@ def test_another_or_a_broken_file_is_refused_in_one_line(path, tmp_path):
     whole, other = path.read_bytes(), tmp_path / "other.dat"
     for content in (b"", b"\0" * 300, whole[:342], whole[:9000], whole[: len(whole) // 2]):
         other.write_bytes(content)
-        with pytest.raises(ValueError, match=r"other.dat: .*; it should be dlib_face") as caught:
+        with pytest.raises(ValueError, match="other.dat is not dlib_face") as caught:
             recogniser.Recogniser().load(other)
         assert "\n" not in str(caught.value)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scipy.ndimage import gaussian_filter
 
 from e2far import SHIPPED, losses
 from e2far.analysis import counterfactuals, probes
@@ -67,7 +68,9 @@ def _pose_expressions(model, size, seed, people=4, of=16):
             row = counterfactuals.photograph(studio, factors)
             pictures.append(row | dict(person=np.int64(person)))
     rows = [pictures[k : k + len(EXPRESSIONS)] for k in range(0, len(pictures), len(EXPRESSIONS))]
-    edges = [np.abs(np.diff(row[0]["image"].astype(float), axis=0)).mean() for row in rows]
+    # Noise has edges too: smoothed pictures are compared.
+    smooth = [gaussian_filter(row[0]["image"].mean(2), 2.0) for row in rows]
+    edges = [np.abs(np.gradient(picture)).mean() for picture in smooth]
     chosen = sorted(np.argsort(edges)[::-1][:people])
     return counterfactuals.stack([picture for k in chosen for picture in rows[k]])
 

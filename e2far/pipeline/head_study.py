@@ -2,7 +2,8 @@
 
 python -m e2far.pipeline.head_study: after `layer_study`, whose networks are the trunks. Draws its
 own faces, stores what the trunks answer for them, trains heads of one shape on every choice of
-layers, first on a frozen trunk and then with the trunk tuned; writes reports/metrics/heads.csv.
+layers, first on a frozen trunk and then with the trunk tuned; writes heads.csv and pairs.csv in
+reports/metrics/layers.
 """
 
 import numpy as np
@@ -47,6 +48,7 @@ LAYERS = {  # trunk -> its MIDDLE and LAST
     END_TO_END: ("pool4", "pool5"),
 }
 TUNED = {RECOGNISER: "tuned_large", PEOPLE: "tuned"}  # trunk -> its phase in params.yaml
+VARIED = (TWIN, PEOPLE)  # a trunk a seed; of the others there is one, and seeds vary the heads
 
 
 def main(profile=None):
@@ -60,10 +62,11 @@ def main(profile=None):
         }
         done = [jobs.is_finished(job, trainings.variant_job) for job in configs.values()]
         if not all(done):
-            stores = {f"features {seed}": features_of(p, kind, seed) for seed in p.seeds}
+            stores = [features_of(p, kind, seed) for seed in p.seeds]
+            stores = {job["path"]: job for job in stores}
             jobs.run_many(stores, p.n_jobs, function=trainings.features_job)
         jobs.run_many(configs, p.n_jobs, function=trainings.variant_job, resume=True)
-        for path in folder(p, kind).glob("features_*.safetensors"):
+        for path in folder(p, kind).glob("features*.safetensors"):
             path.unlink()
         found += [errors_of(job, kind, *key) for key, job in configs.items()]
     write_tables(p, pd.concat(found))
@@ -102,10 +105,10 @@ def network_of(p, kind):
 
 
 def trunk_of(p, kind, seed):
-    """File of a trunk; an untrained one differs from seed to seed, the recogniser does not."""
+    """File of a trunk."""
     if kind == RECOGNISER:
         return weights_file()
-    path = folder(p, kind, f"trunk_{seed}.safetensors")
+    path = folder(p, kind, f"{own_name('trunk', kind, seed)}.safetensors")
     if not path.exists():
         subject = layer_study.open_subject(params.load("layers", p.profile), kind, seed)
         net = E2FAR(1, 1, **network_of(p, kind) | dict(fused=None))
@@ -113,6 +116,10 @@ def trunk_of(p, kind, seed):
         net.trunk.load_state_dict(trunk.state_dict())
         save_trunk(net, path)
     return path
+
+
+def own_name(name, kind, seed):
+    return f"{name}_{seed}" if kind in VARIED else name
 
 
 # ---- trainings -----------------------------------------------------------------------------------
@@ -132,7 +139,7 @@ def config(p, kind, design, seed):
         model=p.data / "facemodel" / "model.npz",
         network=network_of(p, kind) | dict(fused=sees),
         trunk=trunk_of(p, kind, seed),
-        features=folder(p, kind, f"features_{seed}.safetensors"),
+        features=folder(p, kind, f"{own_name('features', kind, seed)}.safetensors"),
         phases=phases,
         # Choice: a chip says nothing about the pose in the photo, so pose is not asked for.
         training=p.training | dict(pose_weight=0.0 if aligned else p.training["pose_weight"]),

@@ -3,9 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics.pairwise import euclidean_distances
 
 from e2far.evaluation import bootstrap_ratio
+from e2far.files import extra
+
+with extra("study"):
+    from sklearn.metrics.pairwise import euclidean_distances
 
 
 def relative_change(original, changed, reference):

@@ -63,7 +63,7 @@ class Reconstructor:
         """
         weights = Path(weights or WEIGHTS)
         if not weights.exists():
-            remedy = "`git checkout -- data/weights`, or `make reproduce PROFILE=weights`"
+            remedy = "`git checkout -- e2far/shipped`, or install e2far again"
             raise FileNotFoundError(f"no trained weights at {weights}: get them by {remedy}")
         try:
             torch.empty(1, device=device).cpu()  # "meta" makes tensors without numbers

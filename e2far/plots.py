@@ -6,13 +6,16 @@ One colour per method, the same camera for faces being compared, errors on a com
 import io
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from e2far import camera, raster
+from e2far.files import extra
+
+with extra("study"):
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
 # The Okabe-Ito palette, told apart by the colour-blind. A method has one colour: name it here.
 _METHODS = {

@@ -9,15 +9,18 @@ import logging
 import math
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 
 from e2far import augmentation, data, losses
 from e2far.evaluation import check_sizes, evaluate, predict, summary
+from e2far.files import extra
 from e2far.keeping import Phase, Recipe, Run, rates_at
 from e2far.morphable import landmarks_mm
+
+with extra("study"):
+    import pandas as pd
+    from lightning_fabric import Fabric
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would announce its precision
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}  # adam: decay as an L2 term

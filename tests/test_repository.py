@@ -19,7 +19,8 @@ from e2far.pipeline import long_training, params
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = "00_quickstart 01_data_synthesis 02_training 03_layer_features 04_which_layers"
 NAMES = f"{NAMES} 05_benchmark appendix_speed".split()
-EXTRAS = "notebooks test readers cluster speed video facemodel recogniser".split()
+CARD = "e2far/shipped/MODEL_CARD.md"
+EXTRAS = "study notebooks test readers cluster speed video facemodel recogniser".split()
 
 
 def text(path):
@@ -64,8 +65,8 @@ def code(notebook):
 
 
 def requirements(*extras):
-    groups = [PROJECT["optional-dependencies"][extra] for extra in extras]
-    return sum(groups, PROJECT["dependencies"])
+    """What the package and its `extras` need; two extras may need the same."""
+    return {*PROJECT["dependencies"]}.union(*map(PROJECT["optional-dependencies"].get, extras))
 
 
 @functools.cache
@@ -81,7 +82,7 @@ def tracked(folder=""):
 def test_environment_yml_lists_the_packages_of_pyproject_and_a_python_that_ci_tests():
     *packages, last = yaml.safe_load(text("environment.yml"))["dependencies"]
     options = [entry for entry in last["pip"] if entry.startswith("--")]
-    assert sorted(set(last["pip"]) - set(options)) == sorted(requirements(*EXTRAS))
+    assert set(last["pip"]) - set(options) == requirements(*EXTRAS)
     assert options == ["--constraint constraints.txt", "--editable ."]
     newest = int(CI["strategy"]["matrix"]["python"][-1].split(".")[1])
     assert f"python{PROJECT['requires-python']},<3.{newest + 1}" in packages
@@ -112,7 +113,8 @@ def test_ci_runs_the_readmes_commands():
 
 
 def test_every_wing_has_its_tests_and_the_notebooks_are_those_of_the_design():
-    wings = {path.parts[1] for path in tracked("e2far") if len(path.parts) == 3}
+    modules = [path for path in tracked("e2far") if path.suffix == ".py"]
+    wings = {path.parts[1] for path in modules if len(path.parts) == 3}
     assert {path.parts[1] for path in tracked("tests") if len(path.parts) == 3} == {"core", *wings}
     assert [path.stem for path in tracked("notebooks") if path.suffix == ".ipynb"] == NAMES
 
@@ -224,7 +226,7 @@ def test_a_stage_depends_on_all_modules_that_its_code_imports(stage):
     assert sorted(path for path in needed - {record} if not is_in(path, deps)) == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "data/README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "data/README.md", "CONTRIBUTING.md", CARD])
 def test_figures_and_links_exist_and_figures_have_a_stage(document):
     for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", text(document)):
         path = (ROOT / document).parent / link
@@ -252,7 +254,7 @@ def test_the_first_screen_rounds_the_table_below_it():
 def test_the_front_page_and_the_model_card_print_the_tables_of_the_default_profile(table):
     made = text(f"reports/metrics/{table}.md")
     between = rf"(?s)<!-- {table} -->\n(.*?)<!-- /{table} -->"
-    printed = re.search(between, text("data/weights/MODEL_CARD.md"))[1]
+    printed = re.search(between, text(CARD))[1]
     if table == "benchmark":
         assert made in text("README.md")
         lines = made.splitlines(keepends=True)
@@ -272,8 +274,8 @@ def test_every_committed_figure_belongs_to_a_stage():
 
 def test_what_is_shipped_is_small_and_finished():
     size = lambda paths: sum((ROOT / path).stat().st_size for path in paths)
-    assert size(tracked("data/weights")) < 15e6 and size(tracked("reports")) < 30e6
-    others = [path for path in tracked() if not {"weights", "reports"} & set(path.parts)]
+    assert size(tracked("e2far/shipped")) < 15e6 and size(tracked("reports")) < 30e6
+    others = [path for path in tracked() if not {"shipped", "reports"} & set(path.parts)]
     assert not [path for path in others if size([path]) > 5e6]
     unfinished = {".partial", ".pyc", ".log"}
     assert not [path for path in tracked() if path.suffix in unfinished]

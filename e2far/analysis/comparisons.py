@@ -5,7 +5,12 @@ verdict (data frame), and of lowest_seed and highest_seed where the table has th
 """
 
 import numpy as np
-import pandas as pd
+
+from e2far.files import extra
+
+with extra("study"):
+    import pandas as pd
+
 
 INTERVAL = ["difference", "low", "high"]
 

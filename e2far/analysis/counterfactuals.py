@@ -6,13 +6,16 @@ what that feature is about.
 
 from copy import deepcopy
 
-import joblib
 import numpy as np
 import torch
 
 from e2far.data import to_float
 from e2far.facemodels import arkit
+from e2far.files import extra
 from e2far.synthesis.studio import SPLITS, Studio
+
+with extra("study"):
+    import joblib
 
 # Styling is all of the looks that is not paint on the face: hair, beard, glasses, clothes. Camera
 # is all the rest: distance, crop, the body's turn, things in the way, exposure, noise, storage.

@@ -10,11 +10,14 @@ error of a picture and S its squared distance from the mean answer:
 """
 
 import numpy as np
-import pandas as pd
 import torch
 
 from e2far.analysis import probes
 from e2far.evaluation import bootstrap_ratio
+from e2far.files import extra
+
+with extra("study"):
+    import pandas as pd
 
 
 def squared_errors(features, targets, factors, person, components):

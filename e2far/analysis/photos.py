@@ -9,10 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.io import loadmat
-from sklearn.linear_model import LinearRegression
-from sklearn.preprocessing import PolynomialFeatures
 
 from e2far import camera
+from e2far.files import extra
+
+with extra("study"):
+    from sklearn.linear_model import LinearRegression
+    from sklearn.preprocessing import PolynomialFeatures
+
 
 FITTED = dict(shape="Shape_Para", expression="Exp_Para")  # arrays of the .mat beside a photo
 COUNT = 10  # of the fitted coefficients, the first of each kind

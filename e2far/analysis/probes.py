@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy import stats
-from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from e2far.evaluation import bootstrap_ratio
+from e2far.files import extra
+
+with extra("study"):
+    import pandas as pd
+    from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
 ALPHAS = np.logspace(-1, 6, 8)  # ridge penalties that a probe chooses from
 

@@ -1,11 +1,14 @@
 """How alike features are: what changes move, which faces are neighbours, a map of faces."""
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from sklearn.metrics.pairwise import euclidean_distances
 
 from e2far.evaluation import bootstrap_ratio
+from e2far.files import extra
+
+with extra("study"):
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from sklearn.metrics.pairwise import euclidean_distances
 
 
 def relative_change(original, changed, reference):

@@ -1,10 +1,13 @@
 """Figures of the benchmark and of the speed appendix."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from e2far import evaluation
+from e2far.files import extra
 from e2far.plots import COLOURS, STYLES
+
+with extra("study"):
+    import matplotlib.pyplot as plt
 
 
 def cumulative_errors(errors, limit_mm, title):

@@ -9,14 +9,17 @@ import itertools
 import re
 from pathlib import Path
 
-import joblib
 import numpy as np
-import pandas as pd
 from tqdm.auto import tqdm
 
 from e2far import evaluation
 from e2far.benchmark import metrics, protocols
 from e2far.benchmark.datasets.now import write_submission
+from e2far.files import extra
+
+with extra("study"):
+    import joblib
+    import pandas as pd
 
 # Choice: what is laid on the scan is what it shows. NoW's is of the person at rest, as we take
 # Florence's to be (not verified); the others' shows the picture's expression.

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from e2far import camera
+from e2far.files import extra
 from e2far.network import FRONTAL
 
 FLIP = torch.tensor([1.0, -1.0])  # image y runs down
@@ -37,7 +38,8 @@ class LandmarkFitter:
     BOX = 180 / camera.CROP_SIDE  # px, sqrt(w h) of the landmarks' box, in which the fit runs
 
     def __init__(self, model, lambda_identity=1.0, lambda_expression=1.0, iterations=50):
-        import eos
+        with extra("study"):
+            import eos
 
         self.eos, self.model = eos, model
         self.settings = dict(num_iterations=iterations, lambda_identity=lambda_identity)

@@ -4,11 +4,15 @@
 flatter a mesh that has slid along the face (arXiv 2505.18025), and are reported beside it.
 """
 
-import igl
 import numpy as np
-import roma
 import torch
 from scipy.spatial.transform import Rotation
+
+from e2far.files import extra
+
+with extra("study"):
+    import igl
+    import roma
 
 # iBUG: eye corners from right to left, nose base, mouth corners
 NOW_LANDMARKS = (36, 39, 42, 45, 33, 48, 54)

@@ -9,6 +9,7 @@ from scipy.io import loadmat
 from scipy.spatial import cKDTree
 
 from e2far.facemodels import assembly
+from e2far.files import extra
 
 WHAT = (
     "a Basel Face Model 2009, 01_MorphableModel.mat (shapeMU, shapePC, shapeEV, tl), its repack "
@@ -89,7 +90,8 @@ def read_mat(path):
 
 def read_h5(path):
     """Layout, arrays by name, triangles and landmarks of an .h5, which names a few points in mm."""
-    import h5py
+    with extra("readers"):
+        import h5py
 
     names = [*YEAR_2017[2:], CELLS, POINTS, NAMED_POINTS]
     with h5py.File(path, "r") as file:

@@ -1,9 +1,12 @@
 """Figures of the face model."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from e2far.facemodels.anthropometry import INDICES, NORMS, population
+from e2far.files import extra
+
+with extra("study"):
+    import matplotlib.pyplot as plt
 
 GREY, LIGHT, DARK = "#999999", "#BBBBBB", "#666666"
 BLACK, RED, BLUE = "#000000", "#D55E00", "#0072B2"

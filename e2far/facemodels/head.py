@@ -2,12 +2,16 @@
 
 import gzip
 
-import igl
 import numpy as np
-import pandas as pd
-import yaml
 from PIL import Image
 from scipy.spatial import cKDTree
+
+from e2far.files import extra
+
+with extra("study"):
+    import igl
+    import pandas as pd
+    import yaml
 
 MIRROR = np.array([-1.0, 1.0, 1.0])  # left for right
 DECIMETRE = 100.0  # MakeHuman's unit in mm

@@ -10,15 +10,18 @@ fields of 2.5 mm: landmarks inside the face 1.8 mm off (mean), those of the jaw 
 
 from typing import NamedTuple
 
-import igl
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from e2far.files import extra
 from e2far.morphable import SHIPPED, MorphableModel
 from e2far.raster import vertex_normals
+
+with extra("readers"):
+    import igl
 
 NORMAL_MM = 12.0  # how many mm of distance opposite normals are worth
 # Choice: of our identity coefficients, and their weight beside 2,900 squared mm; of 2 to 40 the

@@ -10,13 +10,16 @@ averages of many look as they are named, and single heads often do not.
 """
 
 import numpy as np
-import pandas as pd
-from sklearn.linear_model import Ridge
-from sklearn.metrics import r2_score
-from sklearn.model_selection import cross_val_predict
 
 from e2far.facemodels import makehuman, shapes
 from e2far.facemodels.shapes import ETHNICITIES
+from e2far.files import extra
+
+with extra("study"):
+    import pandas as pd
+    from sklearn.linear_model import Ridge
+    from sklearn.metrics import r2_score
+    from sklearn.model_selection import cross_val_predict
 
 TRAITS = ("male", "old", *ETHNICITIES)
 GROUPS = dict(

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from e2far.files import extra
 from e2far.photo.confidence import ERRORS, FALSE_ALARMS, GOOD, KNOTS, SCORE_MARGIN, Calibration
 
 SPOILT = ("covered", "misplaced", "turned", "blurred", "noisy")
@@ -137,7 +138,8 @@ def calibrate(reconstructor, faces, count=1000, seed=0):
 
     By isotonic regression: a larger disagreement never means a smaller error.
     """
-    from sklearn.isotonic import IsotonicRegression
+    with extra("study"):
+        from sklearn.isotonic import IsotonicRegression
 
     found = trials(reconstructor, faces, count, seed)
     disagreement = found["disagreement_percent"].clip(1e-3)

@@ -63,8 +63,8 @@ class Reconstructor:
         """
         weights = Path(weights or WEIGHTS)
         if not weights.exists():
-            remedy = "`git checkout -- data/weights`, or `make reproduce PROFILE=weights`"
-            raise FileNotFoundError(f"no trained weights at {weights}: get them by {remedy}")
+            remedy = "name none for the shipped ones; if those are lost, install e2far again"
+            raise FileNotFoundError(f"no trained weights at {weights}: {remedy}")
         try:
             torch.empty(1, device=device).cpu()  # "meta" makes tensors without numbers
         except (RuntimeError, AssertionError) as error:

@@ -16,11 +16,8 @@ ENDINGS = dict(json=".json", overlay="_overlay.mp4", glb=".glb")
 
 
 def import_av():
-    try:
-        import av  # here, since it is an extra
-    except ImportError:
-        remedy = "pip install -e '.[video]' in e2far's folder"
-        raise ValueError(f"videos need the package av: {remedy}") from None
+    with files.extra("video"):
+        import av
     return av
 
 

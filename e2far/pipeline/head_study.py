@@ -7,18 +7,22 @@ reports/metrics/layers.
 """
 
 import numpy as np
-import pandas as pd
 import torch
 
 from e2far import data
 from e2far.analysis.chips import cut_chips
 from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN
 from e2far.evaluation import bootstrap_ratio
+from e2far.files import extra
 from e2far.network import E2FAR
 from e2far.pipeline import jobs, layer_study, params, trainings
 from e2far.recogniser import weights_file
 from e2far.synthesis import shards
 from e2far.weights import save_trunk
+
+with extra("study"):
+    import pandas as pd
+
 
 # What the expression head sees; identity and pose are read from the last layer in all. MIDDLE and
 # LAST stand for a trunk's own names, see LAYERS.

@@ -14,10 +14,12 @@ from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from e2far import data, files, morphable
+
+with files.extra("study"):
+    import pandas as pd
 
 PACKAGE = Path(files.__file__).parent
 

@@ -7,9 +7,7 @@ met, reads every layer of every subject, and writes reports/metrics/layers/*.csv
 import warnings
 from functools import partial
 
-import joblib
 import numpy as np
-import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -19,10 +17,16 @@ from e2far.analysis.features import matched_grids, measure_batch_norm
 from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAINED
 from e2far.analysis.subjects import Subject, calibrate
 from e2far.facemodels import arkit, load_face_model
+from e2far.files import extra
 from e2far.network import E2FAR, Recognizer
 from e2far.pipeline import jobs, params, trainings
 from e2far.recogniser import Recogniser, weights_file
 from e2far.weights import fill_trunk, load_network
+
+with extra("study"):
+    import joblib
+    import pandas as pd
+
 
 SIZE = 160  # px of the faces that are drawn; each subject gets them as it wants them
 AHEAD = dict(yaw_deg=15.0, pitch_deg=8.0, roll_deg=8.0, without=("obstacles",))

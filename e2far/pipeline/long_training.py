@@ -12,13 +12,16 @@ its `recipes` say where others depart from it:
 """
 
 import numpy as np
-import pandas as pd
 import torch
 
 from e2far.facemodels import load_face_model
+from e2far.files import extra
 from e2far.network import E2FAR
 from e2far.pipeline import params
 from e2far.weights import load_network, save_network
+
+with extra("study"):
+    import pandas as pd
 
 RATIOS = ["neutral_ratio", "expression_ratio", "expressive_ratio"]
 CURVES = params.ROOT / "reports" / "metrics" / "long_training.csv"

@@ -5,7 +5,11 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import yaml
+from e2far import SHIPPED
+from e2far.files import extra
+
+with extra("study"):
+    import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TRUNKS = ROOT / "reports" / "metrics" / "trunks.csv"  # table of `make trunks`
@@ -31,14 +35,17 @@ def load(section, profile=None):
         seed=found["seed"],
         data=out / "data",
         reports=out / "reports",
-        weights=ROOT / "data" / "weights",
+        weights=SHIPPED,
         **block,
     )
 
 
 def read():
     """What params.yaml holds."""
-    return yaml.safe_load((ROOT / "params.yaml").read_text())
+    path = ROOT / "params.yaml"
+    if not path.exists():
+        raise FileNotFoundError(f"no file at {path}: the study runs in a clone of e2far")
+    return yaml.safe_load(path.read_text())
 
 
 def choose(profile):

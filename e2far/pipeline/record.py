@@ -21,7 +21,7 @@ from PIL import Image
 from e2far.files import replacing
 from e2far.pipeline import params
 
-SOURCES = ("e2far", "notebooks", "params.yaml", "dvc.yaml", "data/weights")
+SOURCES = ("e2far", "notebooks", "params.yaml", "dvc.yaml")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from safetensors.torch import load_file
 
 from e2far import data, evaluation, facemodels, files
@@ -19,6 +17,10 @@ from e2far.pipeline.jobs import inputs_digest
 from e2far.synthesis.live import LiveFaces
 from e2far.training import auto_precision, fit, pretrain
 from e2far.weights import begin, fill_trunk, save_network, save_trunk
+
+with files.extra("study"):
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,13 @@ from threading import Thread
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
+from e2far.files import extra
 from e2far.synthesis.studio import SPLITS, Studio, photograph_many
+
+with extra("study"):
+    from threadpoolctl import threadpool_limits
 
 PART, AHEAD = 16, 4  # pictures that a worker makes at a time; parts that each makes ahead
 

@@ -16,12 +16,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from uuid import uuid4
 
-import joblib
 import torch
 
 from e2far import camera, data, files, morphable, raster
 from e2far.facemodels import arkit, load_face_model
 from e2far.synthesis.studio import SPLITS, Studio, photograph_many
+
+with files.extra("study"):
+    import joblib
 
 MODEL = "model.npz"  # the face model of a split, in its folder
 AGAIN = "finished shards are kept: remove the cause and run again"
@@ -138,13 +140,10 @@ def here(job, numbers, n_jobs):
 
 def on_cluster(job, numbers, scheduler, timeout_s=10):
     """Paths of the shards `numbers` as workers of a Dask cluster finish them; they come and go."""
-    try:
+    with files.extra("cluster"):
         from dask.distributed import Client, KilledWorker, as_completed
-
+    try:
         client = Client(scheduler, timeout=timeout_s, set_as_default=False)
-    except ImportError:
-        install = "`pip install -e '.[cluster]'` in e2far's folder"
-        raise ImportError(f"scheduler {scheduler} needs Dask: {install}, or {LOCAL}") from None
     except (OSError, ValueError) as error:
         start = "start one with `dask scheduler`"
         raise OSError(f"no Dask scheduler answers at {scheduler}: {start}, or {LOCAL}") from error

@@ -93,7 +93,7 @@ def test_what_cannot_be_done_is_said_in_one_line(run, folder, out):
         ("wall.png", {}, "wall.png: .*--box x0,y0,x1,y1"),
         ("text.jpg", {}, "text.jpg is not a picture"),
         ("absent.png", {}, "absent.png: no such file"),
-        ("astronaut.png", dict(weights="absent.safetensors"), "make reproduce PROFILE=weights"),
+        ("astronaut.png", dict(weights="absent.safetensors"), "name none for the shipped"),
         ("astronaut.png", dict(weights="cut.safetensors"), "cut.safetensors"),
         ("astronaut.png", dict(options=["--box", "1,2,3"]), "four numbers"),
         ("astronaut.png", dict(options=["--box", "a,b,c,d"]), "four numbers"),

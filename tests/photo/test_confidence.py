@@ -163,7 +163,7 @@ def test_a_calibration_comes_back(tmp_path):
 
 def test_the_shipped_weights_know_a_face_from_a_cat(shipped):
     """Squares cut at random out of pictures without a face, a cat's whole face, and plain grey."""
-    assert shipped.calibration is not None, "data/weights/default.confidence.json: `make release`"
+    assert shipped.calibration is not None, "e2far/shipped/default.confidence.json: `make release`"
     face = shipped(astronaut()).confidence
     assert face.score > 0.7 and face.landmark_error_percent < 5 and not face.unlike_training
     cat = shipped(chelsea(), (60, 20, 320, 280)).confidence

@@ -379,7 +379,7 @@ def test_confidence_comes_with_the_calibration_of_these_weights_and_no_other(
 
 
 def test_missing_and_mismatched_weights_and_an_unknown_device(files, tmp_path):
-    with pytest.raises(FileNotFoundError, match="make reproduce PROFILE=weights"):
+    with pytest.raises(FileNotFoundError, match="name none for the shipped"):
         Reconstructor.from_pretrained(tmp_path / "absent.safetensors", files[1])
     morphable.toy_model(n_identity=5, dtype=torch.float32).save(tmp_path / "other.npz")
     with pytest.raises(ValueError, match="6 identity and 4 expression .* 5 identity and 4"):

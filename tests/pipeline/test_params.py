@@ -1,5 +1,6 @@
 import pytest
 
+from e2far import SHIPPED
 from e2far.pipeline import params
 
 
@@ -30,7 +31,7 @@ def test_a_section_becomes_attributes(root):
     p = params.load("speed")
     assert (p.profile, p.seed, p.n, p.rate) == ("small", 7, 1, 0.001)
     assert (p.data, p.reports) == (root / "data", root / "reports")
-    assert p.weights == root / "data/weights"
+    assert p.weights == SHIPPED
 
 
 def test_argument_goes_before_environment_before_file(root, monkeypatch):
@@ -55,7 +56,7 @@ def test_e2far_out_moves_what_is_written_and_not_the_shipped_weights(root, monke
     monkeypatch.setenv("E2FAR_OUT", out.format(root=root))
     p = params.load("speed")
     assert (p.data, p.reports) == (root / "scratch/data", root / "scratch/reports")
-    assert p.weights == root / "data/weights"
+    assert p.weights == SHIPPED
 
 
 def test_choosing_a_profile_changes_one_line(root):

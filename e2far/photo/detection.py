@@ -66,9 +66,9 @@ def detector() -> Detector:
         # Faces down to 8 % and 4 % of the longer side (the window is 80 px). The astronaut's badge
         # scores .05
         return Detector(lambda picture: _found_by_hog(hog, picture), (1024, 2048), 0.0, 0.0, 0.3)
-    # Squares down to some 3 % of the longer side. Choice of `sure`: 45 % of the rendered faces score
-    # more, .1 % of them where they lie on a side, 4 % upside down. `turned`: in 108 pictures without a face, turned, four were
-    # found by lower scores and one by a higher one.
+    # Squares down to some 3 % of the longer side. Choice of `sure`: 45 % of the rendered faces
+    # score more, .1 % of them where they lie on a side, 4 % upside down. `turned`: in 108 pictures
+    # without a face, turned, four were found by lower scores and one by a higher one.
     return Detector(lambda picture: _found_by_cnn(detectRGB, picture), (320, 960), 0.88, 0.8, 0.7)
 
 

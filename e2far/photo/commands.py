@@ -164,12 +164,17 @@ def reconstruct_photos(waiting, options, box, kinds, tally):
         try:
             image = load_image(photo)
             kind = "failed otherwise"
-            boxes, scores = locate(image, box and [box], not options.all_faces, photo.name)
-            faces = reconstructor.batch([image] * len(boxes), boxes, scores)
-            for i, at in enumerate(results.face_places(place, len(faces))):
-                record = dict(face=i + 1, faces=len(faces), made_with=made_with)
+            squares, scores = locate(image, box and [box], photo.name)
+            count = len(scores) if options.all_faces else 1
+            squares, others = squares[:count], len(scores) - count
+            faces = reconstructor.batch(
+                [image] * count, squares.boxes, scores[:count], turn=squares.turn
+            )
+            for i, at in enumerate(results.face_places(place, count)):
+                record = dict(face=i + 1, faces=count, other_faces=others, made_with=made_with)
                 results.write_face(faces[i], image, at, kinds, record)
                 told = f"{results.with_ending(at, shown)}, {describe(faces[i])}"
+                told += f", and {others} more: --all-faces" * (others > 0)
                 tqdm.write(f"{photo.name}: {told}")
             kind = "reconstructed"
             sure = (face.confidence for face in faces)

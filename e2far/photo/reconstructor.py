@@ -100,17 +100,19 @@ class Reconstructor:
         """All faces of a photo (those in `boxes`, or all that are detected), in one batch."""
         name = Path(image).name if isinstance(image, (str, Path)) else "the picture"
         pixels = load_image(image)
-        boxes, scores = locate(pixels, boxes, largest_only, name)
-        return self.batch([pixels] * len(boxes), boxes, scores, refine)
+        squares, scores = locate(pixels, boxes, name)
+        if largest_only:
+            squares, scores = squares[:1], scores[:1]
+        return self.batch([pixels] * len(scores), squares.boxes, scores, refine, squares.turn)
 
-    def batch(self, pictures, boxes, scores=None, refine=True) -> list[Face]:
+    def batch(self, pictures, boxes, scores=None, refine=True, turn=None) -> list[Face]:
         """One Face for each of the squares `boxes` (B, 4) px of B `pictures` (H, W, 3) uint8.
 
-        The network sees all at once. scores: the detector's B
+        The network sees all at once. scores: the detector's B    turn: as of `estimate`
         """
         if not len(boxes):
             return []
-        seen = self.estimate(pictures, boxes, refine)
+        seen = self.estimate(pictures, boxes, refine, turn)
         judged = zip(scores or [None] * len(boxes), self.confidence(seen))
         return [self._face(seen, i, *told) for i, told in enumerate(judged)]
 

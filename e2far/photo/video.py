@@ -102,7 +102,7 @@ def reconstruct(
     frames = video_files.frames(path, every, limit)
     for time, pixels in tqdm(frames, unit="frame", disable=not progress):
         if box is not None and not times:
-            now = reconstructor.estimate([pixels], detection.locate(pixels, [box])[0])
+            now = reconstructor.estimate([pixels], detection.locate(pixels, [box])[0].boxes)
         else:
             now = follow(reconstructor, pixels, last)
         if now is not None:
@@ -142,10 +142,12 @@ def follow(reconstructor, pixels, last):
         (sure,) = reconstructor.confidence(seen)
         if np.abs(asked - [0, 0, 1, 1]).max() < FAR and not (sure and sure.unlike_training):
             return seen
-    found = [box for box, _ in detection.detect(pixels)]
+    found, scores = detection.detect(pixels)
+    if not len(scores):
+        return None
     if last is not None:
-        found.sort(key=lambda box: np.linalg.norm(np.add(box[:2], box[2:]) / 2 - last.centre[0]))
-    return reconstructor.estimate([pixels], np.array(found[:1])) if found else None
+        found = found[np.argsort(np.linalg.norm(found.centre - last.centre, axis=1))]
+    return reconstructor.estimate([pixels], found.boxes[:1], turn=found.turn[:1])
 
 
 def over_time(model, seen, weight, known, times, smooth):

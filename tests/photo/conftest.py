@@ -22,5 +22,10 @@ def files(toy, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny(files):
+    return Reconstructor.from_pretrained(*files)
+
+
+@pytest.fixture(scope="session")
 def shipped():
     return Reconstructor.from_pretrained()

@@ -199,6 +199,15 @@ def test_finished_photos_are_skipped(run, folder, album, out):
     assert changed("--box", "40,40,170,170", weights="other.safetensors") == everything
 
 
+def test_other_faces_are_counted(run, out):
+    result = run("twins.png", options=["--only", "json"])
+    assert result.stdout.splitlines()[0].endswith(", and 1 more: --all-faces")
+    assert json.loads((out / "twins.json").read_text())["other_faces"] == 1
+    result = run("twins.png", options=["--only", "json", "--all-faces"])
+    assert "more" not in result.stdout
+    assert json.loads((out / "twins_face2.json").read_text())["other_faces"] == 0
+
+
 def test_all_faces_are_finished_only_together(run, out):
     options = ["--all-faces", "--only", "json"]
     assert run("twins.png", options=options).exit_code == 0

@@ -12,23 +12,16 @@ from e2far import camera, morphable
 from e2far.facemodels import truncate
 from e2far.photo import confidence, reconstructor
 from e2far.photo.confidence import Calibration
-from e2far.photo.detection import NoFace, check_box, detect
 from e2far.photo.pictures import crop, load_image
 from e2far.photo.reconstructor import Reconstructor
 from e2far.weights import save_network
 
 BOX = (150.0, 70.0, 280.0, 200.0)  # around the astronaut's face
-DETECTED = (161, 69, 290, 198)
 
 
 @pytest.fixture(scope="module")
 def picture():
     return astronaut()
-
-
-@pytest.fixture(scope="module")
-def tiny(files):
-    return Reconstructor.from_pretrained(*files)
 
 
 @pytest.fixture(scope="module")
@@ -123,61 +116,6 @@ def test_outside_the_photo_its_edge_is_repeated(x, y, side):
     wide = np.pad(gradient(), ((40, 40), (40, 40), (0, 0)), mode="edge")
     box = np.array((x, y, x + side, y + side))
     np.testing.assert_array_equal(crop(gradient(), box, 16), crop(wide, box + 40, 16))
-
-
-def test_a_box_becomes_a_square_about_the_same_centre_or_is_named():
-    np.testing.assert_array_equal(check_box((100, 100, 200, 140), 512, 400), (100, 70, 200, 170))
-    for box, said in (
-        ((1, 2, 3), "not four numbers"),
-        ("face", "not four numbers"),
-        ((0, 0, np.nan, 9), "not four numbers"),
-        ((50, 50, 20, 90), "empty"),
-        ((600, 600, 700, 700), "does not lie in the photo"),
-        ((-1e9, -1e9, 1e9, 1e9), "does not lie in the photo"),
-        ((0.2, 0.2, 0.6, 0.6), "too small"),
-    ):
-        with pytest.raises(ValueError, match=said) as error:
-            check_box(box, 512, 400)
-        assert "\n" not in str(error.value)
-
-
-# Detection
-
-
-def test_the_astronaut_is_found_whatever_the_size_of_the_photo(picture):
-    x0, y0, x1, y1 = reference = np.array(detect(picture)[0][0])
-    assert x1 - x0 == pytest.approx(y1 - y0)
-    np.testing.assert_allclose(reference, DETECTED, atol=10)
-    for side in (128, 1536):
-        resized = Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR)
-        box = np.array(detect(np.asarray(resized))[0][0])
-        np.testing.assert_allclose(box * 512 / side, reference, atol=8)
-
-
-@pytest.mark.slow
-def test_a_picture_of_40_pixels_and_one_of_50_million(tiny, picture, tmp_path):
-    """A face that fills a thumbnail, and one in the corner of what a large camera takes."""
-    face = Image.fromarray(picture[30:240, 120:330])
-    small = tiny(saved(face.resize((40, 40), Image.Resampling.BOX), tmp_path / "small.png"))
-    assert small.box[0] > 0 and small.box[2] < 40 and np.isfinite(small.image_landmarks).all()
-    large = Image.new("RGB", (8700, 5800), "grey")
-    large.paste(face.resize((2100, 2100)), (6400, 3500))
-    found = tiny(saved(large, tmp_path / "large.jpg", quality=80), refine=False)
-    in_face = (np.array(found.box) - [6400, 3500, 6400, 3500]) / 10
-    np.testing.assert_allclose(in_face, np.array(DETECTED) - [120, 30, 120, 30], atol=10)
-
-
-def test_two_faces_the_larger_one_first(picture):
-    both = np.zeros((400, 700, 3), np.uint8)
-    both[:256, :256] = picture[:256, 100:356]
-    both[:180, 400:580] = Image.fromarray(both[:256, :256]).resize((180, 180))
-    (large, _), (small, _) = detect(both)
-    assert large[0] < 256 < small[0]
-
-
-def test_no_face(tiny):
-    with pytest.raises(NoFace, match="no face found in the picture: .*box="):
-        tiny(np.zeros((90, 120, 3), np.uint8))
 
 
 # Reconstruction

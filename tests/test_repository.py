@@ -9,7 +9,6 @@ import tomllib
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 import yaml
 
@@ -283,30 +282,3 @@ def test_what_is_shipped_is_small_and_finished():
     unfinished = {".partial", ".pyc", ".log"}
     assert not [path for path in tracked() if path.suffix in unfinished]
     assert not [path for path in tracked() if ".ipynb_checkpoints" in path.parts]
-
-
-def test_the_readme_tells_what_the_layers_tables_say():
-    folder = ROOT / "reports" / "metrics" / "layers"
-    table = lambda name, **wanted: _rows(pd.read_csv(folder / f"{name}.csv"), wanted)
-    pooled = dict(view="all poses", readout="pooled", trunk="recogniser")
-    value = lambda **wanted: table("probes", **pooled | wanted).value.iloc[0]
-    why = text("README.md").partition("## Why do")[2].partition("## How good")[0]
-    reads = [value(layer=name, target="expression") for name in ("stage3", "stage5", "descriptor")]
-    percents = [f"{x:.0%}".replace("%", " %") for x in reads]
-    assert "explains {} of what faces do, from stage 5 {}, from the 128".format(*percents) in why
-    for target in ("expression", "identity"):
-        row = table("peaks", **pooled, target=target).iloc[0]
-        assert f"{row.kept:.0%}".replace("%", " %") + f" [{row.kept_low:.0%}".strip("%") in why
-    twin = table("probes", **pooled | dict(trunk="recogniser, untrained"), target="expression")
-    assert f"{twin.value.max():.1%}".replace("%", " %") + " of expressions at most" in why
-    linear = dict(readout="heads", trunk="recogniser", target="expression")
-    one = table("linear", **linear, layer="stage3").iloc[0]
-    both = table("linear", **linear, layer="stage3 + stage5").iloc[0]
-    assert f"{one.less_last:.3f} [{one.less_last_low:.3f}, {one.less_last_high:.3f}]" in why
-    assert f"{both.less_best:.3f} [{both.less_best_low:.3f}, {both.less_best_high:.3f}]" in why
-
-
-def _rows(table, wanted):
-    for name, value in wanted.items():
-        table = table[table[name] == value]
-    return table

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from e2far import camera, morphable
+from e2far.files import as_path
 from e2far.photo.confidence import Confidence
 from e2far.photo.pictures import Picture, load_image
 from e2far.photo.results import MESHES
@@ -147,14 +148,6 @@ class Face:
         from e2far.photo import overlay
 
         return overlay.draw(self, load_image(image), close)
-
-
-def as_path(path):
-    """`path` as a Path; TypeError where it cannot be one."""
-    if not isinstance(path, (str, Path)):
-        given = "None" if path is None else f"a {type(path).__name__}"
-        raise TypeError(f"{given} is no path: give the name of one file, as text or pathlib.Path")
-    return Path(path)
 
 
 def make_face(model, identity, expression, pose, **found) -> Face:

@@ -11,7 +11,7 @@ import zipfile
 from importlib import import_module
 from pathlib import Path
 
-from e2far.files import reading
+from e2far.files import as_path, reading
 from e2far.morphable import SHIPPED, MorphableModel
 
 READERS = {".npz": "flame", ".pkl": "flame", ".mat": "basel", ".h5": "basel", ".hdf5": "basel"}

@@ -207,8 +207,14 @@ def reconstruct_video(options):
     from e2far.photo import video
 
     box, kinds = parse_box(options.box), parse_kinds(options.only, video_files.ENDINGS)
-    settings = (box, options.every, options.limit, options.smooth, sys.stderr.isatty())
+    results.refuse_to_overwrite(video_files.places(options.clip, options.out, kinds).values())
+    line = sys.stderr.isatty()
+    settings = (box, options.every, options.limit, options.smooth, line)
     track = video.reconstruct(options.clip, load_network(options), *settings)
-    paths = ", ".join(map(str, video_files.save(track, options.out, kinds)))
+    paths = ", ".join(map(str, video_files.save(track, options.out, kinds, line)))
+    if track.cuts:
+        times = ", ".join(f"{time:.2f}" for time in track.cuts[:5])
+        remedy = "one shape is given to all frames; if it shows several people, cut it there"
+        complain(f"{options.clip.name}: the face looks another from {times} s on: {remedy}")
     lost = int((~track.found).sum())
     typer.echo(f"{options.clip.name}: {paths}: {len(track)} frames, {lost} of them without a face")

@@ -23,7 +23,7 @@ def complain(text):
 def as_path(name) -> Path:
     """The name of a file as a Path; TypeError where it is none."""
     if not isinstance(name, (str, Path)):
-        given = "None" if name is None else f"a {type(name).__name__}"
+        given = "None" if name is None else f"this {type(name).__name__}"
         raise TypeError(f"{given} names no file: give one path, as a str or pathlib.Path")
     return Path(name)
 

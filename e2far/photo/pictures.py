@@ -32,7 +32,7 @@ def load_image(source: Picture) -> np.ndarray:
     if isinstance(source, Image.Image):
         return _decode(source, "the picture")
     if not isinstance(source, np.ndarray):
-        given = "None" if source is None else f"a {type(source).__name__}"
+        given = "None" if source is None else f"this {type(source).__name__}"
         raise TypeError(f"{given} is no picture: give one path, PIL image or uint8 array (H, W, 3)")
     array = source
     if array.dtype != np.uint8:
@@ -44,7 +44,7 @@ def load_image(source: Picture) -> np.ndarray:
 
 def _load_file(path):
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_file():
         kind = "folder" if path.is_dir() else "pipe or a device"
         raise ValueError(f"{path} is a {kind}, not a picture: name a file, or a folder with some")

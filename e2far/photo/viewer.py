@@ -82,7 +82,11 @@ def photo_data(face, photo):
 
 def facts(face):
     """Rows of the page's panel: name, text and what it means, in words."""
-    words = (("to its left", "to its right"), ("down", "up"), ("tilted right", "tilted left"))
+    words = (
+        ("to its left", "to its right"),
+        ("down", "up"),
+        ("tilted to its right", "tilted to its left"),
+    )
     turns = zip(face.pose.angles_deg, words)
     yield "Head turned", ", ".join(f"{abs(a):.0f}° {way[bool(a < 0)]}" for a, way in turns), ""
     if (sure := face.confidence) is not None:

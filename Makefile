@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce resume test test-slow long long-status cooldown trunks tools lint coverage release calibration clean
+.PHONY: setup reproduce resume test test-slow site lab long long-status cooldown trunks tools lint coverage release calibration clean
 
 setup: .venv/installed
 
@@ -61,6 +61,16 @@ tools: setup
 
 lint: tools
 	pre-commit run --all-files --show-diff-on-failure
+
+# README, docs/ and the executed notebooks as pages in .site; a dead link is an error. `make lab`: JupyterLab on the notebooks.
+site: setup
+	$(UV) --constraint constraints.txt --editable '.[site]'
+	rm -rf .site
+	sphinx-build -q -W --keep-going -b html -c docs . .site
+	cp .site/README.html .site/index.html
+
+lab: setup
+	jupyter lab notebooks
 
 coverage: tools
 	coverage run -m pytest -q

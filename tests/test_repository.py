@@ -9,7 +9,6 @@ import tomllib
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 import yaml
 
@@ -20,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = "00_quickstart 01_data_synthesis 02_training 03_layer_features 04_which_layers"
 NAMES = f"{NAMES} 05_benchmark appendix_speed".split()
 CARD = "e2far/shipped/MODEL_CARD.md"
+DOCUMENTS = ["README.md", "data/README.md", "CONTRIBUTING.md", CARD]
+DOCUMENTS += sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
 EXTRAS = "study notebooks test readers cluster speed video facemodel recogniser".split()
 
 
@@ -92,7 +93,7 @@ def test_constraints_pin_every_package_and_make_takes_the_face_models_from_pypro
     lines = [line for line in text("constraints.txt").splitlines() if line and line[0] != "#"]
     assert all("==" in line for line in lines)
     package = lambda line: re.match(r"[\w.-]+", line)[0].lower().replace("_", "-")
-    needed = {package(line) for line in requirements(*EXTRAS, "dev") if "==" not in line}
+    needed = {package(line) for line in requirements(*EXTRAS, "dev", "site") if "==" not in line}
     assert needed <= {package(line) for line in lines}
     for extra in ("facemodel", "recogniser"):
         (package,) = PROJECT["optional-dependencies"][extra]
@@ -226,7 +227,7 @@ def test_a_stage_depends_on_all_modules_that_its_code_imports(stage):
     assert sorted(path for path in needed - {record} if not is_in(path, deps)) == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "data/README.md", "CONTRIBUTING.md", CARD])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_figures_and_links_exist_and_figures_have_a_stage(document):
     for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", text(document)):
         path = (ROOT / document).parent / link
@@ -236,8 +237,9 @@ def test_figures_and_links_exist_and_figures_have_a_stage(document):
             assert is_in(place, ALL_OUTPUTS), f"no stage makes {link}"
 
 
-def test_the_first_screen_rounds_the_table_below_it():
-    lines = [line for line in text("README.md").splitlines() if line.startswith("| ")]
+def test_the_front_page_rounds_the_table_of_the_results():
+    lines = f"{text('README.md')}\n{text('docs/results.md')}".splitlines()
+    lines = [line for line in lines if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     rows = {name: numbers for name, *numbers in cells}
     refined = "our network, refined on landmarks with 2 px noise"
@@ -251,12 +253,12 @@ def test_the_first_screen_rounds_the_table_below_it():
 
 @pytest.mark.skipif(PARAMS["profile"] != "default", reason="the other profiles' are not printed")
 @pytest.mark.parametrize("table", ["benchmark", "groups"])
-def test_the_front_page_and_the_model_card_print_the_tables_of_the_default_profile(table):
+def test_the_results_and_the_model_card_print_the_tables_of_the_default_profile(table):
     made = text(f"reports/metrics/{table}.md")
     between = rf"(?s)<!-- {table} -->\n(.*?)<!-- /{table} -->"
     printed = re.search(between, text(CARD))[1]
     if table == "benchmark":
-        assert made in text("README.md")
+        assert made in text("docs/results.md")
         lines = made.splitlines(keepends=True)
         rows = ("| mean face |", "| our network, shipped weights |")
         made = "".join(lines[:2] + [line for line in lines[2:] if line.startswith(rows)])
@@ -280,30 +282,3 @@ def test_what_is_shipped_is_small_and_finished():
     unfinished = {".partial", ".pyc", ".log"}
     assert not [path for path in tracked() if path.suffix in unfinished]
     assert not [path for path in tracked() if ".ipynb_checkpoints" in path.parts]
-
-
-def test_the_readme_tells_what_the_layers_tables_say():
-    folder = ROOT / "reports" / "metrics" / "layers"
-    table = lambda name, **wanted: _rows(pd.read_csv(folder / f"{name}.csv"), wanted)
-    pooled = dict(view="all poses", readout="pooled", trunk="recogniser")
-    value = lambda **wanted: table("probes", **pooled | wanted).value.iloc[0]
-    why = text("README.md").partition("### Why do")[2].partition("### What does")[0]
-    reads = [value(layer=name, target="expression") for name in ("stage3", "stage5", "descriptor")]
-    percents = [f"{x:.0%}".replace("%", " %") for x in reads]
-    assert "explains {} of what faces do, from stage 5 {}, from the 128".format(*percents) in why
-    for target in ("expression", "identity"):
-        row = table("peaks", **pooled, target=target).iloc[0]
-        assert f"{row.kept:.0%}".replace("%", " %") + f" [{row.kept_low:.0%}".strip("%") in why
-    twin = table("probes", **pooled | dict(trunk="recogniser, untrained"), target="expression")
-    assert f"{twin.value.max():.1%}".replace("%", " %") + " of expressions at most" in why
-    linear = dict(readout="heads", trunk="recogniser", target="expression")
-    one = table("linear", **linear, layer="stage3").iloc[0]
-    both = table("linear", **linear, layer="stage3 + stage5").iloc[0]
-    assert f"{one.less_last:.3f} [{one.less_last_low:.3f}, {one.less_last_high:.3f}]" in why
-    assert f"{both.less_best:.3f} [{both.less_best_low:.3f}, {both.less_best_high:.3f}]" in why
-
-
-def _rows(table, wanted):
-    for name, value in wanted.items():
-        table = table[table[name] == value]
-    return table

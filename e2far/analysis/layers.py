@@ -100,8 +100,8 @@ class Scores:
 def summarise_peaks(scores, table, tops, samples):
     """Where each target peaks and how much of the peak is kept at the top (data frame).
 
-    tops: trunk -> its last layer. Rows: kept, share of the peak; fall, peak less top, with
-    intervals. Targets that nothing explains (peak below .01) are left out.
+    tops: trunk -> its last layer. Rows: kept, share of the peak, which says little where `at_peak`
+    is near zero; fall, peak less top, with intervals.
     """
     rows = []
     table = table[table.depth.notna()]
@@ -110,7 +110,7 @@ def summarise_peaks(scores, table, tops, samples):
         # Choice: pixels are no layer, and cannot be the peak.
         part = part[part.layer != "pixels"]
         peak = part.loc[part.value.idxmax()]
-        if tops[trunk] not in set(part.layer) or peak.value < 0.01:
+        if tops[trunk] not in set(part.layer):
             continue
         key, top = (view, trunk, readout, target), tops[trunk]
         fall = scores.difference(key, peak.layer, top, samples)

@@ -1,0 +1,155 @@
+"""Every measured number in the documents' prose is the one in reports/metrics.
+
+After a run that moved numbers, `python tests/test_prose.py` prints each sentence as it should be.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+METRICS = ROOT / "reports" / "metrics"
+DOCUMENTS = ["README.md", "docs/results.md"]
+REFINED = ("refined from the network", "refined from the mean face", "eos, 2 px noise")
+SETTINGS = {  # numbers of prose that were set, not measured
+    "README.md": ["95 %", "3.11", "3.12", "3.13"],
+    "docs/results.md": ["95 %"],
+}
+
+
+def row(name, **wanted):
+    """The one row of a table in which the columns have the values `wanted`."""
+    table = pd.read_csv(METRICS / f"{name}.csv")
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    assert len(table) == 1, f"{len(table)} rows of {name}.csv have {wanted}"
+    return table.iloc[0]
+
+
+# ---- how numbers are written ---------------------------------------------------------------------
+
+
+def percent(value, digits=0):
+    return f"{100 * value:.{digits}f} %"
+
+
+def interval(found, name, write="{:.3f}".format):
+    """A column of a row with its interval, "0.046 [0.037, 0.053]"."""
+    low, high = (write(found[f"{name}_{end}"]) for end in ("low", "high"))
+    return f"{write(found[name])} [{low.removesuffix(' %')}, {high.removesuffix(' %')}]"
+
+
+def share(layer, target, trunk="recogniser"):
+    wanted = dict(view="all poses", readout="pooled", trunk=trunk, layer=layer, target=target)
+    return percent(row("layers/probes", **wanted).value)
+
+
+def kept(target):
+    wanted = dict(view="all poses", readout="pooled", trunk="recogniser", target=target)
+    return interval(row("layers/peaks", **wanted), "kept", percent)
+
+
+def at_most(trunk):
+    table = pd.read_csv(METRICS / "layers" / "probes.csv")
+    asked = dict(view="all poses", readout="pooled", trunk=trunk, target="expression")
+    for column, value in asked.items():
+        table = table[table[column] == value]
+    return percent(table.value.max(), 1)
+
+
+def linear(layer, column):
+    wanted = dict(readout="heads", trunk="recogniser", target="expression", layer=layer)
+    return interval(row("layers/linear", **wanted), column)
+
+
+def error(method, kind):
+    return f"{row('benchmark_errors', method=method, error=kind).ratio + 1e-9:.3f}"
+
+
+def start(name):
+    found = json.loads((METRICS / "training.json").read_text())["starts"][name]
+    return f"{found['neutral_ratio']:.3f}"
+
+
+# ---- what the documents say ----------------------------------------------------------------------
+
+CLAIMS = {
+    "README.md": [
+        (
+            (
+                "From stage 3 of five a linear reader explains {} of what faces do, from stage 5 {}, "
+                "from the 128 numbers that say who it is {}. So {} of the peak is left at the top."
+            ),
+            lambda: (
+                [share(name, "expression") for name in ("stage3", "stage5", "descriptor")]
+                + [kept("expression")]
+            ),
+        ),
+        (
+            (
+                "The shape of the face is read best from stage 5 ({}), and {} of that is left in the "
+                "128 numbers."
+            ),
+            lambda: [share("stage5", "identity"), kept("identity")],
+        ),
+        (
+            "The same network with random weights explains {} of expressions at most, at any layer.",
+            lambda: [at_most("recogniser, untrained")],
+        ),
+        (
+            "A linear head on stage 3 beats one on stage 5 by {} of explained variance",
+            lambda: [linear("stage3", "less_last")],
+        ),
+        (
+            "Stage 3 with stage 5 gains {} over stage 3 alone.",
+            lambda: [linear("stage3 + stage5", "less_best")],
+        ),
+        (
+            "Expressions are in pool4 ({}) and nearly gone from pool5 ({}), where the person is.",
+            lambda: [share(name, "expression", "end to end") for name in ("pool4", "pool5")],
+        ),
+    ],
+    "docs/results.md": [
+        (
+            (
+                "A fit to the same noisy landmarks that starts from the network's answer ends at {} of "
+                "the mean face's error. From the mean face it ends at {}, and eos at {}."
+            ),
+            lambda: [error(method, "expressive") for method in REFINED],
+        ),
+        (
+            "{} against {} of the mean face's error in the neutral shape, one seed each.",
+            lambda: [start(name) for name in ("from the recogniser", "from scratch")],
+        ),
+    ],
+}
+
+
+def told(claim):
+    sentence, values = claim
+    return sentence.format(*values())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_says_what_the_tables_say(document):
+    prose = (ROOT / document).read_text()
+    for claim in CLAIMS[document]:
+        assert told(claim) in prose
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_no_measured_number_of_prose_is_left_unchecked(document):
+    prose = (ROOT / document).read_text()
+    prose = re.sub(r"(?ms)^```.*?^```|^\|.*?$|\]\([^)]*\)|`[^`]*`|<!--.*?-->", "", prose)
+    for claim in CLAIMS[document]:
+        prose = prose.replace(told(claim), "")
+    left = re.findall(r"(?<![\d.])\d+\.\d+(?!\.?\d)|\d+ %", prose)
+    assert [number for number in left if number not in SETTINGS[document]] == []
+
+
+if __name__ == "__main__":
+    for name, claims in CLAIMS.items():
+        print(name, *(f"- {told(claim)}" for claim in claims), sep="\n")

@@ -412,8 +412,8 @@ def test_numbers_come_back_from_json_and_no_other_kind_is_written(face, tmp_path
     stored = json.loads((tmp_path / "face.json").read_text())
     np.testing.assert_allclose(stored["landmarks_px"], face.image_landmarks, atol=0.006)
     np.testing.assert_allclose(list(stored["pose"].values()), face.pose.angles_deg, atol=0.006)
-    with pytest.raises(ValueError, match="choose .obj, .ply, .glb"):
-        face.save(tmp_path / "face.stl")
+    with pytest.raises(ValueError, match="choose .obj, .ply, .stl, .glb"):
+        face.save(tmp_path / "face.fbx")
     assert [path.name for path in tmp_path.iterdir()] == ["face.json"]
 
 

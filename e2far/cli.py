@@ -20,7 +20,6 @@ from e2far.pipeline.commands import (
 app = typer.Typer(
     help="3D face reconstruction from one photo, after UH-E2FAR (CVPR 2017).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

@@ -20,6 +20,14 @@ def complain(text):
     tqdm.write("e2far: " + " ".join(str(text).split()), file=sys.stderr)
 
 
+def as_path(name) -> Path:
+    """The name of a file as a Path; TypeError where it is none."""
+    if not isinstance(name, (str, Path)):
+        given = "None" if name is None else f"this {type(name).__name__}"
+        raise TypeError(f"{given} names no file: give one path, as a str or pathlib.Path")
+    return Path(name)
+
+
 @contextmanager
 def extra(name):
     """Around imports that the extra `name` of pyproject.toml brings: what is missing says so."""

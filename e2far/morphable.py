@@ -58,13 +58,11 @@ class MorphableModel(nn.Module):
             raise ValueError(f"units are no mapping of names to tensors ({n}, 3)")
         self.attributes, self.unit_names = dict(attributes or {}), tuple(units)
         stacked = torch.stack(list(units.values()), -1) if units else mean.new_zeros(n, 3, 0)
-        self.register_buffer("mean", mean)
-        self.register_buffer("identity_basis", identity_basis)
-        self.register_buffer("expression_basis", expression_basis)
-        self.register_buffer("units", stacked)
-        self.register_buffer("triangles", triangles)
-        self.register_buffer("landmarks", landmarks)
-        self.register_buffer("region", torch.arange(len(mean)) if region is None else region)
+        buffers = dict(mean=mean, identity_basis=identity_basis, expression_basis=expression_basis)
+        buffers |= dict(units=stacked, triangles=triangles, landmarks=landmarks)
+        buffers |= dict(region=torch.arange(n) if region is None else region)
+        for key, value in buffers.items():
+            self.register_buffer(key, value)
         self._check()
 
     def _check(self):
@@ -87,6 +85,7 @@ class MorphableModel(nn.Module):
     n_vertices = property(lambda self: len(self.mean))
     n_identity = property(lambda self: self.identity_basis.shape[2])
     n_expression = property(lambda self: self.expression_basis.shape[2])
+    extra_repr = lambda self: f"{self.name or 'unnamed'}, {self.n_vertices} vertices"
 
     @property
     def region_triangles(self) -> torch.Tensor:

@@ -21,7 +21,7 @@ NAMES = f"{NAMES} 05_benchmark appendix_speed".split()
 CARD = "e2far/shipped/MODEL_CARD.md"
 DOCUMENTS = ["README.md", "data/README.md", "CONTRIBUTING.md", CARD]
 DOCUMENTS += sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
-EXTRAS = "study notebooks test readers cluster speed video facemodel recogniser".split()
+EXTRAS = "study notebooks test readers cluster speed video heic facemodel recogniser".split()
 
 
 def text(path):
@@ -282,3 +282,12 @@ def test_what_is_shipped_is_small_and_finished():
     unfinished = {".partial", ".pyc", ".log"}
     assert not [path for path in tracked() if path.suffix in unfinished]
     assert not [path for path in tracked() if ".ipynb_checkpoints" in path.parts]
+
+
+@each_stage
+def test_an_interrupted_stage_leaves_the_committed_reports(stage):
+    """DVC deletes what is not persistent before it runs a stage."""
+    entries = [one for kind in ("outs", "metrics") for one in STAGES[stage].get(kind, [])]
+    for entry in entries:
+        (path,) = plain([entry])
+        assert not path.startswith("reports/") or entry[path]["persist"]

@@ -11,7 +11,7 @@ import zipfile
 from importlib import import_module
 from pathlib import Path
 
-from e2far.files import reading
+from e2far.files import as_path, reading
 from e2far.morphable import SHIPPED, MorphableModel
 
 READERS = {".npz": "flame", ".pkl": "flame", ".mat": "basel", ".h5": "basel", ".hdf5": "basel"}
@@ -29,7 +29,7 @@ def load_face_model(name_or_path: str | Path = "makehuman") -> MorphableModel:
     `assembly`. Expressions that are modes without names (FLAME, Basel 2017) leave no `units`.
     Raises FileNotFoundError or ValueError with one line that says what the file should be.
     """
-    path = SHIPPED if str(name_or_path) == "makehuman" else Path(name_or_path)
+    path = SHIPPED if str(name_or_path) == "makehuman" else as_path(name_or_path)
     suffix = path.suffix.lower()
     if suffix == ".npz" and not is_flame(path):
         return MorphableModel.load(path)

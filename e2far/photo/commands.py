@@ -22,8 +22,8 @@ def option(help, metavar=None, *names, **more):
 
 
 PHOTOS = (
-    "Pictures of faces (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM), or folders of them, which are "
-    "searched with all their subfolders."
+    "Pictures of faces (JPEG, HEIC, PNG, AVIF, TIFF, WebP, BMP, GIF, PPM), or folders of them, "
+    "which are searched with all their subfolders."
 )
 OUT = "Folder for the results; made if it does not exist."
 CLIP = "One shot of one person (MP4, MOV, MKV, WebM, AVI, GIF)."
@@ -59,7 +59,7 @@ class PhotoOptions:
     """What `e2far reconstruct` is told."""
 
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help=PHOTOS, parser=path)]
-    out: Out
+    out: Out = Path("faces")
     box: Annotated[str | None, option(BOX, "X0,Y0,X1,Y1")] = None
     all_faces: Annotated[bool, option(ALL_FACES, None, "--all-faces")] = False
     only: Annotated[str, option(KINDS, "KIND,...")] = "obj,glb,json,overlay,html"
@@ -74,7 +74,7 @@ class VideoOptions:
     """What `e2far video` is told."""
 
     clip: Annotated[Path, typer.Argument(metavar="VIDEO", help=CLIP)]
-    out: Out
+    out: Out = Path("faces")
     box: Annotated[str | None, option(FIRST, "X0,Y0,X1,Y1")] = None
     every: Annotated[int, option("Take every n-th frame.", min=1)] = 1
     limit: Annotated[int | None, option("At most so many frames; default: all.", min=1)] = None
@@ -121,11 +121,10 @@ def reconstruct(options):
     photo gave a face, 1 if any did not, 130 after Ctrl-C.
     """
     box, kinds = parse_box(options.box), parse_kinds(options.only, results.ENDINGS)
-    work = results.find_photos(options.photos, options.out, options.all_faces)
+    work, others = results.find_photos(options.photos, options.all_faces)
     weights = options.weights or SHIPPED / "default.safetensors"
     model = options.face_model or SHIPPED / "makehuman.npz"
     settings = dict(
-        e2far=__version__,
         weights=digest(weights, model),
         box=box and list(box),
         all_faces=options.all_faces,
@@ -134,7 +133,8 @@ def reconstruct(options):
     waiting = []
     for photo, place in work:
         relative = Path(os.path.relpath(photo, options.out)).as_posix()
-        made_with, place = dict(photo=relative) | settings, options.out / place
+        made_with = dict(e2far=__version__, photo=relative) | settings
+        place = options.out / place
         if not options.force and results.is_finished(photo, place, kinds, made_with):
             tally["finished before"] += 1
         else:
@@ -143,6 +143,10 @@ def reconstruct(options):
         if waiting:  # else neither torch nor the network is needed
             reconstruct_photos(waiting, options, box, kinds, tally)
     finally:
+        if others:
+            shown, more = ", ".join(map(str, others[:10])), len(others) - 10
+            shown += f" and {more} more" * (more > 0)
+            complain(f"left out {len(others)} that are no pictures: {shown}")
         if len(work) > 1:
             counts = ", ".join(f"{count} {kind}" for kind, count in tally.items())
             typer.echo(f"{len(work)} photos: {counts}")
@@ -171,7 +175,7 @@ def reconstruct_photos(waiting, options, box, kinds, tally):
                 [image] * count, squares.boxes, scores[:count], turn=squares.turn
             )
             for i, at in enumerate(results.face_places(place, count)):
-                record = dict(face=i + 1, faces=count, other_faces=others, made_with=made_with)
+                record = dict(made_with=made_with, face=i + 1, faces=count, other_faces=others)
                 results.write_face(faces[i], image, at, kinds, record)
                 told = f"{results.with_ending(at, shown)}, {describe(faces[i])}"
                 told += f", and {others} more: --all-faces" * (others > 0)
@@ -203,8 +207,14 @@ def reconstruct_video(options):
     from e2far.photo import video
 
     box, kinds = parse_box(options.box), parse_kinds(options.only, video_files.ENDINGS)
-    settings = (box, options.every, options.limit, options.smooth, sys.stderr.isatty())
+    results.refuse_to_overwrite(video_files.places(options.clip, options.out, kinds).values())
+    line = sys.stderr.isatty()
+    settings = (box, options.every, options.limit, options.smooth, line)
     track = video.reconstruct(options.clip, load_network(options), *settings)
-    paths = ", ".join(map(str, video_files.save(track, options.out, kinds)))
+    paths = ", ".join(map(str, video_files.save(track, options.out, kinds, line)))
+    if track.cuts:
+        times = ", ".join(f"{time:.2f}" for time in track.cuts[:5])
+        remedy = "one shape is given to all frames; if it shows several people, cut it there"
+        complain(f"{options.clip.name}: the face looks another from {times} s on: {remedy}")
     lost = int((~track.found).sum())
     typer.echo(f"{options.clip.name}: {paths}: {len(track)} frames, {lost} of them without a face")

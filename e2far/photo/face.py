@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from e2far import camera, morphable
+from e2far.files import as_path
 from e2far.photo.confidence import Confidence
 from e2far.photo.pictures import Picture, load_image
 from e2far.photo.results import MESHES
-
-OVERLAY_COLOUR, OVERLAY_OPACITY, OVERLAY_CONTRAST = (0.82, 0.95, 1.05), 0.66, 2.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +60,12 @@ class Face:
     confidence: Confidence | None = None  # None where the weights come without a calibration
     model: morphable.MorphableModel | None = field(default=None, repr=False)  # for meshes, pages
 
+    def __repr__(self):
+        yaw, pitch, roll = self.pose.angles_deg
+        sure = "" if self.confidence is None else f", confidence {self.confidence.score:.2f}"
+        pose = f"yaw {yaw:+.0f}, pitch {pitch:+.0f}, roll {roll:+.0f} degrees"
+        return f"<Face of {len(self.vertices)} vertices, {pose}{sure}>"
+
     @property
     def region_triangles(self) -> np.ndarray:
         """The triangles (F', 3) whose corners are all in the region."""
@@ -74,34 +78,37 @@ class Face:
         return texture.texture(self, load_image(image))
 
     def save(self, path: str | Path, image: Picture | None = None, texture=None) -> None:
-        """Write a mesh to .obj (with .mtl and .png), .ply or .glb, or all numbers to .json.
+        """Write a mesh to .obj (with .mtl and .png), .ply, .stl or .glb, or all numbers to .json.
 
-        OBJ and PLY are in millimetres; a GLB is in metres and at rest, with the expression units
+        Its folder is made if need be. OBJ, PLY and STL are in millimetres; a GLB is in metres and at rest, with the expression units
         as morph targets, set as in the photo.
         image: its photo, for colours    texture: as from `texture`, instead of it
         """
-        path = Path(path)
+        path = as_path(path)
         kind = path.suffix.lower().removeprefix(".")
+        if kind not in ("json", *MESHES):
+            raise ValueError(f"cannot save {path.name}: choose .{', .'.join(MESHES)} or .json")
+        if texture is None and image is not None and kind not in ("json", "stl"):
+            texture = self.texture(image)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "json":
             path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        elif kind in MESHES:
+        else:
             from e2far.photo import mesh_files
 
-            if texture is None and image is not None:
-                texture = self.texture(image)
             mesh_files.WRITERS[kind](self, path, texture)
-        else:
-            raise ValueError(f"cannot save {path.name}: choose .{', .'.join(MESHES)} or .json")
 
-    def to_html(
-        self, path: str | Path, image: Picture, title="Reconstructed face", texture=None
-    ) -> None:
+    def to_html(self, path: str | Path, image: Picture, title=None, texture=None) -> None:
         """Write one page that needs no network: the head to turn, animate and lay over its photo.
 
-        Under 1 MB. texture: as from `texture`, where it is at hand already
+        Under 1 MB. title: default: the photo's name, or the page's
+        texture: as from `texture`, where it is at hand already
         """
         from e2far.photo import viewer
 
+        path = as_path(path)
+        title = title or Path(image if isinstance(image, (str, Path)) else path).name
+        path.parent.mkdir(parents=True, exist_ok=True)
         pixels = load_image(image)
         texture = self.texture(pixels) if texture is None else texture
         viewer.write_html(path, self, pixels, texture, title)
@@ -133,37 +140,14 @@ class Face:
             landmarks_px=numbers(self.image_landmarks, 2),
         )
 
-    def overlay(self, image: Picture) -> np.ndarray:
-        """The photo under the half-transparent face and its 68 landmarks, uint8 (H, W, 3)."""
-        pixels = load_image(image)
-        height, width = pixels.shape[:2]
-        points = self.pose.project(self.vertices)
-        reach = np.concatenate((points[self.region], self.image_landmarks))
-        side = int(np.clip(1.1 * np.ptp(reach, axis=0).max(), 8, 3 * max(height, width)))
-        corner = np.round((reach.min(0) + reach.max(0) - side) / 2)
-        corner = corner.clip(-side, (width, height)).astype(int)
-        size = min(max(2 * side, 400), 1400)  # px as drawn, then resampled to `side`
-        layer = self._drawn((points - corner) * (size / side), size)
-        draw, radius = ImageDraw.Draw(layer), size * 0.006
-        for x, y in ((self.image_landmarks - corner) * (size / side)).tolist():
-            for r, colour in ((1.5 * radius, (20, 40, 60, 255)), (radius, (255, 225, 120, 255))):
-                draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
-        layer = layer.resize((side, side), Image.Resampling.LANCZOS)
-        photo = Image.fromarray(pixels)
-        photo.paste(layer, tuple(corner.tolist()), layer)
-        return np.asarray(photo)
+    def overlay(self, image: Picture, close=False) -> np.ndarray:
+        """The photo under the lines of the mesh and its 68 landmarks, uint8 (H, W, 3).
 
-    def _drawn(self, points, size):
-        """The shaded face, its vertices at `points` (N, 2), as an RGBA picture of `size` px."""
-        from e2far import raster  # here: numba takes a while to import
+        close: a square around the face alone, large
+        """
+        from e2far.photo import overlay
 
-        turned = np.ascontiguousarray(self.vertices @ self.pose.rotation.T, dtype=np.float32)
-        normals = raster.vertex_normals(turned, self.triangles)
-        picture, coverage = raster.render_plain(
-            points, turned[:, 2], self.region_triangles, normals, size, OVERLAY_COLOUR
-        )
-        layer = np.dstack((picture**OVERLAY_CONTRAST, OVERLAY_OPACITY * coverage))
-        return Image.fromarray((layer * 255).astype(np.uint8))
+        return overlay.draw(self, load_image(image), close)
 
 
 def make_face(model, identity, expression, pose, **found) -> Face:

@@ -1,19 +1,22 @@
-"""A face as a file for other programs: OBJ, PLY and GLB.
+"""A face as a file for other programs: OBJ, PLY, STL and GLB.
 
-OBJ and PLY hold the face as it is in the photo, in millimetres in the head frame. A GLB is in
+OBJ, PLY and STL hold the face as it is in the photo, in millimetres in the head frame. A GLB is in
 metres, as glTF asks; its mesh is the face at rest, and its morph targets are the model's expression
 units: their weights (`unit_strengths`) bring it to the photo's expression. Vertices come in the
 model's order; the few that the texture needs twice follow after them.
 """
 
 import io
+import os
+import re
 
 import numpy as np
 import pygltflib as gltf
 import trimesh
 from PIL import Image
 
-from e2far import raster
+from e2far import files, raster
+from e2far.photo import results
 from e2far.photo.texture import vertex_colours
 from e2far.photo.units import unit_strengths
 from e2far.photo.unwrapping import as_array, unwrap
@@ -30,22 +33,43 @@ def vertex_normals(vertices, triangles):
 
 
 def write_obj(face, path, texture):
-    """x.obj, and with a texture x.mtl and x_texture.png beside it."""
+    """x.obj, and with a texture x.mtl and x_texture.png beside it, under names that OBJ can hold."""
     mesh = trimesh.Trimesh(face.vertices, face.triangles, process=False)
+    name = safe_name(path.stem)
     if texture is not None:
-        mesh = textured(face, texture, f"{path.stem}_texture")
+        mesh = textured(face, f"{name}_texture")
     how = dict(include_normals=texture is not None, header="e2far, millimetres")
-    how |= dict(return_texture=True, mtl_name=path.stem + ".mtl")
+    how |= dict(return_texture=True, mtl_name=f"{name}.mtl")
     text, beside = trimesh.exchange.obj.export_obj(mesh, **how)
-    for name, content in (beside | {path.name: text.encode()}).items():
-        path.with_name(name).write_bytes(content)
+    for other, content in beside.items():
+        if other.endswith(".png"):
+            results.save_png(texture, path.with_name(other))
+        else:
+            path.with_name(other).write_bytes(content)
+    path.write_bytes(text.encode())
+
+
+def safe_name(stem):
+    """A name that every reader of OBJ and MTL takes: theirs end at a space, a # begins a comment.
+
+    Names that differ stay different.
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", stem)
+    return safe if safe == stem else f"{safe}_{files.digest(os.fsencode(stem), digits=6)}"
 
 
 def write_ply(face, path, texture):
     colours = None if texture is None else vertex_colours(face.model, texture)
     mesh = trimesh.Trimesh(face.vertices, face.triangles, vertex_colors=colours, process=False)
     data = mesh.export(file_type="ply", vertex_normal=False)
-    path.write_bytes(data.replace(b" 1.0\n", b" 1.0\ncomment millimetres\n", 1))  # ty: ignore[missing-union-attribute, no-matching-overload]
+    path.write_bytes(data.replace(b" 1.0\n", b" 1.0\ncomment e2far, millimetres\n", 1))  # ty: ignore[missing-union-attribute, no-matching-overload]
+
+
+def write_stl(face, path, texture):
+    """Without colours, which STL does not know."""
+    mesh = trimesh.Trimesh(face.vertices, face.triangles, process=False)
+    data = trimesh.exchange.stl.export_stl(mesh)
+    path.write_bytes(b"e2far, millimetres".ljust(80) + data[80:])
 
 
 def write_glb(face, path, texture):
@@ -53,14 +77,14 @@ def write_glb(face, path, texture):
 
 
 # What writes a `face.Face` to a path, coloured by a texture (S, S, 3) or None; see `results.MESHES`
-WRITERS = dict(obj=write_obj, ply=write_ply, glb=write_glb)
+WRITERS = dict(obj=write_obj, ply=write_ply, stl=write_stl, glb=write_glb)
 
 
-def textured(face, texture, name):
-    """A trimesh.Trimesh with a texture (S, S, 3), torn where the texture asks for it."""
+def textured(face, name):
+    """A trimesh.Trimesh with places in a texture called `name`, torn where that asks for it."""
     uv, vertex, torn = unwrap(face.model)
     material = trimesh.visual.material.SimpleMaterial(
-        Image.fromarray(texture), diffuse=[255] * 4, specular=[0, 0, 0, 255], name=name
+        Image.new("RGB", (1, 1)), diffuse=[255] * 4, specular=[0, 0, 0, 255], name=name
     )
     return trimesh.Trimesh(
         face.vertices[vertex],

@@ -1,31 +1,40 @@
 """Reading pictures, any photo file to the upright RGB array that it shows, and cropping them."""
 
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
+
+from e2far import files
 
 Picture = str | Path | Image.Image | np.ndarray  # what `load_image` reads
 Box = Sequence[float] | np.ndarray  # x0, y0, x1, y1 px
 
 # Not PostScript, which Pillow reads too: it is a program, and would be run
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # its brands
+SRGB = ImageCms.createProfile("sRGB")
 
 
 def load_image(source: Picture) -> np.ndarray:
     """The upright RGB picture, uint8 (H, W, 3), in a file, a PIL image or a uint8 array.
 
     Arrays are (H, W, 3), (H, W, 4) or (H, W). EXIF rotation is applied, the first frame taken,
-    transparency put on white; grey, palette, CMYK and 16-bit pictures are converted.
+    colours brought to sRGB, transparency put on white; grey, palette, CMYK and 16-bit pictures are
+    converted. HEIC needs the extra `heic`.
     Raises FileNotFoundError, or ValueError with one line that names the file.
     """
     if isinstance(source, (str, Path)):
         return _load_file(Path(source))
     if isinstance(source, Image.Image):
         return _decode(source, "the picture")
-    array = np.asarray(source)
+    if not isinstance(source, np.ndarray):
+        given = "None" if source is None else f"this {type(source).__name__}"
+        raise TypeError(f"{given} is no picture: give one path, PIL image or uint8 array (H, W, 3)")
+    array = source
     if array.dtype != np.uint8:
         raise ValueError(f"the picture has dtype {array.dtype}: expected uint8 in 0..255")
     if 0 in array.shape or array.ndim != 2 and array.shape[2:] not in ((3,), (4,)):
@@ -35,21 +44,35 @@ def load_image(source: Picture) -> np.ndarray:
 
 def _load_file(path):
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_file():
         kind = "folder" if path.is_dir() else "pipe or a device"
         raise ValueError(f"{path} is a {kind}, not a picture: name a file, or a folder with some")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a damaged TIFF warns dozens of times
         try:
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(path, formats=("HEIF",) if _is_heic(path) else FORMATS)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"{path} is a HEIC picture: {error}") from None
         except Image.UnidentifiedImageError:
-            known = ", ".join(FORMATS)
+            known = ", ".join((*FORMATS, "HEIC"))
             raise ValueError(f"{path} is not a picture that can be read: give {known}") from None
         except Exception as error:  # Pillow's readers fail in too many ways to list
             raise _failure(path, error) from None
         with image:
             return _decode(image, path)
+
+
+def _is_heic(path):
+    """Whether it is one, as iPhones write them; Pillow then has been told how to read it."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[4:8] != b"ftyp" or start[8:] not in HEIC:
+        return False
+    with files.extra("heic"):
+        import pillow_heif
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def _failure(name, error):
@@ -68,12 +91,31 @@ def _decode(image, name):
         if image.mode.startswith("I"):  # 16 bits a pixel, grey
             grey = np.asarray(image).clip(0, 65535) / 257
             image = Image.fromarray(grey.round().astype(np.uint8))
-        elif image.has_transparency_data:
+        else:
+            image = _to_srgb(image)
+        if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.array(image.convert("RGB"))
     except Exception as error:
         raise _failure(name, error) from None
+
+
+def _to_srgb(image):
+    """A picture in the colours that its ICC profile means, as Display P3 of phones."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image
+    if image.mode not in ("L", "RGB", "RGBA", "CMYK"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(profile).lower():
+            return image
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, profile, SRGB, outputMode=mode)
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or that of another kind of picture
+        return image
 
 
 def crop(image: np.ndarray, box: Box, size: int, turn: float = 0.0) -> np.ndarray:

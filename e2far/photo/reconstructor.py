@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from e2far import SHIPPED, camera, facemodels
+from e2far.files import as_path
 from e2far.morphable import MorphableModel, landmarks_mm
 from e2far.network import E2FAR
 from e2far.photo import confidence
@@ -53,6 +54,9 @@ class Reconstructor:
         self.network, self.model, self.device = net.to(device).eval(), model.to(device), device
         self.calibration, self.plain = calibration, plain
 
+    def __repr__(self):
+        return f"<Reconstructor of {self.network.image_size} px photos, {self.model}>"
+
     @classmethod
     def from_pretrained(
         cls, weights: File = None, face_model: File = None, device="cpu", plain=False
@@ -61,7 +65,7 @@ class Reconstructor:
 
         None: the shipped ones. Raises FileNotFoundError or ValueError with one line.
         """
-        weights = Path(weights or WEIGHTS)
+        weights = as_path(weights or WEIGHTS)
         if not weights.exists():
             remedy = "name none for the shipped ones; if those are lost, install e2far again"
             raise FileNotFoundError(f"no trained weights at {weights}: {remedy}")

@@ -1,7 +1,8 @@
 """The results of many photos on disk: where they go, which are finished, how they are written.
 
 The results of PHOTO lie at a place, OUT/PHOTO without an ending. The JSON of a face is its record
-(`files.digest`): it is written last and says what the face was made with.
+(`files.digest`): it is written last and says what the face was made with. Every file says near its
+beginning or end that e2far made it: such files are no photos, and no others are overwritten.
 """
 
 import json
@@ -10,29 +11,36 @@ import re
 import tempfile
 from pathlib import Path
 
-PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif")
-MESHES = ("obj", "ply", "glb")  # kinds and endings; mesh_files.WRITERS writes them
+PICTURES = ".jpg .jpeg .jpe .jfif .png .tif .tiff .webp .bmp .gif .ppm .pgm .pbm .pnm".split()
+PICTURES = (*PICTURES, ".heic", ".heif", ".hif", ".avif")
+MESHES = ("obj", "ply", "stl", "glb")  # kinds and endings; mesh_files.WRITERS writes them
+MAKER = "e2far"
 ENDINGS = dict(json=".json") | {kind: f".{kind}" for kind in MESHES}
 ENDINGS |= dict(overlay="_overlay.png", html=".html")
+BESIDE = (".mtl", "_texture.png", "_overlay.mp4")  # endings of what else is written
 
 
-def find_photos(paths, out, all_faces=False):
-    """What there is to do: a list of (photo, place of its results in `out`).
+def find_photos(paths, all_faces=False):
+    """What there is to do: (photo, place of its results) of each, and the files left out.
 
-    Folders are searched for pictures, and their subfolders are made again in `out`. A place that
-    is taken already gets a number: some disks take A for a, and all faces are numbered.
-    Raises ValueError where `out` is such a folder.
+    Folders are searched for pictures, and their subfolders are made again by the places; what is
+    neither a picture nor a result of ours is left out. A place that is taken already gets a number:
+    some disks take A for a, and all faces are numbered.
     """
-    work, taken = [], set()
+    work, others, taken = [], [], set()
     for path in paths:
-        for photo, place in photos_in(path, out) if path.is_dir() else [(path, Path(path.stem))]:
+        found = [(path, Path(path.stem))]
+        if path.is_dir():
+            found, more = photos_in(path)
+            others += more
+        for photo, place in found:
             free, n = place, 1
             while (claim := claimed(free, all_faces)) in taken:
                 n += 1
                 free = place.with_name(f"{place.name}_{n}")
             taken.add(claim)
             work.append((photo, free))
-    return work
+    return work, others
 
 
 def claimed(place, all_faces):
@@ -40,32 +48,38 @@ def claimed(place, all_faces):
     return place.parent, re.sub(r"_face\d+$", "", name) if all_faces else name
 
 
-def photos_in(folder, out):
-    """(photo, place) of the pictures in a folder and its subfolders, but for hidden ones and `out`.
+def photos_in(folder):
+    """(photo, place) of the pictures in a folder and its subfolders, and the other files there.
 
-    Results of earlier runs are left out too. A folder without pictures is given itself, and will be
-    told as unreadable.
+    Hidden ones and our own results are neither. A folder without pictures is given itself, and will
+    be told as unreadable.
     """
-    if folder.resolve() == out.resolve():
-        raise ValueError(f"--out {out} is the folder of the photos: name another one")
-    found = []
+    photos, others = [], []
     for where, subfolders, names in os.walk(folder):
-        shown = (name for name in sorted(subfolders) if not name.startswith("."))
-        subfolders[:] = [name for name in shown if Path(where, name).resolve() != out.resolve()]
-        photos = [name for name in sorted(names) if name.lower().endswith(PICTURES)]
-        shown = [Path(where, name) for name in photos if not name.startswith(".")]
-        found += [photo for photo in shown if not is_result(photo)]
-    places = [(photo, photo.relative_to(folder).with_suffix("")) for photo in found]
-    return places or [(folder, Path(folder.resolve().name or "photos"))]
+        subfolders[:] = [name for name in sorted(subfolders) if not name.startswith(".")]
+        shown = (Path(where, name) for name in sorted(names) if not name.startswith("."))
+        for path in (path for path in shown if not is_ours(path)):
+            (photos if path.suffix.lower() in PICTURES else others).append(path)
+    places = [(photo, photo.relative_to(folder).with_suffix("")) for photo in photos]
+    return places or [(folder, Path(folder.resolve().name or "photos"))], others
 
 
-def is_result(picture):
-    """Whether it is an overlay or a texture of an earlier run, beside a JSON of ours."""
-    for ending in (ENDINGS["overlay"], "_texture.png"):
-        record = picture.with_name(picture.name.removesuffix(ending) + ".json")
-        if picture.name.endswith(ending) and record.is_file():
-            return '"made_with"' in record.read_text(encoding="utf-8", errors="replace")
-    return False
+def is_ours(path):
+    """Whether e2far wrote a file, and nobody has since."""
+    if not path.name.lower().endswith((*ENDINGS.values(), *BESIDE)) or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(2**16)
+        file.seek(max(0, path.stat().st_size - 1024))
+        return MAKER.encode() in start + file.read()
+
+
+def refuse_to_overwrite(paths):
+    """Raises FileExistsError where one of them is there and is not ours."""
+    for path in paths:
+        if path.exists() and not is_ours(path):
+            remedy = "move it, or name another folder with --out"
+            raise FileExistsError(f"{path} is there already, and e2far did not write it: {remedy}")
 
 
 def face_places(place, count):
@@ -103,25 +117,35 @@ def faces_told(photo, place, outputs, made_with):
 
 
 def write_face(face, image, place, outputs, record):
-    """Write the files of one face, the JSON (its numbers and `record`) last.
+    """Write the files of one face, the JSON (`record` and its numbers) last.
 
     They are made in a folder beside their place and then moved: an interruption leaves neither
     half a file nor the JSON of an unfinished face.
     """
-    from PIL import Image
-
     place.parent.mkdir(parents=True, exist_ok=True)
     texture = face.texture(image) if {*MESHES, "html"} & set(outputs) else None
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".e2far-") as partial:
         for kind in outputs:
             path = with_ending(Path(partial, place.name), kind)
             if kind == "overlay":
-                Image.fromarray(face.overlay(image)).save(path)
+                save_png(face.overlay(image, close=True), path)
             elif kind == "html":
-                face.to_html(path, image, record["made_with"]["photo"], texture)
+                face.to_html(path, image, Path(record["made_with"]["photo"]).name, texture)
             elif kind in MESHES:
                 face.save(path, texture=texture)
         numbers = with_ending(Path(partial, place.name), "json")
-        numbers.write_text(json.dumps(face.to_dict() | record, indent=1) + "\n", encoding="utf-8")
-        for file in sorted(Path(partial).iterdir(), key=lambda file: (file == numbers, file)):
+        numbers.write_text(json.dumps(record | face.to_dict(), indent=1) + "\n", encoding="utf-8")
+        made = sorted(Path(partial).iterdir(), key=lambda file: (file == numbers, file))
+        refuse_to_overwrite([place.parent / file.name for file in made])
+        for file in made:
             os.replace(file, place.parent / file.name)
+
+
+def save_png(pixels, file):
+    """Write a picture (H, W, 3) uint8 that says who made it."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    made = PngInfo()
+    made.add_text("Software", MAKER)
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=made)

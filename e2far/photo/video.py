@@ -4,7 +4,7 @@
 
 A video is taken for one shot of one person. The face is detected once; from then on every frame is
 cropped where the landmarks of the last one ask for it, and the detector is called again only where
-the face is lost.
+the face is lost, or looks another at once. The Track says where that was: it may be another person.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from e2far import camera, morphable
+from e2far import __version__, camera, morphable
+from e2far.files import as_path
 from e2far.photo import detection, video_files
 from e2far.photo.face import Pose, make_face
+from e2far.photo.pictures import crop
 from e2far.photo.squares import FAR, asked_box, next_square, square_of
 from e2far.photo.units import nearest_units
 
@@ -26,6 +27,10 @@ from e2far.photo.units import nearest_units
 # the expression .64, .63, .61, .67, .84 mm; its second differences .43, .31, .15, .10, .06 mm (the
 # true ones .13).
 SMOOTH_S = 0.05
+# Mean difference in colour, of 255, above which 16 x 16 px of a face are taken for another one.
+# Choice: a face that moves by a twentieth of its square differs by 19 (30 at most among 100), noise
+# from a face by 71 or more, two people by 38 or more (99 % of pairs of photos that we may not show)
+CUT = 35
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +53,10 @@ class Track:
     rotation: np.ndarray  # (T, 3, 3)
     scale: np.ndarray  # (T,) px per mm
     translation: np.ndarray  # (T, 2) px
+    cuts: tuple[float, ...] = ()  # s, where the face looks another from one frame to the next
+
+    def __repr__(self):
+        return f"<Track of {self.path.name}, {len(self)} frames, {self.found.sum()} with a face>"
 
     def __len__(self):
         return len(self.times)
@@ -78,10 +87,12 @@ class Track:
             keys = ("confidence", "expression", "pose", "camera", "landmarks_px")
             rows.append(row | dict(units=strengths) | {key: face[key] for key in keys})
         return dict(
+            made_with=dict(e2far=__version__),
             video=self.path.name,
             every=self.every,
             face_model=self.model.name,
             frames_without_a_face=int((~self.found).sum()),
+            cuts_s=[round(time, 4) for time in self.cuts],
             identity=self.identity.astype(float).round(4).tolist(),
             unit_names=list(self.model.unit_names),
             frames=rows,
@@ -98,15 +109,17 @@ def reconstruct(
     """
     if not smooth >= 0:
         raise ValueError(f"smooth={smooth}: give seconds, 0 or more")
-    path, times, seen, last = Path(path), [], {}, None
-    frames = video_files.frames(path, every, limit)
-    for time, pixels in tqdm(frames, unit="frame", disable=not progress):
+    path, times, seen, cuts, last, before = as_path(path), [], {}, [], None, None
+    for time, pixels in video_files.frames(path, every, limit, path.name if progress else None):
         if box is not None and not times:
             now = reconstructor.estimate([pixels], detection.locate(pixels, [box])[0].boxes)
         else:
-            now = follow(reconstructor, pixels, last)
+            now = follow(reconstructor, pixels, last, before)
         if now is not None:
-            seen[len(times)], last = now, next_square(now)
+            small = glimpse(pixels, square_of(now))
+            if before is not None and np.abs(small - before).mean() > CUT:
+                cuts.append(float(time))
+            seen[len(times)], last, before = now, next_square(now), small
         times.append(time)
     if not seen:
         raise detection.NoFace(path.name)
@@ -125,18 +138,25 @@ def reconstruct(
         boxes=boxes,
         turns_deg=turns_deg,
         confidence=tuple(sure.get(i) for i in range(len(times))),
+        cuts=tuple(cuts),
         **over_time(reconstructor.model, seen, weight, times[rows], times, smooth),
     )
 
 
-def follow(reconstructor, pixels, last):
+def glimpse(pixels, squares):
+    """What one square shows, small: (16, 16, 3), to see whether it is what was there before."""
+    return crop(pixels, squares.boxes[0], 16, squares.turn[0]).astype(float)
+
+
+def follow(reconstructor, pixels, last, before=None):
     """The estimate (`Reconstructor.estimate`) of one face in a frame, or None.
 
     last: the `squares.Squares` (one) where it should be; if it is not there, or this is None, the
     detector's face next to it is taken. It is there where its landmarks do not ask for another
-    place (FAR), and where it is not unlike a face.
+    place (FAR), where it is not unlike a face, and where it looks as `before` (see `glimpse`).
     """
-    if last is not None:
+    changed = before is not None and np.abs(glimpse(pixels, last) - before).mean() > CUT
+    if last is not None and not changed:
         seen = reconstructor.estimate([pixels], last.boxes, turn=last.turn)
         asked = asked_box(square_of(seen), seen["image_landmarks"])
         (sure,) = reconstructor.confidence(seen)

@@ -6,11 +6,14 @@ FFmpeg's libraries come with the package `av` (extra `video`).
 import json
 from fractions import Fraction
 from itertools import islice
+from math import ceil
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from e2far import files
+from e2far.photo.results import MAKER
 
 ENDINGS = dict(json=".json", overlay="_overlay.mp4", glb=".glb")
 
@@ -21,13 +24,14 @@ def import_av():
     return av
 
 
-def frames(path, every=1, limit=None):
+def frames(path, every=1, limit=None, told=None):
     """Each `every`-th frame of a video, `limit` at most: pairs of time and upright picture.
 
     time: s, from the first frame    picture: uint8 (H, W, 3)
+    told: what a line of progress says, or None
     Raises FileNotFoundError, or ValueError with one line where it cannot be read to its end.
     """
-    av, path = import_av(), Path(path)
+    av, path = import_av(), files.as_path(path)
     if every < 1 or limit is not None and limit < 1:
         raise ValueError(f"every={every}, limit={limit}: both count frames and are 1 or more")
     if not path.exists():
@@ -43,7 +47,11 @@ def frames(path, every=1, limit=None):
         if not container.streams.video:
             raise ValueError(f"{path} holds no pictures, only sound")
         try:
-            for time, frame in islice(timed(container), 0, last, every):
+            stream = container.streams.video[0]
+            total = min(stream.frames or np.inf, last or np.inf) / every
+            found = islice(timed(container), 0, last, every)
+            line = dict(desc=told, unit="frame", disable=told is None, leave=False)
+            for time, frame in tqdm(found, total=None if np.isinf(total) else ceil(total), **line):
                 turns = round(frame.rotation / 90)  # a phone that was held upright says so
                 yield time, np.rot90(frame.to_ndarray(format="rgb24"), turns).copy()
                 count += 1
@@ -76,6 +84,7 @@ def write(path, pictures, rate):
     """
     av, rate = import_av(), Fraction(rate).limit_denominator(1000)
     with files.replacing(path) as part, av.open(f"file:{part}", "w", format="mp4") as container:
+        container.metadata["comment"] = MAKER
         stream = container.add_stream("libx264", rate=rate, options=dict(crf="18"))
         stream.pix_fmt = "yuv420p"
         for i, picture in enumerate(pictures):
@@ -86,16 +95,25 @@ def write(path, pictures, rate):
         container.mux(stream.encode())
 
 
-def save(track, folder, only=tuple(ENDINGS)):
+def places(clip, folder, only=tuple(ENDINGS)):
+    """Where `save` writes: {kind: path}."""
+    return {kind: Path(folder) / (Path(clip).stem + ENDINGS[kind]) for kind in only}
+
+
+def save(track, folder, only=tuple(ENDINGS), progress=False):
     """Write VIDEO.json, VIDEO_overlay.mp4 and VIDEO.glb, or some of them; returns the paths.
 
     Frames without the face are in the overlay as they are.
     """
-    paths = {kind: Path(folder) / (track.path.stem + ENDINGS[kind]) for kind in only}
+    paths = places(track.path, folder, only)
     for kind, path in paths.items():
         if kind == "overlay":
             seconds = track.times[-1] - track.times[0]
-            write(path, overlays(track), (len(track) - 1) / seconds if seconds else 25)
+            write(
+                path,
+                overlays(track, path.name if progress else None),
+                (len(track) - 1) / seconds if seconds else 25,
+            )
             continue
         content = json.dumps(track.to_dict()).encode() + b"\n" if kind == "json" else glb(track)
         with files.replacing(path) as partial:
@@ -103,9 +121,9 @@ def save(track, folder, only=tuple(ENDINGS)):
     return list(paths.values())
 
 
-def overlays(track):
-    """The frames of a Track with the head laid over each."""
-    for i, (_, pixels) in enumerate(frames(track.path, track.every, len(track))):
+def overlays(track, told=None):
+    """The frames of a Track with the mesh laid over each."""
+    for i, (_, pixels) in enumerate(frames(track.path, track.every, len(track), told)):
         yield track.face(i).overlay(pixels) if track.found[i] else pixels
 
 

@@ -81,18 +81,22 @@ def photo_data(face, photo):
 
 
 def facts(face):
-    """Rows of the page's panel: name, text and what it means."""
-    yield "Yaw, pitch, roll", "{:+.1f}°, {:+.1f}°, {:+.1f}°".format(*face.pose.angles_deg), ""
-    if face.score is not None:
-        yield "Detector score", f"{face.score:.2f}", ""
+    """Rows of the page's panel: name, text and what it means, in words."""
+    words = (
+        ("to its left", "to its right"),
+        ("down", "up"),
+        ("tilted to its right", "tilted to its left"),
+    )
+    turns = zip(face.pose.angles_deg, words)
+    yield "Head turned", ", ".join(f"{abs(a):.0f}° {way[bool(a < 0)]}" for a, way in turns), ""
     if (sure := face.confidence) is not None:
         usual = (
-            "On synthetic faces with this score, landmarks are typically "
+            "On drawn faces with this score, eyes, nose and mouth are typically "
             f"{sure.landmark_error_percent:.1f} % of the face's size off, "
-            f"vertices {sure.vertex_error_mm:.1f} mm."
+            f"the whole surface {sure.vertex_error_mm:.1f} mm."
         )
         unlike = "Not like the faces that the network learned from: do not trust this one."
-        yield "Confidence", f"{sure.score:.2f}", unlike if sure.unlike_training else usual
+        yield "How sure, 0 to 1", f"{sure.score:.2f}", unlike if sure.unlike_training else usual
 
 
 def fact_row(name, text, meaning):

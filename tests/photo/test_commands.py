@@ -84,7 +84,8 @@ def test_a_photo_becomes_a_mesh_landmarks_an_overlay_and_a_page(run, out):
     assert np.shape(stored["landmarks_px"]) == (68, 2)
     assert set(stored["pose"]) == {"yaw_deg", "pitch_deg", "roll_deg"}
     overlay = np.asarray(Image.open(out / "astronaut_overlay.png"))
-    assert overlay.shape == (512, 512, 3) and (overlay != astronaut()).any()
+    assert overlay.shape == (900, 900, 3)  # the face alone, large
+    assert "<title>astronaut.png</title>" in (out / "astronaut.html").read_text()
 
 
 def test_what_cannot_be_done_is_said_in_one_line(run, folder, out):
@@ -98,7 +99,7 @@ def test_what_cannot_be_done_is_said_in_one_line(run, folder, out):
         ("astronaut.png", dict(options=["--box", "1,2,3"]), "four numbers"),
         ("astronaut.png", dict(options=["--box", "a,b,c,d"]), "four numbers"),
         ("astronaut.png", dict(options=["--box", "900,900,990,990"]), "512 x 512 px"),
-        ("astronaut.png", dict(options=["--only", "json,stl"]), "there is no 'stl'; .* json, obj"),
+        ("astronaut.png", dict(options=["--only", "json,fbx"]), "there is no 'fbx'; .* json, obj"),
     ):
         assert re.search(said, one_line(run(photo, **more)))
         assert not written(out)
@@ -129,7 +130,7 @@ def test_photos_of_one_name_do_not_overwrite_each_other_and_a_given_box_is_used(
 
 def test_the_faces_of_one_photo_do_not_overwrite_another_photo():
     def names(*photos, **more):
-        return [place.name for _, place in find_photos([*map(Path, photos)], Path("out"), **more)]
+        return [place.name for _, place in find_photos([*map(Path, photos)], **more)[0]]
 
     given = ("x.png", "x_face1.png", "other/X.jpg")
     assert names(*given, all_faces=True) == ["x", "x_face1_2", "X_2"]
@@ -153,10 +154,11 @@ def album(tmp_path):
 
 
 def test_a_folder_with_its_subfolders(run, album, out):
-    """One bad photo does not stop the rest."""
+    """One bad photo does not stop the rest, and what is no picture is named."""
     (album / "broken.jpg").write_text("not a photo")
     result = run(album, options=["--only", "json"])
-    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 2
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 3
+    assert f"left out 1 that are no pictures: {album / 'notes.txt'}" in result.stderr
     assert "no face found in wall.png" in result.stderr
     assert "broken.jpg is not a picture" in result.stderr
     assert set(written(out)) == {"a.json", "b.json", "sub/a.json"}
@@ -242,21 +244,46 @@ def test_an_interrupted_folder_is_taken_up_again(run, album, out, monkeypatch):
     assert set(written(out)) == names and first.items() <= written(out).items()
 
 
-def test_results_are_not_taken_for_photos(run, album):
-    """The next run of a folder must not find its own overlays, nor those of another `--out`."""
-    assert "name another" in one_line(run(album, options=["--out", str(album)]))
+def test_results_are_not_taken_for_photos_nor_other_files_for_results(run, album):
+    """Also where they lie beside the photos; a file of the user's own stays as it is."""
+    (album / "notes.txt").unlink()
     (album / "bare").mkdir()
     assert "bare is a folder, not a picture" in one_line(run(album / "bare"))
+    everything = "obj,ply,stl,glb,json,overlay,html"
     for _ in range(2):
-        result = run(album, options=["--out", str(album / "out"), "--only", "overlay"])
-        assert result.stdout.splitlines()[-1].startswith("4 photos"), result.output
-    overlays = {file.name for file in (album / "out").rglob("*.png")}
-    assert overlays == {"a_overlay.png", "b_overlay.png"}
-    (album / "out" / "b_texture.png").write_text("beside b.json")
+        result = run(album, options=["--out", str(album), "--only", everything, "--force"])
+        assert result.stdout.splitlines()[-1].startswith("4 photos: 3 reconstructed"), result.output
+        assert "left out" not in result.stderr
     shutil.copy(album / "a.png", album / "my_overlay.png")
-    found = find_photos([album], album.parent / "elsewhere")
+    (album / "b.glb").write_bytes(b"glTF, as another program wrote it")
+    (album / "b_face1.json").write_text("{}")
+    found, others = find_photos([album])
     names = {"a.png", "b.JPG", "sub/a.png", "wall.png", "my_overlay.png"}
     assert {photo.relative_to(album).as_posix() for photo, _ in found} == names
+    assert {path.name for path in others} == {"b.glb", "b_face1.json"}
+    usual = ["--out", str(album), "--only", "json,glb", "--force"]
+    assert "b.glb is there already" in one_line(run(album / "b.JPG", options=usual))
+    assert (album / "b.glb").read_bytes().startswith(b"glTF, as")
+
+
+def test_a_photo_with_spaces_and_a_hash_in_its_name_and_the_folder_that_is_not_named(
+    given, album, monkeypatch
+):
+    monkeypatch.chdir(album)
+    shutil.move("a.png", "at sea #1 ä.png")
+    arguments = given(album / "at sea #1 ä.png", options=["--only", "obj"])
+    at = arguments.index("--out")
+    assert CliRunner().invoke(app, arguments[:at] + arguments[at + 2 :]).exit_code == 0
+    paths = {path.suffix: path for path in Path("faces").iterdir()}
+    assert paths[".obj"].name == "at sea #1 ä.obj" and paths[".json"].name == "at sea #1 ä.json"
+    texts = paths[".obj"].read_text(), paths[".mtl"].read_text()
+    words = [text.split("\n")[i].split() for text, i in zip(texts, (1, -1))]
+    assert words == [["mtllib", paths[".mtl"].name], ["map_Kd", paths[".png"].name]]
+    assert re.fullmatch(r"at_sea__1___\w{6}\.mtl", paths[".mtl"].name)
+    assert trimesh.load(paths[".obj"]).visual.material.image.size[0] > 1
+    wavefront = pytest.importorskip("pywavefront").Wavefront(str(paths[".obj"]))
+    (material,) = wavefront.materials.values()
+    assert Path(material.texture.find()).name == paths[".png"].name
 
 
 # The package
@@ -273,6 +300,19 @@ def test_the_version_is_shown_and_a_run_that_skips_all_photos_loads_no_torch(run
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["set()"], done.stderr
     assert written(out) == first
+
+
+def test_a_shell_completes_commands_and_options():
+    for words, completed in (("rec", "reconstruct"), ("reconstruct --al", "--all-faces")):
+        asked = dict(COMP_WORDS=f"e2far {words}", COMP_CWORD=str(len(words.split())))
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv = ['e2far']; import e2far.cli as c; c.app()",
+        ]
+        asked |= os.environ | dict(_E2FAR_COMPLETE="complete_bash")
+        done = subprocess.run(command, env=asked, capture_output=True, text=True)
+        assert done.stdout.split() == [completed], done.stderr
 
 
 def test_public_names():

@@ -18,8 +18,8 @@ from e2far.photo.texture import spread
 from e2far.photo.unwrapping import unwrap
 
 VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
-KINDS = ("obj", "ply", "glb")
-assert set(KINDS) == set(results.MESHES) == set(mesh_files.WRITERS)
+KINDS = ("obj", "ply", "glb")  # those with colours
+assert {*KINDS, "stl"} == set(results.MESHES) == set(mesh_files.WRITERS)
 
 
 def make_face(model, units=(), yaw_deg=0.0, scale=1.5, centre=(200.0, 190.0)):
@@ -207,6 +207,20 @@ def test_files_reopen_with_the_same_vertices_and_triangles(
     np.testing.assert_array_equal(vertex[mesh.faces], smiling.triangles)
     if coloured or kind == "glb":
         assert mesh.visual.kind == ("vertex" if kind == "ply" else "texture")
+
+
+def test_an_stl_reopens_with_the_same_triangles(smiling, tmp_path):
+    """In a folder that `save` makes."""
+    smiling.save(tmp_path / "new" / "folder" / "face.stl")
+    mesh = trimesh.load(tmp_path / "new" / "folder" / "face.stl", process=False)
+    corners = smiling.vertices[smiling.triangles]
+    np.testing.assert_allclose(mesh.triangles, corners, atol=1e-4)
+
+
+def test_names_of_materials_differ_where_names_differ():
+    names = ["a b", "a_b", "a#b", "ä", "a.b-c"]
+    assert len({mesh_files.safe_name(name) for name in names}) == len(names)
+    assert mesh_files.safe_name("a.b-c") == "a.b-c"
 
 
 def test_obj_glb_and_ply_have_the_same_colours(files_with_photo):

@@ -1,10 +1,12 @@
 import json
 import shutil
+import struct
+import sys
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from skimage.data import astronaut
 from untrained import untrained
 
@@ -79,7 +81,7 @@ def test_what_is_no_picture_is_named(tmp_path):
         (tmp_path / "text.jpg", ValueError, "text.jpg is not a picture"),
         (tmp_path / "empty.png", ValueError, "empty.png is not a picture"),
         (tmp_path / "cut.jpg", ValueError, "cut.jpg is damaged or cut short"),
-        (tmp_path / "absent.jpg", FileNotFoundError, "absent.jpg: no such file"),
+        (tmp_path / "absent.jpg", FileNotFoundError, "absent.jpg: no such file or folder"),
         (tmp_path, ValueError, "folder"),
         (np.zeros((3, 20, 30), np.uint8), ValueError, r"\(3, 20, 30\)"),
         (np.zeros((20, 30, 2), np.uint8), ValueError, r"\(20, 30, 2\)"),
@@ -89,6 +91,82 @@ def test_what_is_no_picture_is_named(tmp_path):
         with pytest.raises(kind, match=said) as error:
             load_image(source)
         assert "\n" not in str(error.value)
+
+
+def display_p3():
+    """The ICC profile of phones, written by hand: three primaries (D50) and a gamma of 2.2."""
+    fixed = lambda *numbers: struct.pack(f">{len(numbers)}i", *(round(65536 * x) for x in numbers))
+    xyz = lambda *numbers: b"XYZ \0\0\0\0" + fixed(*numbers)
+    curve = b"curv\0\0\0\0\0\0\0\1" + struct.pack(">H", round(2.2 * 256)) + b"\0\0"
+    text = b"Display P3\0"
+    told = b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(79)
+    tags = dict(rXYZ=xyz(0.51512, 0.2412, -0.00105), gXYZ=xyz(0.29198, 0.69225, 0.04189))
+    tags |= dict(bXYZ=xyz(0.1571, 0.06657, 0.78407), wtpt=xyz(0.9642, 1.0, 0.8249), desc=told)
+    tags |= dict.fromkeys(("rTRC", "gTRC", "bTRC"), curve)
+    table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, content in tags.items():
+        table += struct.pack(">4sII", name.encode(), start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    head = struct.pack(">I4sI4s4s4s", start + len(body), b"", 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    head = head.ljust(36, b"\0") + b"acsp"
+    return head.ljust(68, b"\0") + fixed(0.9642, 1.0, 0.8249) + bytes(48) + table + body
+
+
+def test_colours_are_what_the_profile_says(tmp_path):
+    """Display P3's (234, 51, 35) is sRGB's red; a damaged profile changes nothing."""
+    for colour, mode in (((234, 51, 35), "RGB"), ((234, 51, 35, 255), "RGBA")):
+        picture = Image.new(mode, (8, 8), colour)
+        for name in ("a.png", "a.webp", "a.tif"):
+            path = saved(picture, tmp_path / name, icc_profile=display_p3(), lossless=True)
+            np.testing.assert_allclose(load_image(path)[4, 4], (255, 0, 0), atol=6)
+        path = saved(picture, tmp_path / "b.png", icc_profile=b"damaged")
+        assert load_image(path)[4, 4].tolist() == [234, 51, 35]
+    grey = saved(Image.new("L", (8, 8), 77), tmp_path / "grey.png", icc_profile=display_p3())
+    assert load_image(grey)[4, 4].tolist() == [77, 77, 77]
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = gradient()
+    np.testing.assert_array_equal(
+        load_image(saved(pixels, tmp_path / "c.png", icc_profile=srgb)), pixels
+    )
+
+
+def test_pictures_of_phones(tmp_path, monkeypatch):
+    photo, exif = Image.fromarray(gradient(64, 96)), Image.Exif()
+    exif[0x112] = 6
+    loaded = load_image(saved(photo, tmp_path / "a.avif", quality=95, exif=exif)).astype(int)
+    assert abs(loaded - np.rot90(np.asarray(photo), -1)).mean() < 6
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x24ftypheic" + bytes(99))
+        with pytest.raises(ModuleNotFoundError, match=r"b.jpg is a HEIC.*e2far\[heic\]"):
+            load_image(tmp_path / "b.jpg")
+    pytest.importorskip("pillow_heif", reason="needs the extra `heic`").register_heif_opener()
+    with pytest.raises(ValueError, match="b.jpg is not a picture|b.jpg is damaged"):
+        load_image(tmp_path / "b.jpg")
+    loaded = load_image(saved(photo, tmp_path / "c.heic", quality=95)).astype(int)
+    assert abs(loaded - np.asarray(photo)).mean() < 6
+
+
+def test_what_cannot_be_meant_is_told_in_a_sentence(tiny, face, picture, tmp_path):
+    for call, said in (
+        (lambda: tiny(None), "None is no picture: give one path"),
+        (lambda: tiny([tmp_path, tmp_path]), "this list is no picture"),
+        (lambda: tiny.reconstruct(3), "this int is no picture"),
+        (lambda: Reconstructor.from_pretrained(3), "this int names no file"),
+        (lambda: Reconstructor.from_pretrained(face_model=[1]), "this list names no file"),
+        (lambda: face.save(None), "None names no file"),
+        (lambda: face.to_html(None, picture), "None names no file"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            call()
+    with pytest.raises(FileNotFoundError, match="missing: no such file or folder"):
+        tiny(tmp_path / "missing")
+
+
+def test_what_is_printed_is_one_line(tiny, face):
+    for thing in (tiny, tiny.model, face):
+        assert "\n" not in repr(thing) and len(repr(thing)) < 100
+    assert "yaw" in repr(face) and f"{tiny.model.n_vertices} vertices" in repr(tiny.model)
 
 
 # Cropping
@@ -334,8 +412,8 @@ def test_numbers_come_back_from_json_and_no_other_kind_is_written(face, tmp_path
     stored = json.loads((tmp_path / "face.json").read_text())
     np.testing.assert_allclose(stored["landmarks_px"], face.image_landmarks, atol=0.006)
     np.testing.assert_allclose(list(stored["pose"].values()), face.pose.angles_deg, atol=0.006)
-    with pytest.raises(ValueError, match="choose .obj, .ply, .glb"):
-        face.save(tmp_path / "face.stl")
+    with pytest.raises(ValueError, match="choose .obj, .ply, .stl, .glb"):
+        face.save(tmp_path / "face.fbx")
     assert [path.name for path in tmp_path.iterdir()] == ["face.json"]
 
 

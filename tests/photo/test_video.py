@@ -333,3 +333,27 @@ def test_the_command_writes_what_save_does_and_ends_with_one_line_where_it_canno
         assert failed.exit_code == 1 and re.match(f"e2far: .*{said}", failed.stderr)
         assert failed.stderr.strip().count("\n") == 0
     assert not (tmp_path / "none").exists()
+
+
+def test_noise_is_no_face_and_another_face_at_once_is_told(shipped, tmp_path):
+    rng, picture = np.random.default_rng(0), astronaut()[30:240, 120:330]
+    noise = rng.integers(0, 256, picture.shape, dtype=np.uint8)
+    still, other = [picture] * 3, [255 - picture[:, ::-1] // 2] * 3  # a brighter, mirrored one
+    video_files.write(tmp_path / "noisy.mp4", [*still, noise, *still], RATE)
+    track = video.reconstruct(tmp_path / "noisy.mp4", shipped)
+    assert list(np.flatnonzero(~track.found)) == [3] and not track.cuts
+    video_files.write(tmp_path / "noise.mp4", [noise] * 2, RATE)
+    with pytest.raises(detection.NoFace):
+        video.reconstruct(tmp_path / "noise.mp4", shipped)
+    seen = shipped.estimate([picture], [(30, 30, 160, 160)])
+    before = video.glimpse(picture, squares.square_of(seen))
+    last = squares.next_square(seen)
+    assert video.follow(shipped, noise, last, before) is None
+    assert abs(video.glimpse(other[0], last) - before).mean() > video.CUT
+
+
+def test_a_file_of_the_users_own_is_not_replaced(clip, tmp_path):
+    (tmp_path / "clip.glb").write_bytes(b"glTF, as another program wrote it")
+    run = ["video", str(clip.path), "--out", str(tmp_path), "--only", "glb"]
+    failed = CliRunner().invoke(app, run)
+    assert failed.exit_code == 1 and "clip.glb is there already" in failed.stderr

@@ -126,8 +126,8 @@ def test_every_control_has_a_name_and_the_panel_shows_the_facts(page):
     ((canvas, _),) = read.of("canvas")
     assert canvas["tabindex"] == "0" and "keys" in canvas["aria-label"]
     assert read.texts("title") == read.texts("h1") == ["one.jpg"]
-    assert read.texts("dt") == ["Yaw, pitch, roll", "Detector score", "Confidence"]
-    assert read.texts("dd") == ["+20.0°, -10.0°, +5.0°", "0.50", "0.83"]
+    assert read.texts("dt") == ["Head turned", "How sure, 0 to 1"]
+    assert read.texts("dd") == ["20° to its left, 10° up, 5° tilted to its right", "0.83"]
     assert "3.2 %" in read.texts("small")[0]
 
 

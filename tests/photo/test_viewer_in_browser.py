@@ -179,7 +179,7 @@ def test_sliders_move_the_mesh_and_buttons_bring_it_back(browser, page):
     values = "[...document.querySelectorAll('.units output')].map(output => output.value)"
     first = browser.open(page)
     lines = browser.after("wireframe.click()")
-    assert apart(browser.slide("jawOpen", 1), lines) > 0.005
+    assert apart(browser.slide("jaw open", 1), lines) > 0.005
     button = "[...document.querySelectorAll('details button')].find(button => button.textContent"
     assert apart(browser.after(f"{button} == 'Reset jaw').click()"), lines) < 0.001
     assert apart(browser.slide("Strength", 1.5), lines) > 0.02
@@ -213,7 +213,7 @@ def test_mouse_keys_and_wheel_turn_and_zoom(browser, page):
 def test_the_mesh_is_laid_over_the_photo_as_opaque_as_asked(browser, face, page):
     browser.open(page)
     browser.js("overlay.click()")
-    photo, covered, half = (browser.slide("Opacity", share) for share in (0, 1, 0.5))
+    photo, covered, half = (browser.slide("How much", share) for share in (0, 1, 0.5))
     dark = photo[..., 1] < 160  # the photo alone: its red half to the left, its blue one above
     for channel, axis in ((0, 1), (2, 0)):
         bright = photo[..., channel] > 160

@@ -159,7 +159,10 @@ class Unpickler(pickle.Unpickler):
 
 
 def plain(value):
-    """The array `value`, or the one that an object of chumpy keeps as `x`."""
+    """The array `value`, or that of an object of chumpy: the `x` of a Ch, a Select's part of it."""
+    if isinstance(value, Inert) and "idxs" in value.state:
+        part = plain(value.state["a"]).ravel()[plain(value.state["idxs"])]
+        return part.reshape(value.state["preferred_shape"])
     value = value.state["x"] if isinstance(value, Inert) else value
     if not isinstance(value, np.ndarray):
         raise ValueError(f"a {type(value).__name__} where an array should be")

@@ -18,20 +18,18 @@ SIDES = {"_L": "Left", "_R": "Right"}  # as ARKit names them
 MERGED = ("browInnerUp", "cheekPuff")  # of two sides, one unit in ARKit
 
 
-def read_lines(path, kind):
-    """The words of those lines of a Wavefront file that begin with `kind`."""
-    with open(path) as file:
-        return [words[1:] for words in map(str.split, file) if words and words[0] == kind]
-
-
 def read_vertices(path):
     """Vertices (V, 3) of a Wavefront file."""
-    return np.array([words[:3] for words in read_lines(path, "v")], np.float32).reshape(-1, 3)
+    with open(path) as file:
+        lines = [line for line in file if line.startswith("v ")]
+    return np.loadtxt(lines, np.float32, usecols=(1, 2, 3), ndmin=2) if lines else np.zeros((0, 3))
 
 
 def read_triangles(path):
     """Triangles (F, 3) of a Wavefront file: fans of its polygons."""
-    polygons = [[int(word.split("/")[0]) - 1 for word in line] for line in read_lines(path, "f")]
+    with open(path) as file:
+        lines = [line.split()[1:] for line in file if line.startswith("f ")]
+    polygons = [[int(word.split("/")[0]) - 1 for word in line] for line in lines]
     return np.array([(p[0], *side) for p in polygons for side in zip(p[1:], p[2:])])
 
 

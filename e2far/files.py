@@ -20,6 +20,13 @@ def complain(text):
     tqdm.write("e2far: " + " ".join(str(text).split()), file=sys.stderr)
 
 
+def progress(items, text):
+    """`items`, with a bar called `text` on stderr while they last if that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, text, leave=False, disable=None)
+
+
 @contextmanager
 def extra(name):
     """Around imports that the extra `name` of pyproject.toml brings: what is missing says so."""

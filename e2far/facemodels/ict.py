@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from e2far.facemodels.assembly import Published, as_landmarks
+from e2far.files import progress
 
 WHAT = (
     "ICT-FaceKit's folder FaceXModel (generic_neutral_mesh.obj, identity000.obj ..., vertex_indices"
@@ -58,7 +59,9 @@ def read(path):
     if not people:
         raise ValueError("it has no identity000.obj")
     known = ("identity", "generic_neutral")
-    units = {f.stem: mode(f) for f in sorted(path.glob("*.obj")) if not f.stem.startswith(known)}
+    shown = [f for f in sorted(path.glob("*.obj")) if not f.stem.startswith(known)]
+    units = {f.stem: mode(f) for f in progress(people + shown, "reading ICT-FaceKit")}
+    identity = np.stack([units.pop(file.stem) for file in people], -1)
     for name in MERGED:
         if f"{name}_L" in units and f"{name}_R" in units:
             units[name] = units.pop(f"{name}_L") + units.pop(f"{name}_R")
@@ -67,7 +70,7 @@ def read(path):
     return Published(
         "ict",
         neutral[:n] * CENTIMETRE,
-        np.stack([mode(file) for file in people], -1),
+        identity,
         triangles,
         units=np.stack(list(units.values()), -1) if units else None,
         unit_names=[name[:-2] + SIDES.get(name[-2:], name[-2:]) for name in units],

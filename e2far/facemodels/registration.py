@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from e2far.files import extra
+from e2far.files import extra, progress
 from e2far.morphable import SHIPPED, MorphableModel
 from e2far.raster import vertex_normals
 
@@ -103,7 +103,7 @@ class Registration:
         self.region = whole[::3]  # enough for the first, rigid fits
         fit = self.fit_rigidly()
         self.region = whole
-        for limit, modes in SCHEDULE:
+        for limit, modes in progress(SCHEDULE, "laying our head over it"):
             fit = self.step(fit, limit, modes)
         self.check(fit)
         self.known = known or {}

@@ -1,6 +1,7 @@
 """Readers of published face models. The files are small ones in the very formats, made of the
 shipped model; no published model is needed or contained. Pickles: test_pickles.py."""
 
+import io
 import json
 import pickle
 import sys
@@ -432,6 +433,18 @@ def test_a_model_is_converted_cut_and_photographed(published, models, tmp_path):
     assert "FLAME" in result.output and result.output.count("\n") == 1
     with pytest.raises(ValueError, match="at least 1"):
         facemodels.truncate(model, 0)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_folder_of_many_files_shows_how_far_it_is_on_a_terminal_alone(
+    published, monkeypatch, terminal
+):
+    shown = io.StringIO()
+    shown.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", shown)
+    ict.read(published / "FaceXModel")
+    assert ("reading ICT-FaceKit" in shown.getvalue()) == terminal
+    assert "\n" not in shown.getvalue()  # one line, which is gone when it has ended
 
 
 def test_one_word_builds_our_own_model(monkeypatch):

@@ -28,6 +28,13 @@ def as_path(name) -> Path:
     return Path(name)
 
 
+def progress(items, text):
+    """`items`, with a bar called `text` on stderr while they last if that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, text, leave=False, disable=None)
+
+
 @contextmanager
 def extra(name):
     """Around imports that the extra `name` of pyproject.toml brings: what is missing says so."""
@@ -167,7 +174,10 @@ class Unpickler(pickle.Unpickler):
 
 
 def plain(value):
-    """The array `value`, or the one that an object of chumpy keeps as `x`."""
+    """The array `value`, or that of an object of chumpy: the `x` of a Ch, a Select's part of it."""
+    if isinstance(value, Inert) and "idxs" in value.state:
+        part = plain(value.state["a"]).ravel()[plain(value.state["idxs"])]
+        return part.reshape(value.state["preferred_shape"])
     value = value.state["x"] if isinstance(value, Inert) else value
     if not isinstance(value, np.ndarray):
         raise ValueError(f"a {type(value).__name__} where an array should be")

@@ -109,12 +109,8 @@ def assemble(published):
             raise ValueError(f"its {what} name vertex {strays[0]} of {n}")
     exact = mean.astype(float)
     triangles = turn_outward(exact, triangles)
-    # contour points (0 to 16) slide along the contour: each author's are elsewhere
-    places = {i: exact[vertex] for i, vertex in known.items() if i > 16}
-    laid = Registration(exact, triangles, places)
-    ours = laid.model
-    landmarks = laid.landmarks()
-    landmarks[list(known)] = list(known.values())
+    laid = Registration(exact, triangles, known)
+    ours, landmarks = laid.model, laid.landmarks()
     weights, distance = laid.interpolation()
 
     def carried(values):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from e2far.facemodels.assembly import Published, as_landmarks
+from e2far.files import progress
 
 WHAT = (
     "ICT-FaceKit's folder FaceXModel (generic_neutral_mesh.obj, identity000.obj ..., vertex_indices"
@@ -18,20 +19,18 @@ SIDES = {"_L": "Left", "_R": "Right"}  # as ARKit names them
 MERGED = ("browInnerUp", "cheekPuff")  # of two sides, one unit in ARKit
 
 
-def read_lines(path, kind):
-    """The words of those lines of a Wavefront file that begin with `kind`."""
-    with open(path) as file:
-        return [words[1:] for words in map(str.split, file) if words and words[0] == kind]
-
-
 def read_vertices(path):
     """Vertices (V, 3) of a Wavefront file."""
-    return np.array([words[:3] for words in read_lines(path, "v")], np.float32).reshape(-1, 3)
+    with open(path) as file:
+        lines = [line for line in file if line.startswith("v ")]
+    return np.loadtxt(lines, np.float32, usecols=(1, 2, 3), ndmin=2) if lines else np.zeros((0, 3))
 
 
 def read_triangles(path):
     """Triangles (F, 3) of a Wavefront file: fans of its polygons."""
-    polygons = [[int(word.split("/")[0]) - 1 for word in line] for line in read_lines(path, "f")]
+    with open(path) as file:
+        lines = [line.split()[1:] for line in file if line.startswith("f ")]
+    polygons = [[int(word.split("/")[0]) - 1 for word in line] for line in lines]
     return np.array([(p[0], *side) for p in polygons for side in zip(p[1:], p[2:])])
 
 
@@ -60,7 +59,9 @@ def read(path):
     if not people:
         raise ValueError("it has no identity000.obj")
     known = ("identity", "generic_neutral")
-    units = {f.stem: mode(f) for f in sorted(path.glob("*.obj")) if not f.stem.startswith(known)}
+    shown = [f for f in sorted(path.glob("*.obj")) if not f.stem.startswith(known)]
+    units = {f.stem: mode(f) for f in progress(people + shown, "reading ICT-FaceKit")}
+    identity = np.stack([units.pop(file.stem) for file in people], -1)
     for name in MERGED:
         if f"{name}_L" in units and f"{name}_R" in units:
             units[name] = units.pop(f"{name}_L") + units.pop(f"{name}_R")
@@ -69,7 +70,7 @@ def read(path):
     return Published(
         "ict",
         neutral[:n] * CENTIMETRE,
-        np.stack([mode(file) for file in people], -1),
+        identity,
         triangles,
         units=np.stack(list(units.values()), -1) if units else None,
         unit_names=[name[:-2] + SIDES.get(name[-2:], name[-2:]) for name in units],

@@ -21,6 +21,7 @@ from e2far.facemodels import shapes
 from e2far.facemodels.arkit import draw_units
 from e2far.facemodels.attributes import attributes_of
 from e2far.facemodels.head import MIRROR, Head
+from e2far.files import progress
 from e2far.morphable import MorphableModel
 
 # fmt: off
@@ -122,7 +123,7 @@ def build(n_identity=80, n_expression=29, people=2000, mixtures=3000):
     ears = np.flatnonzero(np.max(wings, axis=0) > 1)
     ears = np.union1d(ears, head.opposite[ears])
     region = shapes.face_region(head, mean, ears, units[names.index("jawOpen")])
-    for _ in range(3):
+    for _ in progress(range(3), "laying heads over each other"):
         faces = shapes.align(faces, mean, region)
         mean = head.mirrored(faces.mean(0), 1)
     identity_basis = shapes.mirror_modes(faces - mean, head, region, n_identity)

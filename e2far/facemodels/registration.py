@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from e2far.files import extra
+from e2far.files import extra, progress
 from e2far.morphable import SHIPPED, MorphableModel
 from e2far.raster import vertex_normals
 
@@ -79,7 +79,7 @@ class Registration:
     """Our head laid over another mesh: `placed` (M, 3) our vertices there, `turn` (3, 3).
 
     vertices: (N, 3) mm    triangles: (F, 3) facing outward    turn: rotation times scale
-    known: iBUG number -> place (3,) mm in the other frame, where landmarks are known
+    known: iBUG number -> vertex of the other mesh, where landmarks are known
     Raises ValueError where the mesh is not a face in millimetres in the head frame.
     """
 
@@ -103,12 +103,14 @@ class Registration:
         self.region = whole[::3]  # enough for the first, rigid fits
         fit = self.fit_rigidly()
         self.region = whole
-        for limit, modes in SCHEDULE:
+        for limit, modes in progress(SCHEDULE, "laying our head over it"):
             fit = self.step(fit, limit, modes)
         self.check(fit)
-        if known:
-            self.marks = self.ibug[sorted(known)]
-            self.goal = np.stack([known[i] for i in sorted(known)])
+        self.known = known or {}
+        # contour points (0 to 16) slide along the contour: each author's are elsewhere
+        if inside := sorted(i for i in self.known if i > 16):
+            self.marks = self.ibug[inside]
+            self.goal = vertices[[self.known[i] for i in inside]]
             off = np.median(np.linalg.norm(self.place(fit)[self.marks] - self.goal, axis=1))
             if off > 12:
                 raise ValueError(
@@ -199,15 +201,19 @@ class Registration:
         return Fit(turn * np.exp(move[6].clip(-0.2, 0.2)), fit.shift + move[3:6], identity)
 
     def landmarks(self):
-        """68 different vertices (68,) of the other mesh, together nearest to our landmarks."""
+        """68 different vertices (68,) of the other mesh: the known ones, and the others together
+        nearest to our landmarks."""
         goal, own = self.placed[self.ibug], self.placed_normals[self.ibug]
         tree = cKDTree(facing(self.vertices, self.normals, NORMAL_MM / 3))
         _, near = tree.query(facing(goal, own, NORMAL_MM / 3), k=min(20, len(self.vertices)))
-        candidates = np.unique(near)
-        if len(candidates) < 68:
+        free = np.setdiff1d(near, list(self.known.values()))
+        wanted = np.setdiff1d(np.arange(68), list(self.known))
+        if len(free) < len(wanted):
             raise ValueError(f"it has {len(self.vertices)} vertices, too few for 68 landmarks")
-        distance = np.linalg.norm(goal[:, None] - self.vertices[candidates], axis=2)
-        return candidates[linear_sum_assignment(distance**2)[1]]
+        found = np.array([self.known.get(i, -1) for i in range(68)])
+        distance = np.linalg.norm(goal[wanted, None] - self.vertices[free], axis=2)
+        found[wanted] = free[linear_sum_assignment(distance**2)[1]]
+        return found
 
     def interpolation(self):
         """Sparse weights (N, M) of our vertices at each of the other mesh, and how far it is.

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from e2far.files import progress
+
 ETHNICITIES, SEXES, AGES = ("african", "asian", "caucasian"), ("female", "male"), ("young", "old")
 MUSCLE = ("minmuscle", "averagemuscle", "maxmuscle")
 WEIGHT = ("minweight", "averageweight", "maxweight")
@@ -87,7 +89,7 @@ def mirror_modes(offsets, head, region, count):
     symmetric parts plus that of the antisymmetric ones, so each is solved by itself.
     """
     both = []
-    for sign in (1, -1):
+    for sign in progress((1, -1), "finding modes"):
         modes = principal_modes(head.mirrored(offsets, sign), region, count).transpose(2, 0, 1)
         both.append(head.mirrored(modes, sign))  # again, against rounding errors of the sums
     modes = np.concatenate(both)

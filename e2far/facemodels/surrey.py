@@ -6,6 +6,7 @@ f32 column by column. From version 2 on: u8, 0 where expressions follow; i32, 0 
 model as of shape, 1 where u64 and as many blendshapes: u64 and a name, a matrix.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,22 @@ class Archive:
         ]
 
 
+def read_landmarks(path, n):
+    """iBUG number, from 0 -> vertex of a mesh of n, from eos's ibug_to_sfm.txt, old (its lines are
+    `9 33 ; chin`) or new (`9 = 33 # chin`). Vertices that only larger meshes have are left out.
+    """
+    lines = re.findall(r"^[ \t]*(\d+)[ \t=]+(\d+)", path.read_text(encoding="utf-8-sig"), re.M)
+    found = {int(number) - 1: int(vertex) for number, vertex in lines}
+    if not found or not set(found) <= set(range(68)):
+        raise ValueError(f"{path.name} beside it has no lines `iBUG number 1 to 68 = vertex`")
+    return {number: vertex for number, vertex in found.items() if vertex < n}
+
+
 def read(path):
     """The Published of an eos .bin, in mm; eos holds variances, which it returns rescaled.
 
-    expression_blendshapes*.bin beside a sfm_shape*.bin become named units.
+    Beside a sfm_shape*.bin, expression_blendshapes*.bin become named units and ibug_to_sfm.txt
+    gives landmarks, as eos has them in its folder share.
     """
     path, archive = Path(path), Archive(path)
     if (version := archive.number("<u4")) not in (1, 2, 3, 4):
@@ -69,13 +82,16 @@ def read(path):
     mean = as_vertices(mean)
     n = len(mean)
     identity = as_modes(modes, n, deviations(variances))
-    expression, units, names = None, None, ()
+    expression, units, names, landmarks = None, None, (), {}
+    surreys = path.name.startswith("sfm_shape")
+    if surreys and (marks := path.with_name("ibug_to_sfm.txt")).exists():
+        landmarks = read_landmarks(marks, n)
     beside = path.with_name(path.name.replace("sfm_shape", "expression_blendshapes"))
-    if path.name.startswith("sfm_shape") and beside.exists():
+    if surreys and beside.exists():
         names, offsets = zip(*Archive(beside).blendshapes())
         units = as_modes(np.concatenate(offsets, 1), n, None, beside.name)
     elif version > 1 and archive.number("u1") == 0 and archive.number("<i4") == 0:
         offset, basis, spread, _ = archive.model()
         mean = mean + as_vertices(offset, "the mean expression")
         expression = as_modes(basis, n, deviations(spread), "the expression basis")
-    return Published("surrey", mean, identity, triangles, expression, units, names)
+    return Published("surrey", mean, identity, triangles, expression, units, names, landmarks)

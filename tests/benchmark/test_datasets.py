@@ -242,8 +242,7 @@ def test_an_empty_or_missing_folder_says_where_the_data_are_requested(name, tmp_
         ("now", "scans_lmks_onlypp/FaMoS_2_TA", "1 of 2"),
         ("now", "imagepathsvalidation.txt", "imagepathsvalidation.txt is missing"),
         ("aflw2000", "image00004.mat", "1 of 2"),
-        ("300w-lp", "landmarks/IBUG/134212_1_1_pts.mat", "1 of 16"),
-        ("300w-lp", "landmarks", "landmarks/AFW is missing"),
+        ("300w-lp", "landmarks", "8 of 16"),
         ("realy", "REALY_scan_region/2/mouth.obj", "1 of 10"),
         ("realy", "metrical_scale.txt", "metrical_scale.txt is missing"),
     ],
@@ -255,6 +254,30 @@ def test_what_is_missing_is_counted_and_named(name, gone, complaint, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{complaint}.*; it should be ") as caught:
         open_dataset(name, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "gone, read, told",
+    [
+        (["HELEN", "landmarks/HELEN", "LFPW"], 4, "HELEN is missing; LFPW is missing"),
+        (
+            ["landmarks/AFW"],
+            6,
+            "2 photos without .* first without landmarks/AFW/134212_1_0_pts.mat",
+        ),
+        (["IBUG", "AFW/134212_1_0.mat"], 5, "IBUG is missing; 1 photos without .* AFW/134212_1_0"),
+    ],
+)
+def test_a_copy_that_lacks_parts_is_read_for_what_it_has(gone, read, told, tmp_path):
+    made("300w-lp", tmp_path)
+    for path in (tmp_path / name for name in gone):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.warns(UserWarning, match=f"{tmp_path.name}: {read} photos are read; {told}"):
+        samples = open_dataset("300w-lp", tmp_path)
+    assert len(samples) == read
+    for item in samples:
+        np.testing.assert_allclose(item.landmarks, LANDMARKS)
+        assert item.image.exists() and item.condition == TURNED
 
 
 BAD = [  # data set, what is asked of its first record, end of the file's path, content, complaint
@@ -370,6 +393,14 @@ def test_code_in_a_box_does_not_run(inside, tmp_path):
 def test_a_list_that_leaves_the_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is not PERSON/CHALLENGE/IMG.jpg"):
         made("now", tmp_path, {"validation.txt": "../../secret.jpg\n"})
+
+
+def test_a_list_from_any_editor_is_read(tmp_path):
+    lines = [f"./{name}" for name in NOW_LISTED]
+    text = "\ufeff" + "\r\n".join(["", *lines, ""])
+    samples = made("now", tmp_path, {"validation.txt": text})
+    assert [item.name for item in samples] == expand(NOW)
+    made("realy", tmp_path / "realy", {"scale.txt": "\ufeff8.0\r\n9.5\r\n"})[0].scan_points
 
 
 def test_realy_is_in_millimetres_by_the_persons_own_scale(tmp_path):

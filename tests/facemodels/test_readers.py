@@ -1,6 +1,7 @@
 """Readers of published face models. The files are small ones in the very formats, made of the
 shipped model; no published model is needed or contained. Pickles: test_pickles.py."""
 
+import io
 import json
 import pickle
 import sys
@@ -142,16 +143,41 @@ def write_flame_npz(path, face, **change):
 
 
 def write_flame_pkl(path, face, protocol=2, **change):
-    """As the old files are, of Python 2: an array inside an object of chumpy, a sparse matrix."""
-    chumpy, module = types.ModuleType("chumpy"), types.ModuleType("chumpy.ch")
-    module.Ch = type("Ch", (), {"__module__": "chumpy.ch"})
-    wrapped, arrays = module.Ch(), flame_arrays(face)
-    wrapped.x = arrays["shapedirs"]
-    sparse, weights = scipy.sparse.csc_matrix(np.eye(3)), np.asfortranarray(np.eye(4))
-    arrays |= dict(shapedirs=wrapped, J_regressor=sparse, bs_style="lbs", weights=weights)
+    """As the old files are, of Python 2: arrays inside objects of chumpy, a sparse matrix.
+
+    The objects' states are what chumpy 0.71 writes of `ch.array(x)` and of a slice of one.
+    """
+    modules = {
+        name: types.ModuleType(name) for name in ("chumpy", "chumpy.ch", "chumpy.reordering")
+    }
+
+    def chumpy(module, name, dirty, **terms):
+        kind = type(name, (), {"__module__": module})
+        kind = modules[module].__dict__.setdefault(name, kind)
+        wrapped, flags = kind(), dict(_itr=None, _make_dense=False, _make_sparse=False)
+        vars(wrapped).update(_dirty_vars=set(dirty), **flags, _depends_on_deps={}, **terms)
+        return wrapped
+
+    arrays = flame_arrays(face)
+    whole = np.concatenate([arrays["shapedirs"], arrays["shapedirs"]], 2)
+    part = np.arange(whole.size).reshape(whole.shape)[:, :, : arrays["shapedirs"].shape[2]]
+    arrays |= dict(
+        v_template=chumpy("chumpy.ch", "Ch", "x", x=arrays["v_template"]),
+        shapedirs=chumpy(
+            "chumpy.reordering",
+            "Select",
+            ["a", "idxs", "preferred_shape"],
+            a=chumpy("chumpy.ch", "Ch", "x", x=whole),
+            preferred_shape=part.shape,
+            idxs=part.ravel(),
+        ),
+        J_regressor=scipy.sparse.csc_matrix(np.eye(3)),
+        bs_style="lbs",
+        weights=np.asfortranarray(np.eye(4)),
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "chumpy", chumpy)
-        patch.setitem(sys.modules, "chumpy.ch", module)
+        for name, module in modules.items():
+            patch.setitem(sys.modules, name, module)
         path.write_bytes(pickle.dumps(arrays | change, protocol))
 
 
@@ -181,6 +207,23 @@ def write_ict(path, face):
     (path / "vertex_indices.json").write_text(json.dumps(index))
 
 
+# As eos's share/ibug_to_sfm.txt: of the contour the chin alone, no inner corners of the mouth
+SURREYS = [9, *range(18, 61), 62, 63, 64, 66, 67, 68]
+
+
+def surreys_landmarks(vertices, old=False):
+    """The text of ibug_to_sfm.txt, as eos had it until 2016 or has it since."""
+    points = [(f"{i:2}", int(vertices[i - 1])) for i in SURREYS]
+    lines = [
+        f"\t{i}  {v:4} ; a place (5)" if old else f"{i} = {v:5}  # a place (5)" for i, v in points
+    ]
+    head, foot = "# Mapping\n\n[landmark_mappings]\n            # 1 to 8 are the contour", ""
+    if old:
+        head, foot = "; Mapping\n\nlandmarkMappings ; (ibug, lhs)\n{\n\t\t ; 1 to 8 are", "}"
+    contour = "right {\n\t\t1\n\t\t2\n}" if old else "right = [  1,\n           2\n        ]"
+    return "\n".join([head, *lines, foot, contour, ""])
+
+
 def write_surrey(path, face, blendshapes=False):
     from eos import morphablemodel as eos
 
@@ -188,6 +231,7 @@ def write_surrey(path, face, blendshapes=False):
     triangles = face["triangles"].tolist()
     shape = eos.PcaModel(column(face["mean"]), modes, (sd**2)[:, None], triangles)
     eos.save_model(eos.MorphableModel(shape, eos.PcaModel()), str(path))
+    path.with_name("ibug_to_sfm.txt").write_text(surreys_landmarks(face["landmarks"]))
     if blendshapes:
         shapes = [eos.Blendshape(), eos.Blendshape()]
         for k, name in enumerate(("anger", "happiness")):
@@ -215,6 +259,7 @@ UNNAMED = ("BFM_model_front.mat", "BFM.mat", "model2017-1.h5", "flame2023.npz", 
 LANDMARKS = {
     **dict.fromkeys(("BFM_model_front.mat", "BFM.mat", "FaceXModel"), range(68)),
     "model2017-1.h5": (30, 36, 54),
+    "sfm_shape_3448.bin": [i - 1 for i in SURREYS],
 }
 # Of each way to be made whole: without landmarks and expressions, with some, all, with units
 ASSEMBLED = ("01_MorphableModel.mat", "model2017-1.h5", "generic_model.pkl", "FaceXModel")
@@ -280,6 +325,21 @@ def test_eos_blendshapes_beside_the_model_become_units(face, tmp_path):
     found = surrey.read(tmp_path / "sfm_shape_9.bin")
     assert found.unit_names == ("anger", "happiness") and found.expression_basis is None
     np.testing.assert_allclose(found.units, face["expression"][:, :, :2], atol=1e-3)
+
+
+def test_eos_landmarks_are_read_old_and_new_as_far_as_the_mesh_has_them(tmp_path):
+    vertices, path = np.arange(68) * 10, tmp_path / "ibug_to_sfm.txt"
+    for old in (True, False):
+        path.write_text(
+            "\ufeff" + surreys_landmarks(vertices, old), encoding="utf-8", newline="\r\n"
+        )
+        wanted = {i - 1: (i - 1) * 10 for i in SURREYS}
+        assert surrey.read_landmarks(path, 680) == wanted
+        assert surrey.read_landmarks(path, 300) == {i: v for i, v in wanted.items() if v < 300}
+    for text in ("", "0 = 5\n", "69 = 5\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="ibug_to_sfm.txt beside it has no lines"):
+            surrey.read_landmarks(path, 680)
 
 
 def test_the_mean_expression_belongs_to_the_mean(face, tmp_path):
@@ -373,6 +433,18 @@ def test_a_model_is_converted_cut_and_photographed(published, models, tmp_path):
     assert "FLAME" in result.output and result.output.count("\n") == 1
     with pytest.raises(ValueError, match="at least 1"):
         facemodels.truncate(model, 0)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_folder_of_many_files_shows_how_far_it_is_on_a_terminal_alone(
+    published, monkeypatch, terminal
+):
+    shown = io.StringIO()
+    shown.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", shown)
+    ict.read(published / "FaceXModel")
+    assert ("reading ICT-FaceKit" in shown.getvalue()) == terminal
+    assert "\n" not in shown.getvalue()  # one line, which is gone when it has ended
 
 
 def test_one_word_builds_our_own_model(monkeypatch):

@@ -10,6 +10,7 @@ radians, as the owner signs them, then translation and scale.
 the first pixel's centre, as MATLAB does: half a pixel from our convention; not verified.
 """
 
+import warnings
 from functools import partial
 
 import numpy as np
@@ -33,13 +34,26 @@ def read_aflw2000(folder):
 
 
 def read_300w_lp(folder):
-    """Items of the photos; one and its copies, turned to other yaws, count as one person."""
-    photos = []
+    """Items of the photos; one and its copies, turned to other yaws, count as one person.
+
+    Many copies lack parts. What they have is read; a warning counts what is left out.
+    """
+    records.locate(folder, W300_LP, *PARTS)
+    photos, marks_name = [], "landmarks/{}_pts.mat"
     for part in PARTS:
-        records.locate(folder, W300_LP, part)
-        records.locate(folder, W300_LP, f"landmarks/{part}")
         photos += records.find(folder, f"{part}/*.jpg", r"(.*)\.jpg")
-    return items(folder, W300_LP, photos, "landmarks/{}_pts.mat", "pts_3d")
+    needed = [[f"{match[1]}.mat", marks_name.format(match[1])] for match in photos]
+    missing = set(records.absent(folder, [name for files in needed for name in files]))
+    whole = [match for match, files in zip(photos, needed) if missing.isdisjoint(files)]
+    left_out = [f"{part} is missing" for part in PARTS if not (folder / part).is_dir()]
+    if len(whole) < len(photos):
+        lack = f"{len(photos) - len(whole)} photos without .mat or landmarks are left out"
+        left_out.append(f"{lack}, first without {min(missing)}")
+    if whole and left_out:
+        warnings.warn(
+            f"{folder}: {len(whole)} photos are read; {'; '.join(left_out)}", stacklevel=3
+        )
+    return items(folder, W300_LP, whole or photos, marks_name, "pts_3d")
 
 
 def items(folder, what, photos, marks_name, array_name):

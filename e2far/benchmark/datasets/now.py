@@ -49,15 +49,16 @@ def read_pictures(folder, listing):
     listing = records.locate(folder, WHAT, listing, f"final_release_version/{listing}")
     places = "final_release_version/iphone_pictures", "iphone_pictures"
     photos, items = records.locate(folder, WHAT, *places), []
-    keys = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
-    for key in map(Path, keys):
+    lines = listing.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors write a BOM
+    keys = [Path(line.strip()) for line in lines if line.strip()]
+    for key in keys:
         if len(key.parts) != 3 or ".." in key.parts or key.is_absolute():
             raise ValueError(f"{listing}: {str(key)!r} is not PERSON/CHALLENGE/IMG.jpg; see {WHAT}")
         person, challenge, _ = key.parts
         name, facts = str(key.with_suffix("")), dict(challenge=challenge)
         box = {"box": partial(read_box, photos.parent / "detected_face" / f"{name}.npy")}
         items.append(records.Item(name, person, photos / key, facts, box, scan_name=person))
-    records.require(photos, WHAT, keys, "pictures")
+    records.require(photos, WHAT, list(map(str, keys)), "pictures")
     return items
 
 

@@ -59,7 +59,9 @@ def mm(folder, person):
     """Millimetres a unit of the person's scan."""
     path = folder / "metrical_scale.txt"
     with reading(path, SCALE):
-        return records.as_points(np.loadtxt(path, ndmin=1), (None,), "the scales")[person - 1]
+        return records.as_points(
+            np.loadtxt(path, ndmin=1, encoding="utf-8-sig"), (None,), "the scales"
+        )[person - 1]
 
 
 def read_parts(folder, person):

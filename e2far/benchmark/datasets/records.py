@@ -65,11 +65,16 @@ def find(folder, wildcards, name=".*"):
     return list(filter(None, (re.fullmatch(name, path) for path in found)))
 
 
-def require(folder, what, paths, kind):
-    """FileNotFoundError if one of the `paths` of a `kind` is not in `folder`, or there is none."""
+def absent(folder, paths):
+    """Those of the `paths` that are not in `folder`."""
     parents = {Path(path).parent for path in paths}  # each is listed once
     there = {str(parent / file.name) for parent in parents for file in (folder / parent).glob("*")}
-    missing = [path for path in paths if path not in there]
+    return [path for path in paths if path not in there]
+
+
+def require(folder, what, paths, kind):
+    """FileNotFoundError if one of the `paths` of a `kind` is not in `folder`, or there is none."""
+    missing = absent(folder, paths)
     lack = f"it holds no {kind}"
     if missing:
         lack = f"{len(missing)} of {len(paths)} {kind} are missing, first {missing[0]}"

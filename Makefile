@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce resume test test-slow site lab long long-status cooldown trunks tools lint coverage release calibration clean
+.PHONY: setup reproduce resume verify test test-slow site lab long long-status cooldown trunks tools lint coverage release calibration clean
 
 setup: .venv/installed
 
@@ -41,6 +41,10 @@ reproduce: setup .dvc/config.local
 resume: setup .dvc/config.local
 	@if [ -n "$(PROFILE)" ]; then python -c 'from e2far.pipeline import params; params.choose("$(PROFILE)")'; fi
 	@trap : INT; dvc repro $(STAGES) || $(STOPPED)
+
+# After `make reproduce`: what differs from the committed results, and whether it may.
+verify: setup
+	python -m e2far.pipeline.verify
 
 # Notebooks 3 and 4 read tables of long stages; until these are committed, there is nothing to run.
 WAITING := $(if $(wildcard reports/metrics/layers/probes.csv),,--ignore=notebooks/03_layer_features.ipynb)

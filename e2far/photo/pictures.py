@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from e2far import files
-
 Picture = str | Path | Image.Image | np.ndarray  # what `load_image` reads
 Box = Sequence[float] | np.ndarray  # x0, y0, x1, y1 px
 
@@ -52,8 +50,9 @@ def _load_file(path):
         warnings.simplefilter("ignore")  # a damaged TIFF warns dozens of times
         try:
             image = Image.open(path, formats=("HEIF",) if _is_heic(path) else FORMATS)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"{path} is a HEIC picture: {error}") from None
+        except ModuleNotFoundError:
+            text = f"{path} is a HEIC picture: pip install 'e2far[heic]' to read it"
+            raise ModuleNotFoundError(text) from None
         except Image.UnidentifiedImageError:
             known = ", ".join((*FORMATS, "HEIC"))
             raise ValueError(f"{path} is not a picture that can be read: give {known}") from None
@@ -69,8 +68,8 @@ def _is_heic(path):
         start = file.read(12)
     if start[4:8] != b"ftyp" or start[8:] not in HEIC:
         return False
-    with files.extra("heic"):
-        import pillow_heif
+    import pillow_heif
+
     pillow_heif.register_heif_opener()
     return True
 

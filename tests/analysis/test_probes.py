@@ -4,7 +4,6 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from e2far.analysis import probes
@@ -57,7 +56,7 @@ def test_regularisation_is_chosen_across_people():
 
 def ridge_on_components(features, target, alpha, dimension):
     components = PCA(dimension, svd_solver="full")
-    return make_pipeline(StandardScaler(), components, Ridge(alpha=alpha)).fit(features, target)
+    return make_pipeline(probes.Scaler(), components, Ridge(alpha=alpha)).fit(features, target)
 
 
 def test_a_probe_is_ridge_regression_on_components_and_a_plain_readout():
@@ -139,6 +138,14 @@ def test_explained_variance_is_a_share_of_the_distance_from_the_mean_target():
     energy = np.square(target - target.mean(0)).sum(0)
     first = np.where([True, False, False], target, target.mean(0))
     assert explained(first) == pytest.approx(energy[0] / energy.sum())
+
+
+def test_a_channel_that_is_nearly_always_silent_spoils_no_picture():
+    features = np.hstack([rng.normal(size=(400, 20)), np.zeros((400, 1))])
+    features[::100, -1] = 1e-3
+    scaled = probes.Scaler().fit_transform(features)
+    assert np.abs(scaled[:, -1]).max() < 0.1
+    np.testing.assert_allclose(scaled[:, :20].std(0), 1, atol=0.2)
 
 
 def test_a_probe_chooses_its_penalty_by_what_counts():

@@ -145,7 +145,8 @@ def write_flame_npz(path, face, **change):
 def write_flame_pkl(path, face, protocol=2, **change):
     """As the old files are, of Python 2: arrays inside objects of chumpy, a sparse matrix.
 
-    The objects' states are what chumpy 0.71 writes of `ch.array(x)` and of a slice of one.
+    The objects' states are what chumpy-fixed 0.71, a fork of chumpy 0.70, writes of `ch.array(x)`
+    and of a slice of one.
     """
     modules = {
         name: types.ModuleType(name) for name in ("chumpy", "chumpy.ch", "chumpy.reordering")

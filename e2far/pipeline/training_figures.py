@@ -134,27 +134,29 @@ def heads(vertices, model, size=220, **options):
     return plots.face_images(vertices, model, size, side_mm=SIDE_MM, **options)
 
 
-def rows_of_faces(rows, distance=None, model=None, vertices=None, limit=8, titles=None):
-    """Rows of pictures, name -> (n, H, W, 3), and below them `vertices` coloured by their distance
-    (n, N) to the truth, mm, which ends at `limit`; titles (n,) stand above that row."""
-    rows = dict(rows)
-    if distance is not None:
-        paint = plt.get_cmap("viridis")(np.asarray(distance) / limit)[..., :3]
-        rows["distance"] = heads(vertices, model, albedo=paint)
-    columns = len(next(iter(rows.values())))
-    figure, axes = plots.panels(len(rows) * columns, columns, 1.5, 1.55, right=0.8)
-    for line, (name, pictures) in zip(axes.reshape(len(rows), columns), rows.items()):
+def rows_of_faces(rows, vertices, distance, model, titles, limit=8, inch=1.5):
+    """Rows of pictures, name -> (n, H, W, 3), and below them the heads `vertices` (n, N, 3) mm in
+    the colours of a distance (n, N), whose scale ends at `limit` mm; `titles` (n,) stand above."""
+    paint = plt.get_cmap("viridis")(np.asarray(distance) / limit)[..., :3]
+    rows = rows | {"distance": heads(vertices, model, albedo=paint)}
+    n = len(titles)
+    figure, axes = plots.panels(len(rows) * n, n, inch, inch + 0.05, right=0.8)
+    _fill(axes.reshape(-1, n), rows)
+    for axis, title in zip(axes[-n:], titles):
+        axis.set_title(title, fontsize=10)
+    scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), "viridis")
+    figure.colorbar(scale, ax=figure.axes, label="distance, mm", shrink=0.6, extend="max")
+    return figure
+
+
+def _fill(lines, rows):
+    """Put rows of pictures into lines of axes."""
+    for line, (name, pictures) in zip(lines, rows.items()):
         for axis, picture in zip(line, pictures):
             axis.imshow(picture)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         line[0].set_ylabel(name)
-    if distance is not None:
-        for axis, title in zip(axes[-columns:], titles):
-            axis.set_title(title, fontsize=10)
-        scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), "viridis")
-        figure.colorbar(scale, ax=figure.axes, label="distance, mm", shrink=0.6, extend="max")
-    return figure
 
 
 def toy(history, level, rows):
@@ -174,11 +176,5 @@ def toy(history, level, rows):
     axis.axhline(1, color=COLOURS["mean face"], lw=1.2, label="mean face")
     axis.set(xlabel="step", ylabel="loss, share of the mean face's", ylim=(0, None))
     axis.legend()
-    axes = right.subplots(len(rows), columns)
-    for line, (name, pictures) in zip(axes, rows.items()):
-        for place, picture in zip(line, pictures):
-            place.imshow(picture)
-            place.set(xticks=[], yticks=[])
-            place.spines[:].set_visible(False)
-        line[0].set_ylabel(name)
+    _fill(right.subplots(len(rows), columns), rows)
     return figure

@@ -20,61 +20,44 @@ SHARE = "error, share of the mean face's"
 SIDE_MM = 300  # of pictures of whole heads
 
 
-def answer(logs, pairs):
-    """Errors on validation people as two starts train, and at the end the one less the other.
-
-    logs: start -> DataFrame of `fit`    pairs: rows of label, error, difference, low, high
-    """
-    figure, axes = plots.panels(3, 3, 3.3, 2.9, top=0.5)
+def answer(logs):
+    """Errors on validation people as two starts train; start -> DataFrame of `fit`."""
+    figure, axes = plots.panels(2, 2, 4.2, 3.0, right=1.7, sharey=True)
     for axis, (kind, title) in zip(axes, ERRORS.items()):
         for (name, log), (line, marker) in zip(logs.items(), plots.STYLES):
             part = log.dropna(subset=f"{kind}_ratio")
-            look = dict(color=COLOURS[name], linestyle=line, marker=marker, ms=4, label=name)
+            look = dict(color=COLOURS[name], linestyle=line, marker=marker, ms=5, label=name)
             axis.plot(part.images / 1000, part[f"{kind}_ratio"], **look)
         axis.axhline(1, color=COLOURS["mean face"], lw=1.2, label="mean face")
         axis.set(title=title, xlabel="pictures seen, thousands")
-    axes[0].set_ylabel(SHARE)
-    ends = [axis.get_ylim() for axis in axes[:2]]
-    for axis in axes[:2]:
-        axis.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
         axis.grid(alpha=0.3)
+    axes[0].set_ylabel(SHARE)
     handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper left", ncols=3, frameon=False)
-    _intervals(axes[2], pairs, [ERRORS[kind] for kind in pairs.error])
-    axes[2].set_title(f"{LEARNED},\nless {SCRATCH}", fontsize=10)
+    figure.legend(*handles, loc="outside right upper", frameon=False)
     return figure
 
 
-def differences(pairs, titles=ERRORS):
-    """Pairs of `training_tables`: a panel per error, on one axis, a row per label."""
-    figure, axes = plots.panels(len(titles), len(titles), 4.8, 0.9 + 0.4 * pairs.label.nunique())
-    for axis, (kind, title) in zip(axes, titles.items()):
-        part = pairs[pairs.error == kind]
-        _intervals(axis, part, part.label)
-        axis.set_title(title)
-    low, high = zip(*(axis.get_xlim() for axis in axes))
-    for axis in axes:
-        axis.set_xlim(min(low), max(high))
-    for axis in axes[1:]:
-        axis.set_yticklabels([])
+def differences(pairs):
+    """Pairs of `training_tables`: a panel per error, on one axis, a row per label, with ticks for
+    the lowest and the highest seed. The better side of zero is green."""
+    names = list(pairs.label.unique())
+    figure, axes = plots.panels(2, 2, 4.8, 1.1 + 0.4 * len(names), sharex=True, sharey=True)
+    for axis, (kind, title) in zip(axes, ERRORS.items()):
+        rows = pairs[pairs.error == kind]
+        y = rows.label.map(names.index)
+        around = [rows.difference - rows.low, rows.high - rows.difference]
+        axis.errorbar(rows.difference, y, xerr=around, fmt="o", color="black", ms=5, capsize=3)
+        for column in rows.columns.intersection(["lowest_seed", "highest_seed"]):
+            axis.plot(rows[column], y, "|", color="black", ms=11, alpha=0.6)
+        axis.axvline(0, color="black", lw=1)
+        axis.axvspan(-1, 0, color="#009E73", alpha=0.1, lw=0)
+        axis.set(title=title, xlabel=f"change of {SHARE}\n← better")
+        axis.grid(axis="x", alpha=0.3)
+    edge = 1.15 * pairs[["low", "high"]].abs().max().max()
+    axes[0].set(xlim=(-edge, edge), ylim=(len(names) - 0.5, -0.5))
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].locator_params(axis="x", nbins=5)
     return figure
-
-
-def _intervals(axis, pairs, names):
-    """Differences with their intervals, a row each, the first on top, and ticks for seeds."""
-    y = np.arange(len(pairs))
-    around = [pairs.difference - pairs.low, pairs.high - pairs.difference]
-    axis.errorbar(pairs.difference, y, xerr=around, fmt="o", color="black", ms=5, capsize=3)
-    for column in ("lowest_seed", "highest_seed"):
-        if column in pairs:
-            axis.plot(pairs[column], y, "|", color="black", ms=11, alpha=0.6)
-    edge = 1.15 * max(pairs.high.max(), -pairs.low.min(), 1e-4)
-    axis.axvline(0, color="black", lw=1)
-    axis.axvspan(-1e3, 0, color="#009E73", alpha=0.1, lw=0)
-    axis.set(xlim=(-edge, edge), ylim=(len(y) - 0.5, -0.5), xlabel=f"change of {SHARE}\n← better")
-    axis.set_yticks(y, names)
-    axis.locator_params(axis="x", nbins=4)
-    axis.grid(axis="x", alpha=0.3)
 
 
 def recognisers(read):
@@ -165,8 +148,8 @@ def toy(history, level, rows):
     history: (steps, 2)    level: the mean face's loss of each term    rows: as of `rows_of_faces`
     """
     columns = len(next(iter(rows.values())))
-    figure = plt.figure(figsize=(10, 3.3), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.6))
+    figure = plt.figure(figsize=(10, 3.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))
     axis, window = left.subplots(), max(1, len(history) // 20)
     for values, kind, (line, _) in zip(
         (np.asarray(history) / level).T, ("identity", "expression"), plots.STYLES

@@ -107,9 +107,10 @@ def read_recognisers(p, model, trunks):
             load_trunk(net, trunks[name])
         else:
             measure_batch_norm(net, faces["train"], 512)
+        grids = matched_grids(net)
         x = {
             split: layer_features(
-                net, Subset(faces[split], rows[split].tolist()), ["pool5"], matched_grids(net)
+                net, Subset(faces[split], rows[split].tolist()), ["pool5"], grids
             )["pool5"]
             for split in faces
         }

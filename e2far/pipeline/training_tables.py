@@ -50,9 +50,9 @@ def _row(label, kind, interval):
 
 
 def said(row):
-    """A difference in words: "better (-0.004 [-0.008, -0.001])"."""
-    how = row.verdict if row.verdict != "undecided" else "neither clearly better nor worse"
-    return f"**{how}** ({row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}])"
+    """A difference in words: "**a gain** (-0.004 [-0.008, -0.001])"."""
+    how = dict(better="a gain", worse="a loss", undecided="no clear difference")[row.verdict]
+    return f"**{how}** ({row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}])"
 
 
 def write(folder, recognisers, read, chosen, results, logs, short, sweep, pairs):

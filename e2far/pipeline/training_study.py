@@ -142,11 +142,15 @@ def _factors(model):
     }
 
 
+def best_in_shape(read):
+    """The recogniser from which the neutral shape is read best; rows of `read_recognisers`."""
+    shape = read[(read.target == "neutral shape") & (read.recogniser != UNTRAINED)]
+    return shape.loc[shape.value.idxmax()].recogniser
+
+
 def choose_trunk(p, read, trunks):
-    """The name of the recogniser from which the neutral shape is read best; its trunk becomes
-    models/trunk.safetensors."""
-    shape = read[(read.target == "neutral shape") & read.recogniser.isin([*trunks])]
-    chosen = shape.loc[shape.value.idxmax()].recogniser
+    """`best_in_shape`, whose trunk becomes models/trunk.safetensors."""
+    chosen = best_in_shape(read)
     shutil.copy(trunks[chosen], _models(p) / "trunk.safetensors")
     return chosen
 

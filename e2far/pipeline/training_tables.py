@@ -7,7 +7,7 @@ import numpy as np
 from e2far import evaluation
 from e2far.analysis import probes
 from e2far.files import extra
-from e2far.pipeline.training_study import ERRORS, LEARNED, SCRATCH
+from e2far.pipeline.training_study import ERRORS, LEARNED, SCRATCH, best_in_shape
 
 with extra("study"):
     import pandas as pd
@@ -50,12 +50,12 @@ def _row(label, kind, interval):
 
 
 def said(row):
-    """A difference in words: "**a gain** (-0.004 [-0.008, -0.001])"."""
+    """A difference in words: "**a gain** (-0.0042 [-0.0081, -0.0009])"."""
     how = dict(better="a gain", worse="a loss", undecided="no clear difference")[row.verdict]
-    return f"**{how}** ({row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}])"
+    return f"**{how}** ({row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}])"
 
 
-def write(folder, recognisers, read, chosen, results, logs, short, sweep, pairs):
+def write(folder, recognisers, read, results, logs, short, sweep, pairs):
     """Write training.json, sweep.csv, training_log.csv and validation.csv to `folder`.
 
     pairs: rows of `over_people` and `over_seeds`, all
@@ -79,7 +79,7 @@ def write(folder, recognisers, read, chosen, results, logs, short, sweep, pairs)
             )
             for name, one in recognisers.items()
         },
-        trunk=chosen,
+        trunk=best_in_shape(read),
         starts={name: numbers(row[STARTS].to_dict()) for name, row in results.iterrows()},
         kept=results.expressive_ratio.idxmin(),
         short=mean(short, "start"),

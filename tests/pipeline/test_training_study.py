@@ -30,7 +30,7 @@ def test_a_difference_is_decided_where_all_seeds_agree_by_much():
     rows = training_tables.over_seeds(table, "start", "base").set_index("error")
     assert rows.difference["neutral"] == pytest.approx(-0.1)
     assert list(rows.verdict) == ["better", "undecided"]
-    assert training_tables.said(rows.loc["neutral"]) == "**a gain** (-0.100 [-0.100, -0.100])"
+    assert training_tables.said(rows.loc["neutral"]) == "**a gain** (-0.1000 [-0.1000, -0.1000])"
 
 
 def test_to_count_the_cells_of_maps_leaves_batch_norm_as_it_was():

@@ -52,9 +52,11 @@ def matched_grids(network):
     they keep more places and lose no comparison for lack of numbers.
     """
     blank = torch.zeros(1, 3, network.image_size, network.image_size)
-    with torch.no_grad():
-        trunk = getattr(network, "trunk", network)
-        maps = dict(pixels=blank) | trunk(blank)
+    trunk = getattr(network, "trunk", network)
+    was_training = trunk.training
+    with torch.no_grad():  # in eval mode: BatchNorm must not learn from the blank picture
+        maps = dict(pixels=blank) | trunk.eval()(blank)
+    trunk.train(was_training)
     total = [*maps.values()][-1].numel()
     return {
         layer: min(x.shape[-1], int(np.ceil(np.sqrt(total / x.shape[1]))))

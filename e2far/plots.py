@@ -15,6 +15,7 @@ from e2far.files import extra
 
 with extra("study"):
     import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.ticker import NullFormatter
 
 # The Okabe-Ito palette, told apart by the colour-blind. A method has one colour: name it here.
@@ -31,6 +32,10 @@ _METHODS = {
     "#D55E00": ("eos, true landmarks", "expression", "three layers", "from scratch"),
 }
 COLOURS = {method: colour for colour, methods in _METHODS.items() for method in methods}
+# From skin that stays to skin that moves
+STILL_TO_MOVED = LinearSegmentedColormap.from_list(
+    "still to moved", ["#D0D0D0", "#E69F00", "#D55E00", "#600000"]
+)
 # Lines and markers, for readers without colour.
 STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1)), "v"))
 
@@ -111,13 +116,15 @@ def trim(pictures):
     return pictures[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def value_maps(vertices, values, model, titles, label="mm", limit=None, columns=None, inch=2.6):
+def value_maps(
+    vertices, values, model, titles, label="mm", limit=None, columns=None, inch=2.6, cmap="viridis"
+):
     """Faces coloured by a number at every vertex, on one scale with a colour bar.
 
     vertices: (B, N, 3) mm    values: (B, N), nan: grey    columns: of a row; None: all in one
     """
     limit = float(np.nanmax(values)) if limit is None else limit
-    paint = plt.get_cmap("viridis").with_extremes(bad=".8")
+    paint = plt.get_cmap(cmap).with_extremes(bad=".8")
     colours = paint(np.asarray(values) / max(limit, 1e-9))[..., :3]
     pictures = trim(face_images(vertices, model, round(200 * inch), albedo=colours, side_mm=310))
     columns, height = columns or len(pictures), inch * pictures.shape[1] / pictures.shape[2]
@@ -126,7 +133,7 @@ def value_maps(vertices, values, model, titles, label="mm", limit=None, columns=
         axis.axis("off")
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), "viridis")
+    scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), cmap)
     figure.colorbar(scale, ax=figure.axes, label=label, shrink=0.85)
     return figure
 

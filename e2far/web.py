@@ -60,12 +60,12 @@ def animation(pictures, path, seconds):
     first, *others = map(Image.fromarray, pictures)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     time = dict(duration=round(1000 * seconds / len(pictures)), loop=0)
-    first.save(path, save_all=True, append_images=others, quality=80, method=6, **time)
+    first.save(path, save_all=True, append_images=others, quality=78, method=3, **time)
     content = base64.b64encode(Path(path).read_bytes()).decode()
     return HTML(f'<img alt="{Path(path).stem}" src="data:image/webp;base64,{content}">')
 
 
-def turning(start, end, model, colours, frames=60, size=360, yaw_deg=50):
+def turning(start, end, model, colours, frames=48, size=340, yaw_deg=40):
     """Pictures of a head that turns from side to side, and from `start` to `end` and back.
 
     start, end: (N, 3) mm    colours: (N, 3) in [0, 1]
@@ -75,6 +75,6 @@ def turning(start, end, model, colours, frames=60, size=360, yaw_deg=50):
         share = (1 - np.cos(phase)) / 2
         shape = (1 - share) * start + share * end
         yaw = float(yaw_deg * np.sin(phase))
-        head = plots.face_images(shape[None], model, size, yaw, [colours], side_mm=300)
+        head = plots.face_images(shape[None], model, size, yaw, [colours], side_mm=280)
         pictures.append(head[0])
     return pictures

@@ -33,20 +33,21 @@ def head_sheet(rows, titles=(), inch=1.15):
     return figure
 
 
-def unit_maps(model, limit=15, still=0.5):
-    """How far each unit at full strength moves the skin, mm, on the face that it makes.
+def unit_maps(model, limit=15):
+    """How far each unit at full strength moves the skin, up to `limit` mm, on the face it makes.
 
-    Of a left and a right one the left is shown.    still: mm, below which skin is grey
+    Of a left and a right one the left is shown.
     """
     names, units = list(model.unit_names), model.units.permute(2, 0, 1)
     moved = units.norm(dim=-1).numpy()
     shown = [k for k, name in enumerate(names) if name[-5:] != "Right" and moved[k].max() > 1]
-    titles = [names[k].removesuffix("Left") for k in shown]
-    titles = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", title, count=1) for title in titles]
-    values = np.where(moved < still, np.nan, moved)[shown]
-    label = f"movement, mm (grey: under {still:g}; yellow: {limit} and more)"
-    shapes, look = (model.mean + units[shown]).numpy(), dict(limit=limit, columns=9, inch=1.0)
-    return plots.value_maps(shapes, values, model, titles, label, **look)
+    titles = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", names[k], count=1) for k in shown]
+    titles = [re.sub(r"(?<=\w\w)Left$", "", title) for title in titles]
+    look = dict(limit=limit, columns=9, inch=1.0, cmap=plots.STILL_TO_MOVED)
+    label = f"movement, mm (dark: {limit} and more)"
+    return plots.value_maps(
+        (model.mean + units[shown]).numpy(), moved[shown], model, titles, label, **look
+    )
 
 
 def face_measures(found, spread, local_sd):
@@ -105,7 +106,7 @@ def draw_spread(axis, spread, local_sd):
     axis.axvline(local_sd, color=DARK, lw=0.8, linestyle=":", label="the model's")
     axis.set(
         xlabel="spread of the local targets (local_sd)",
-        ylabel="coefficient of variation, ratio to the survey's",
+        ylabel="standard deviation / mean, as a ratio to the survey's",
         ylim=(0, None),
         title="How much people differ",
     )

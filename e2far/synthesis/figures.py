@@ -26,7 +26,7 @@ def one_more_each(studio, identity, looks, expression, angles, seed):
 
     def view(vertices):
         recess = studio.recess[: len(vertices)]
-        look = dict(recess=recess, side_mm=310)
+        look = dict(recess=recess, side_mm=280)
         return raster.plain_view(vertices @ rotation.T, studio.head, studio.size, **look)
 
     person = studio.dress(identity, looks)
@@ -55,7 +55,7 @@ def one_more_each(studio, identity, looks, expression, angles, seed):
 def without_each(model, seed, people=60, size=140):
     """What each kind of variation does: name -> a picture with it, and the same one without it.
 
-    Shown is, of `people` pictures, the one whose middle changes most.
+    Shown is, of `people` pictures, the one whose middle changes most and that shows no other kind.
     """
 
     def photograph(without=()):
@@ -63,12 +63,29 @@ def without_each(model, seed, people=60, size=140):
         rows = [studio.photograph(seed, "test", person, 1) for person in range(people)]
         return np.stack([row["image"] for row in rows])
 
-    whole, pairs, middle = photograph(), {}, slice(size * 30 // 110, size * 80 // 110)
+    whole, pairs, taken = photograph(), {}, []
+    middle = slice(size * 3 // 11, size * 8 // 11)
     for name in VARIATIONS:
         bare = photograph((name,))
         change = np.abs(whole.astype(float) - bare)[:, middle, middle].mean((1, 2, 3))
-        pairs[name] = whole[change.argmax()], bare[change.argmax()]
+        change[taken] = -1
+        taken.append(int(change.argmax()))
+        pairs[name] = whole[taken[-1]], bare[taken[-1]]
     return pairs
+
+
+def pair_sheet(pairs, columns=6):
+    """Pairs of pictures, name -> (with, without), one above the other."""
+    lines = 2 * -(-len(pairs) // columns)
+    figure, axes = plots.panels(lines * columns, columns, 1.6, 1.7)
+    axes = axes.reshape(-1, 2, columns).transpose(0, 2, 1).reshape(-1, 2)
+    for axis in axes.flat:
+        axis.axis("off")
+    for place, (name, pictures) in zip(axes, pairs.items()):
+        for axis, picture, title in zip(place, pictures, (name, "without")):
+            axis.imshow(picture)
+            axis.set_title(title, fontsize=9)
+    return figure
 
 
 def landmark_sheet(batch, columns=8):

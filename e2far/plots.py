@@ -15,6 +15,7 @@ from e2far.files import extra
 
 with extra("study"):
     import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.ticker import NullFormatter
 
 # The Okabe-Ito palette, told apart by the colour-blind. A method has one colour: name it here.
@@ -31,6 +32,10 @@ _METHODS = {
     "#D55E00": ("eos, true landmarks", "expression", "three layers", "from scratch"),
 }
 COLOURS = {method: colour for colour, methods in _METHODS.items() for method in methods}
+# From skin that stays to skin that moves
+STILL_TO_MOVED = LinearSegmentedColormap.from_list(
+    "still to moved", ["#D0D0D0", "#E69F00", "#D55E00", "#600000"]
+)
 # Lines and markers, for readers without colour.
 STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1)), "v"))
 
@@ -83,7 +88,7 @@ def image_grid(images, columns=8, titles=None, title=None, inch=1.25):
         axis.imshow(np.asarray(image))
         axis.axis("off")
         if titles is not None:
-            axis.set_title(titles[i], fontsize=7)
+            axis.set_title(titles[i], fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
@@ -104,67 +109,32 @@ def face_images(vertices, model, size=220, yaw_deg=0.0, albedo=None, side_mm=255
     return np.stack(pictures)
 
 
-def value_maps(vertices, values, model, titles, label="mm", limit=None, columns=None, inch=2.6):
+def trim(pictures):
+    """Pictures (B, H, W, 3) without the margins that are white in all of them."""
+    drawn = (np.asarray(pictures) < 255).any((0, 3))
+    rows, columns = (np.flatnonzero(drawn.any(axis)) for axis in (1, 0))
+    return pictures[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def value_maps(
+    vertices, values, model, titles, label="mm", limit=None, columns=None, inch=2.6, cmap="viridis"
+):
     """Faces coloured by a number at every vertex, on one scale with a colour bar.
 
     vertices: (B, N, 3) mm    values: (B, N), nan: grey    columns: of a row; None: all in one
     """
     limit = float(np.nanmax(values)) if limit is None else limit
-    paint = plt.get_cmap("viridis").with_extremes(bad=".8")
+    paint = plt.get_cmap(cmap).with_extremes(bad=".8")
     colours = paint(np.asarray(values) / max(limit, 1e-9))[..., :3]
-    pictures = face_images(vertices, model, round(100 * inch), albedo=colours)
-    columns = columns or len(pictures)
-    figure, axes = panels(len(pictures), columns, inch, inch + 0.2, right=0.6)
+    pictures = trim(face_images(vertices, model, round(200 * inch), albedo=colours, side_mm=310))
+    columns, height = columns or len(pictures), inch * pictures.shape[1] / pictures.shape[2]
+    figure, axes = panels(len(pictures), columns, inch, height + 0.2, right=0.8)
     for axis, picture, title in zip(axes, pictures, titles):
         axis.axis("off")
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), "viridis")
+    scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), cmap)
     figure.colorbar(scale, ax=figure.axes, label=label, shrink=0.85)
-    return figure
-
-
-def mesh_view(shapes, triangles):
-    """An interactive plotly figure of `shapes` {name: (N, 3) mm}, a button each, from the front."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    look = dict(color="#d9c9bf", hovertemplate="%{x:.0f}, %{y:.0f}, %{z:.0f} mm<extra></extra>")
-    look["lighting"] = dict(ambient=0.35, diffuse=0.75, specular=0.15, roughness=0.6, fresnel=0.1)
-    look["lightposition"] = dict(x=-2e4, y=6e4, z=1e5)
-    corners = dict(zip("ijk", np.asarray(triangles, np.uint32).T))
-    for shape in shapes.values():
-        x, y, z = np.asarray(shape, np.float32).round(2).T
-        figure.add_mesh3d(x=x, y=y, z=z, **corners, **look, visible=not figure.data)
-    # Not orthographic: plotly then lights the back.
-    view = dict(up=dict(x=0, y=1, z=0), eye=dict(x=0.5, y=0.15, z=2.2))
-    axes = {f"{name}axis_visible": False for name in "xyz"}
-    place = dict(x=0.5, xanchor="center", y=1.02, yanchor="bottom")
-    menu = dict(type="buttons", direction="right", buttons=trace_menu(list(shapes)), **place)
-    scene, margin = dict(aspectmode="data", camera=view, **axes), dict(l=0, r=0, t=40, b=0)
-    return figure.update_layout(height=520, margin=margin, scene=scene, updatemenus=[menu])
-
-
-# iBUG's jaw, brows, nose bridge and nose base; eyes and lips, which are closed.
-LANDMARK_LINES = [range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36)]
-LANDMARK_LINES += [[*range(a, b), a] for a, b in ((36, 42), (42, 48), (48, 60), (60, 68))]
-
-
-def landmark_views(image, face):
-    """The 68 landmarks of a `face.Face`, in the photo (px) and from two sides (mm)."""
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.5), layout="constrained")
-    low, high = face.image_landmarks.min(0), face.image_landmarks.max(0)
-    (x0, y0), (x1, y1) = low - 0.2 * (high - low), high + 0.2 * (high - low)
-    x, y, z = face.landmarks.T
-    axes[0].imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
-    axes[0].set(xlim=(x0, x1), ylim=(y1, y0), xlabel="x, px", ylabel="y, px", title="in the photo")
-    axes[1].set(xlabel="x to the subject's left, mm", ylabel="y up, mm", title="head frame, front")
-    axes[2].set(xlabel="z out of the face, mm", ylabel="y up, mm", title="head frame, side")
-    look = dict(marker="o", ms=2.5, lw=1, color=COLOURS["shipped"])
-    for axis, (across, up) in zip(axes, (face.image_landmarks.T, (x, y), (z, y))):
-        for line in map(list, LANDMARK_LINES):
-            axis.plot(across[line], up[line], **look)
-        axis.set_aspect("equal")
     return figure
 
 

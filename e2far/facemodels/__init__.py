@@ -4,7 +4,8 @@ makehuman   our model, built from MakeHuman's CC0 targets: head (the mesh), shap
             their modes), attributes (what a renderer knows about a vertex), arkit (expressions)
 assembly    a published model made whole: registration lays our head over its mean;
             its readers: basel, flame, ict, surrey
-anthropometry, traits, figures    are our people shaped like people, and which looks have shapes
+anthropometry, traits, checks, figures    are our people shaped like people, and which looks have
+            shapes
 """
 
 import zipfile

@@ -1,8 +1,12 @@
 """Figures of the face model."""
 
+import re
+
 import numpy as np
 
+from e2far import plots
 from e2far.facemodels.anthropometry import INDICES, NORMS, population
+from e2far.facemodels.checks import typical_ratio
 from e2far.files import extra
 
 with extra("study"):
@@ -13,6 +17,39 @@ BLACK, RED, BLUE = "#000000", "#D55E00", "#0072B2"
 INDEX_COLOURS = dict(zip(INDICES, (BLUE, "#E69F00", "#009E73", "#CC79A7")))
 
 
+def head_sheet(rows, titles=(), inch=1.15):
+    """Rows of whole heads, {label: uint8 pictures (n, S, S, 3) on white}; titles over the first."""
+    pictures = plots.trim(np.concatenate([*rows.values()]))
+    columns, height = len(pictures) // len(rows), inch * pictures.shape[1] / pictures.shape[2]
+    figure, axes = plots.panels(len(pictures), columns, inch, height, top=0.4 if titles else 0)
+    for axis, picture in zip(axes, pictures):
+        axis.imshow(picture)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for axis, label in zip(axes[::columns], rows):
+        axis.set_ylabel(label, fontsize=9)
+    for axis, title in zip(axes, titles):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def unit_maps(model, limit=15):
+    """How far each unit at full strength moves the skin, up to `limit` mm, on the face it makes.
+
+    Of a left and a right one the left is shown.
+    """
+    names, units = list(model.unit_names), model.units.permute(2, 0, 1)
+    moved = units.norm(dim=-1).numpy()
+    shown = [k for k, name in enumerate(names) if name[-5:] != "Right" and moved[k].max() > 1]
+    titles = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", names[k], count=1) for k in shown]
+    titles = [re.sub(r"(?<=\w\w)Left$", "", title) for title in titles]
+    look = dict(limit=limit, columns=9, inch=1.0, cmap=plots.STILL_TO_MOVED)
+    label = f"movement, mm (dark: {limit} and more)"
+    return plots.value_maps(
+        (model.mean + units[shown]).numpy(), moved[shown], model, titles, label, **look
+    )
+
+
 def face_measures(found, spread, local_sd):
     """Our people's measures beside the survey's (left), how much they differ beside it (right).
 
@@ -20,13 +57,13 @@ def face_measures(found, spread, local_sd):
     spread: data frame of local_sd, measure, spread_ratio
     """
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 4.6), width_ratios=(1.15, 1), layout="constrained"
+        1, 2, figsize=(10, 4.9), width_ratios=(1.15, 1), layout="constrained"
     )
     draw_lengths(left, found)
     draw_spread(right, spread, local_sd)
     for axis, place in ((left, "lower right"), (right, "upper left")):
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, loc=place)
+        axis.legend(fontsize=9, loc=place)
     return figure
 
 
@@ -48,7 +85,7 @@ def draw_lengths(axis, found):
             axis.errorbar(mean - middle, row + place, xerr=sd, label=hidden + label, **bar)
     axis.axvline(0, color=DARK, lw=0.8)
     means = [f"{name}\n{population(name)[0]:.0f} mm" for name in names]
-    axis.set_yticks(range(len(names)), means, fontsize=8)
+    axis.set_yticks(range(len(names)), means, fontsize=9)
     axis.set(
         ylim=(len(names) - 0.4, -0.6),
         xlabel="difference from the survey's mean of men and women (mm)",
@@ -62,14 +99,37 @@ def draw_spread(axis, spread, local_sd):
     for name, rows in spread.groupby("measure", sort=False):
         index = dict(color=INDEX_COLOURS[name], label=name, marker="o") if name in INDICES else {}
         axis.plot(rows["local_sd"], rows["spread_ratio"], **dict(color=LIGHT, ms=4, lw=1) | index)
-    typical = spread.assign(log=np.log(spread["spread_ratio"])).groupby("local_sd")["log"].mean()
+    typical = typical_ratio(spread)
     axis.plot([], [], lw=0.8, color=LIGHT, label="measures in mm")
-    axis.plot(typical.index, np.exp(typical), "k--", lw=2, label="geometric mean of all")
+    axis.plot(typical.index, typical, "k--", lw=2, label="geometric mean of all")
     axis.axhline(1, color=DARK, lw=0.8)
     axis.axvline(local_sd, color=DARK, lw=0.8, linestyle=":", label="the model's")
     axis.set(
         xlabel="spread of the local targets (local_sd)",
-        ylabel="coefficient of variation, ratio to the survey's",
+        ylabel="standard deviation / mean, as a ratio to the survey's",
         ylim=(0, None),
         title="How much people differ",
     )
+
+
+def group_differences(effects):
+    """What sex and ancestry change: a panel a group, ours beside the survey's.
+
+    effects: `checks.group_effects`
+    """
+    titles = dict(male="men less women", african="african (survey: Black less White)")
+    titles["asian"] = "asian (survey: Other less White)"
+    figure, axes = plots.panels(3, 3, 3.3, 3.2, sharey=True, sharex=True)
+    for axis, (group, rows) in zip(axes, effects.groupby("group", sort=False)):
+        y = range(len(rows))
+        axis.hlines(y, rows["ours"], rows["survey"], color=LIGHT, lw=1.5)
+        axis.plot(rows["ours"], y, "o", color=BLACK, label="our people")
+        axis.plot(rows["survey"], y, "D", color=RED, mfc="none", label="survey")
+        axis.axvline(0, color=DARK, lw=0.8)
+        axis.set_title(titles[group], fontsize=10)
+        axis.set_yticks(y, rows["measure"], fontsize=9)
+        axis.set(xlabel="change of the length (%)", ylim=(len(rows) - 0.5, -0.5))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("measure")
+    axes[0].legend(fontsize=9)
+    return figure

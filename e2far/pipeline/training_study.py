@@ -125,25 +125,15 @@ def read_recognisers(p, model, trunks):
 
 def _targets(p, model, faces, rows, people):
     """Target -> split -> what a reader has to find (n, d); shapes in mm (`losses.gram_factor`)."""
-    factors = _factors(model)
-    studio = Studio(model, faces["train"].image_size)
-    tone = lambda split, person: studio.draw_person(p.seed, split, int(person))[1]["tone"]
-    found = {
-        name: {
-            split: (getattr(faces[split], kind)[rows[split]] @ factors[name].T).numpy()
-            for split in faces
+    studio, found = Studio(model, faces["train"].image_size), {}
+    for name, kind in (("neutral shape", "identity"), ("expression", "expression")):
+        R = losses.gram_factor(getattr(model, f"{kind}_basis")[model.region])
+        found[name] = {
+            split: (getattr(faces[split], kind)[rows[split]] @ R.T).numpy() for split in faces
         }
-        for name, kind in (("neutral shape", "identity"), ("expression", "expression"))
-    }
+    tone = lambda split, person: studio.draw_person(p.seed, split, int(person))[1]["tone"]
     tones = {split: np.array([[tone(split, one)] for one in people[split]]) for split in faces}
     return found | {"skin tone": tones}
-
-
-def _factors(model):
-    return {
-        "neutral shape": losses.gram_factor(model.identity_basis[model.region]),
-        "expression": losses.gram_factor(model.expression_basis[model.region]),
-    }
 
 
 def best_in_shape(read):

@@ -11,5 +11,6 @@ develop     from light to a stored picture
 studio      Studio: a picture as a function of (seed, split, person, picture)
 shards      data sets on disk, made by this machine or a Dask cluster
 live        LiveFaces: faces made while they are trained on
-figures     one picture, ingredient by ingredient
+figures     one picture, ingredient by ingredient; what varies
+summary     what a data set holds
 """

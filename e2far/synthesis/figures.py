@@ -1,10 +1,16 @@
-"""Figures of notebook 1: how a picture comes about."""
+"""Figures of notebook 1: how a picture comes about, and what varies from one to the next."""
 
 import numpy as np
 import torch
 
-from e2far import camera, raster
+from e2far import camera, plots, raster
+from e2far.files import extra
 from e2far.synthesis.boxes import box
+from e2far.synthesis.studio import VARIATIONS, Studio
+from e2far.synthesis.summary import displacement_mm
+
+with extra("study"):
+    import matplotlib.pyplot as plt
 
 # A camera that neither chooses nor spoils anything.
 PLAIN_SHOT = dict(exposure=0.3, automatic=1.0, balance=np.ones(3), blur=np.full(2, 0.1), sharpen=0)
@@ -20,7 +26,8 @@ def one_more_each(studio, identity, looks, expression, angles, seed):
 
     def view(vertices):
         recess = studio.recess[: len(vertices)]
-        return raster.plain_view(vertices @ rotation.T, studio.head, studio.size, recess=recess)
+        look = dict(recess=recess, side_mm=280)
+        return raster.plain_view(vertices @ rotation.T, studio.head, studio.size, **look)
 
     person = studio.dress(identity, looks)
     recipe = studio.draw_scene(person, expression, angles, np.random.default_rng(seed))
@@ -43,3 +50,64 @@ def one_more_each(studio, identity, looks, expression, angles, seed):
         "background": studio.expose(still)["image"],
         "camera": studio.expose(recipe)["image"],
     }
+
+
+def without_each(model, seed, people=60, size=140):
+    """What each kind of variation does: name -> a picture with it, and the same one without it.
+
+    Shown is, of `people` pictures, the one whose middle changes most and that shows no other kind.
+    """
+
+    def photograph(without=()):
+        studio = Studio(model, size, without=without)
+        rows = [studio.photograph(seed, "test", person, 1) for person in range(people)]
+        return np.stack([row["image"] for row in rows])
+
+    whole, pairs, taken = photograph(), {}, []
+    middle = slice(size * 3 // 11, size * 8 // 11)
+    for name in VARIATIONS:
+        bare = photograph((name,))
+        change = np.abs(whole.astype(float) - bare)[:, middle, middle].mean((1, 2, 3))
+        change[taken] = -1
+        taken.append(int(change.argmax()))
+        pairs[name] = whole[taken[-1]], bare[taken[-1]]
+    return pairs
+
+
+def pair_sheet(pairs, columns=6):
+    """Pairs of pictures, name -> (with, without), one above the other."""
+    lines = 2 * -(-len(pairs) // columns)
+    figure, axes = plots.panels(lines * columns, columns, 1.6, 1.7)
+    axes = axes.reshape(-1, 2, columns).transpose(0, 2, 1).reshape(-1, 2)
+    for axis in axes.flat:
+        axis.axis("off")
+    for place, (name, pictures) in zip(axes, pairs.items()):
+        for axis, picture, title in zip(place, pictures, (name, "without")):
+            axis.imshow(picture)
+            axis.set_title(title, fontsize=9)
+    return figure
+
+
+def landmark_sheet(batch, columns=8):
+    """Pictures of a batch (of `data.Faces`) and the landmarks that come with them."""
+    figure = plots.image_grid(batch["image"], columns)
+    for axis, points in zip(figure.axes, batch["landmarks"]):
+        axis.plot(*points.T, ".", color="cyan", markersize=2)
+    return figure
+
+
+def label_histograms(model, faces):
+    """How poses and expressions are spread over the pictures of one split (`data.Faces`)."""
+    angles = torch.rad2deg(camera.matrix_to_euler(camera.decode_pose(faces.pose, 1)[0]))
+    moved = displacement_mm(model, model.expression_offset(faces.expression[:500]))
+    shown = [
+        (f"{name} (degrees)", x, "pose") for name, x in zip(("yaw", "pitch", "roll"), angles.T)
+    ]
+    shown.append(("expression (mm, mean)", moved, "expression"))
+    figure, axes = plt.subplots(1, 4, figsize=(10, 2.5), layout="constrained")
+    for axis, (label, values, kind) in zip(axes, shown):
+        weights = np.full(len(values), 100 / len(values))
+        axis.hist(values.numpy(), 30, weights=weights, color=plots.COLOURS[kind])
+        axis.set(xlabel=label)
+    axes[0].set_ylabel("pictures (%)")
+    return figure

@@ -26,6 +26,7 @@ with files.extra("study"):
     import joblib
 
 MODEL = "model.npz"  # the face model of a split, in its folder
+SHOWING = ("figures", "summary")  # modules that draw no picture of a data set
 AGAIN = "finished shards are kept: remove the cause and run again"
 MEMORY = "were killed again and again, perhaps for lack of memory: lower shard_size"
 LOCAL = "set scheduler: null to work on this machine"
@@ -197,4 +198,5 @@ def model_version(model):
 def code_version():
     """Sixteen hexadecimal digits that change with the source of all that draws a picture."""
     core = [Path(module.__file__) for module in (arkit, camera, morphable, raster)]
-    return files.digest(*sorted([*Path(__file__).parent.glob("*.py"), *core]))
+    own = [path for path in Path(__file__).parent.glob("*.py") if path.stem not in SHOWING]
+    return files.digest(*sorted([*own, *core]))

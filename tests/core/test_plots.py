@@ -85,14 +85,10 @@ def test_faces_are_drawn_by_one_camera_and_turn_to_the_right_of_the_picture(toy)
     assert column(-30) < column(0) < column(30)
 
 
-def test_the_interactive_mesh_has_a_button_a_shape(toy):
-    shapes = {"neutral": toy.mean.numpy(), "smile": toy.mean.numpy() + 1}
-    figure = plots.mesh_view(shapes, toy.triangles.numpy())
-    assert [trace.visible for trace in figure.data] == [True, False]
-    assert len(figure.layout.updatemenus[0].buttons) == 2
-    assert len(figure.data[0].x) == toy.n_vertices and len(figure.data[0].i) == len(toy.triangles)
-    # plotly would light the back, and the face would be black
-    assert figure.layout.scene.camera.projection.type != "orthographic"
+def test_only_margins_that_are_white_in_all_pictures_are_cut():
+    pictures = np.full((2, 9, 9, 3), 255, np.uint8)
+    pictures[0, 2, 3], pictures[1, 5, 6] = 0, 10
+    assert_array_equal(plots.trim(pictures), pictures[:, 2:6, 3:7])
 
 
 def test_errors_on_faces_share_one_scale_and_what_has_none_is_grey(toy):

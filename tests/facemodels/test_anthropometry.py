@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from e2far.facemodels import anthropometry
+from e2far.facemodels import anthropometry, checks, makehuman
 from e2far.facemodels.anthropometry import GROUP_NORMS, INDICES, NORMS, measure
 
 MIRROR = torch.tensor([-1.0, 1.0, 1.0])
@@ -93,3 +93,24 @@ def test_our_people_are_shaped_like_people(face_model, people):
     for row in anthropometry.compare({name: found[name] for name in INDICES}):
         assert abs(row["mean"] / row["norm_mean"] - 1) < 0.15, row
         assert 0.6 < row["spread_ratio"] < 1.5, row
+
+
+def test_a_spread_table_has_the_model_then_each_setting_and_its_typical_ratio(face_model):
+    found = checks.measure_people(face_model, 20, seed=0)
+    table = checks.spread_table(face_model, found, makehuman.read_targets(), (0.1, 0.4), seed=0)
+    assert list(table.columns) == checks.COLUMNS
+    assert list(table.people) == ["the model's"] * len(NORMS) + ["MakeHuman's"] * 2 * len(NORMS)
+    little, much = checks.typical_ratio(table)
+    assert little < 0.9 < 1.1 < much
+
+
+def test_men_are_larger_in_every_length_as_in_the_survey(face_model):
+    effects = checks.group_effects(face_model, makehuman.read_targets(), 60, seed=0)
+    assert len(effects) == 3 * len(GROUP_NORMS)
+    men = effects[effects.group == "male"]
+    assert (men[["ours", "survey"]] > 0).all(axis=None)
+
+
+def test_modes_lose_little_of_what_units_do(face_model):
+    moved_mm, lost_mm = checks.lost_by_modes(face_model, np.random.default_rng(0), count=10)
+    assert 0 < lost_mm < 0.1 * moved_mm

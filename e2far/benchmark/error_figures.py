@@ -9,25 +9,28 @@ from e2far.plots import COLOURS, STYLES, colour_of
 
 with extra("study"):
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-RATIO = "error, ratio to the mean face's"
+RATIO = "ratio to the mean face's error"
 
 
-def one_face(image, shapes, errors, model, limit):
-    """A picture (3, S, S), faces {title: (N, 3) mm}, and maps {title: (N,) mm} on the first one."""
-    bare = plots.face_images(np.stack(list(shapes.values())), model)
+def one_face(image, true, shapes, model, limit):
+    """A picture (3, S, S) above its true face (N, 3) mm; each of the `shapes` {name: (N, 3) mm}
+    above its errors, laid on the true face. limit: mm, the end of the colours"""
+    bare = plots.face_images(np.stack([true, *shapes.values()]), model)
+    region, values = model.region.numpy(), np.full((len(shapes), model.n_vertices), np.nan)
+    for row, shape in zip(values, shapes.values()):
+        row[region] = (shape - true).norm(dim=-1).numpy()[region]
     paint = plt.get_cmap("viridis").with_extremes(bad=".8")
-    true, values = next(iter(shapes.values())), np.full((len(errors), model.n_vertices), np.nan)
-    region = model.region.numpy()
-    values[:, region] = np.stack(list(errors.values()))[:, region]
     colours = paint(values / limit)[..., :3]
-    maps = plots.face_images(np.stack([true] * len(errors)), model, albedo=colours)
-    pictures = [image.permute(1, 2, 0).numpy(), *bare, *maps]
-    figure, axes = plots.panels(len(pictures), len(pictures), 1.8, 2.1, right=0.8)
-    for axis, picture, title in zip(axes, pictures, ["the picture", *shapes, *errors]):
+    maps = plots.face_images(np.stack([true] * len(shapes)), model, albedo=colours)
+    pictures = [image.permute(1, 2, 0).numpy(), *bare[1:], bare[0], *maps]
+    titles = ["the picture", *shapes, "the true face", *(f"error of {name}" for name in shapes)]
+    figure, axes = plots.panels(len(pictures), 1 + len(shapes), 2.5, 2.7, right=0.8)
+    for axis, picture, title in zip(axes, pictures, titles):
         axis.imshow(picture)
         axis.axis("off")
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title, fontsize=10)
     scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), "viridis")
     figure.colorbar(scale, ax=list(axes), label="mm", shrink=0.75, extend="max")
     return figure
@@ -57,23 +60,24 @@ def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
             axis.plot([], [], STYLES[i % 5][1], color=colour_of(method), label=method)
         place = line[kind] if isinstance(line, dict) else line
         axis.axvline(place, color="#666666", linestyle="--", lw=1, label=dashed)
-        axis.set(title=KINDS[kind], xlabel=RATIO)
+        axis.set(title=KINDS[kind], xlabel=f"{RATIO} (← better)")
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(list(heights.values()), names)
     axes[0].set_ylim(min(heights.values()) - 0.6, max(heights.values()) + 0.6)
-    lines, labels = axes[0].get_legend_handles_labels()
-    shown = range(len(labels)) if many else [labels.index(dashed)]
-    legend = [lines[i] for i in shown], [labels[i] for i in shown]
-    figure.legend(*legend, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    if by != "method":
+        lines, labels = axes[0].get_legend_handles_labels()
+        first = 0 if many else labels.index(dashed)
+        look = dict(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+        figure.legend(lines[first:], labels[first:], **look)
     return figure
 
 
 def differences(sides):
-    """Errors of methods less that of one, in mm: title -> its table, of `tables.paired`, a panel
-    each. The better side of zero is green."""
+    """Errors of methods less that of one, in mm: its name -> their table, of `tables.paired`, a
+    panel each. The better side of zero is green."""
     count = max(map(len, sides.values()))
     figure, axes = plots.panels(len(sides), len(sides), 10 / len(sides), 1.1 + 0.27 * count)
-    for axis, (title, table) in zip(axes, sides.items()):
+    for axis, (than, table) in zip(axes, sides.items()):
         table = table.rename(columns=dict(low="mm_low", high="mm_high"))
         for y, row in enumerate(table.to_dict("records")):
             _dots(axis, [y], table[y : y + 1], "mm", colour_of(row["method"]))
@@ -82,8 +86,8 @@ def differences(sides):
         axis.axvspan(low - 1, 0, color=COLOURS["shipped"], alpha=0.1, lw=0)
         axis.axvline(0, color="black", lw=1.2)
         axis.set(xlim=(low - edge, high + edge), ylim=(count - 0.5, -0.5))
-        axis.set_xlabel("expressive shape, mm more (← better)")
-        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(f"mm more than {than} (← better)")
+        axis.set_title(f"expressive shape, beside {than}", fontsize=10)
         axis.set_yticks(range(len(table)), table["method"])
         axis.grid(axis="x", alpha=0.3)
     return figure
@@ -127,11 +131,10 @@ def one_person(consistency, averages):
     left.set(xlabel="distance within a person / between people", title="One person, one face?")
     right.axhline(1, color=COLOURS["mean face"], lw=1, label="mean face")
     right.set(xscale="log", title="Do more pictures help?")
-    right.set(xlabel="pictures of the person, averaged", ylabel=f"neutral shape: {RATIO}")
+    right.set(xlabel="pictures of the person, averaged", ylabel=f"neutral shape,\n{RATIO}")
     counts = averages["pictures"].unique()
     right.set_xticks(counts, counts)
     right.set_xticks([], minor=True)
-    right.yaxis.label.set_size(9)
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=9)
@@ -157,15 +160,19 @@ def confidence(trials):
     left.set(xscale="log", yscale="log", title="Faces, whole and spoilt")
     left.set(xlabel="predicted error, % of the face", ylabel="found, % of the face")
     for axis in (left.xaxis, left.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     left.legend(fontsize=9)
     weight = np.where(whole, 0.5 / whole.sum(), 0.5 / (~whole).sum())
     place = np.digitize(trials["score"], np.linspace(0, 1, 6)[1:-1])
     mean = lambda name, k: np.average(trials[name][place == k], weights=weight[place == k])
     bins = [(mean("score", k), mean("good", k)) for k in np.unique(place)]
     right.plot(*zip(*bins), "o-", color="black")
-    right.plot([0, 1], [0, 1], "--", color="#666666", lw=1, label="as promised")
-    right.set(xlabel="score", ylabel="share within 5 % of the face", title="Half whole, half not")
+    right.plot([0, 1], [0, 1], "--", color="#666666", lw=1, label="as the score says")
+    right.set(
+        xlabel="score", ylabel="share within 5 % of the face", title="Does the score keep its word?"
+    )
     right.legend(fontsize=9)
     right.grid(alpha=0.3)
     return figure

@@ -8,6 +8,7 @@ from e2far.plots import COLOURS, STYLES, colour_of
 
 with extra("study"):
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
 
 def cumulative_errors(errors, limit_mm, title):
@@ -49,6 +50,9 @@ def error_curves(table, cost, label):
     axis.axhline(1, color=COLOURS["mean face"], linewidth=1)
     axis.set(xlabel=label, ylabel="expressive shape,\nratio to the mean face's error")
     axis.set(xscale="log" if wide else "linear", ylim=(None, min(1.3, axis.get_ylim()[1])))
+    if wide:
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))

@@ -50,15 +50,16 @@ def of_units(units):
 
 
 def of_worlds(elsewhere, shift, method):
-    """What is left of a method's gain over the mean face, and how far its average face moves."""
+    """What a method leaves of the mean face's error, and how far its average face moves."""
     mine = elsewhere[(elsewhere.method == method) & (elsewhere.error == "expressive")]
-    gain = 1 - mine.set_index("world").ratio
-    left = (f"{value / gain.iloc[0]:.0%} ({name})" for name, value in gain.iloc[1:].items())
+    left = ", ".join(f"{row.ratio:.2f} ({row.world})" for row in mine.itertuples())
     off = shift[shift.method == method].shift_mm
     return (
-        f"*{method}* keeps of its gain over the mean face {', '.join(left)}. The average shape that "
-        f"it reads lies {off.iloc[0]:.2f} mm off the true average in the world of training, and "
-        f"{off.iloc[-1]:.2f} mm with all three: so far it takes a look of the pictures for a person."
+        f"Of the mean face's error in the expressive shape *{method}* leaves {left}. The average "
+        f"neutral shape that it reads lies {off.iloc[0]:.2f} mm off the true average of these people "
+        f"in the world of training, and {off.iloc[-1]:.2f} mm with all three changes. Errors that "
+        "differ from person to person would average out; a look of the pictures that is taken for a "
+        "person stays."
     )
 
 

@@ -5,6 +5,7 @@ jobs            whole trainings, and several of them side by side
 record          what a run was made with, and how long it took
 layer_study     what the layers of five networks know: tables for notebook 3
 head_study      heads on four trunks: tables for notebook 4
+race            every method of notebook 5: trained, fitted, measured
 real_photos     the layer study on the user's photos
 long_training   the training behind the shipped weights
 commands        `e2far train`, `build-face-model`, `long` and `trunks`

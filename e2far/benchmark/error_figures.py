@@ -49,7 +49,7 @@ def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
         kinds = table.drop_duplicates(by)["kind"]
         heights = dict(zip(names, -np.arange(len(names)) - 0.6 * (kinds != kinds.shift()).cumsum()))
     many = by != "method" and len(methods) > 1
-    height = 1.1 + 0.25 * (1 + 0.6 * many) * len(names) + 0.3 * many
+    height = 1 + 0.25 * (1 + 0.6 * many) * len(names) + 0.3 * many
     figure, axes = plots.panels(3, 3, 3.3, height, sharex=True, sharey=True)
     for axis, kind in zip(axes, KINDS):
         part = table[table["error"] == kind]
@@ -60,10 +60,11 @@ def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
             axis.plot([], [], STYLES[i % 5][1], color=colour_of(method), label=method)
         place = line[kind] if isinstance(line, dict) else line
         axis.axvline(place, color="#666666", linestyle="--", lw=1, label=dashed)
-        axis.set(title=KINDS[kind], xlabel=f"{RATIO} (← better)")
+        axis.set_title(KINDS[kind])
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(list(heights.values()), names)
     axes[0].set_ylim(min(heights.values()) - 0.6, max(heights.values()) + 0.6)
+    figure.supxlabel(f"{RATIO} (← better)", fontsize=10)
     if by != "method":
         lines, labels = axes[0].get_legend_handles_labels()
         first = 0 if many else labels.index(dashed)

@@ -35,6 +35,18 @@ def of_iterations(iterations):
     return f"Best and last error: {'; '.join(curves)}. One look: {'; '.join(points)}."
 
 
+def of_protocols(table):
+    """How the columns, a protocol each, order the methods beside the last, of true vertices."""
+    agree = table.corr("spearman").iloc[-1, :-1]
+    order = table.iloc[:, -1].sort_values().index
+    return (
+        f"On true vertices the order is {', '.join(f'*{name}*' for name in order)}. Rank correlation "
+        "with it (1: the same order, -1: the reverse): "
+        + ", ".join(f"{name} {value:.2f}" for name, value in agree.items())
+        + "."
+    )
+
+
 def of_regions(regions, method):
     rows = regions[regions.method == method].sort_values("ratio").itertuples()
     parts = (f"{row.ratio:.2f} at the {row.region} ({row.mm:.1f} mm)" for row in rows)
@@ -77,10 +89,10 @@ def of_one_person(consistency, averages, method):
 def of_groups(groups):
     """Kinds of groups with two whose intervals lie apart, in the expressive shape."""
     told = []
-    for kind, part in groups[groups.error == "expressive"].groupby("kind", sort=False):
+    for _, part in groups[groups.error == "expressive"].groupby("kind", sort=False):
         if part.ratio_low.max() > part.ratio_high.min():
             each = (f"{row.group} {row.ratio:.3f}" for row in part.itertuples())
-            told.append(f"- {kind}: {', '.join(each)}")
+            told.append(f"- {', '.join(each)}")
     return "\n".join(told or ["- nowhere"])
 
 

@@ -7,5 +7,10 @@ landmark_fit  rivals that see landmarks alone: eos, and our refinement
 iterative     a rival that iterates: a network that sees its own estimate
 datasets      readers of data sets of real faces
 judge         a reconstructor on a data set of the user's own
-figures       figures of notebooks 4 and 5
+tables        notebook 5's tables of errors by method, iteration, protocol and region
+subgroups     of errors by movement of the face and by group of people
+steadiness    of errors in other worlds and other pictures of a person, and of confidence
+words         what notebook 5 says of them
+report        what it writes for other pages
+figures, error_figures    of notebook 5 and the speed appendix
 """

@@ -4,10 +4,11 @@ import numpy as np
 
 from e2far import evaluation
 from e2far.files import extra
-from e2far.plots import COLOURS, STYLES
+from e2far.plots import COLOURS, STYLES, colour_of
 
 with extra("study"):
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
 
 def cumulative_errors(errors, limit_mm, title):
@@ -15,17 +16,17 @@ def cumulative_errors(errors, limit_mm, title):
 
     errors: dict method -> distances (any shape), mm
     """
-    figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     thresholds = np.linspace(0, limit_mm, 161)
     for i, (method, values) in enumerate(errors.items()):
         found = evaluation.summarise(values, thresholds)
-        look = dict(color=COLOURS.get(method, f"C{i}"), linestyle=STYLES[i % len(STYLES)][0])
+        look = dict(color=colour_of(method), linestyle=STYLES[i % len(STYLES)][0])
         label = f"{method}: median {found['median']:.2f} mm"
         axis.plot(thresholds, 100 * found["curve"], label=label, **look)
     axis.set(xlim=(0, limit_mm), ylim=(0, 100), title=title)
     axis.set(xlabel="distance, mm", ylabel="points within the distance, %")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=9, loc="lower right")
     return figure
 
 
@@ -42,15 +43,19 @@ def error_curves(table, cost, label):
     for i, (method, part) in enumerate(table.groupby("method", sort=False)):
         part = part[part[cost] > 0] if wide else part
         line, marker = STYLES[i % len(STYLES)]
-        look = dict(linestyle=line if len(part) > 1 else "none", marker=marker, color=f"C{i}")
+        line = line if len(part) > 1 else "none"
+        look = dict(linestyle=line, marker=marker, color=colour_of(method))
         sizes = dict(markersize=4, linewidth=1.4, elinewidth=0.7, capsize=2)
         axis.errorbar(part[cost], part.ratio, _around(part, "ratio"), label=method, **look, **sizes)
     axis.axhline(1, color=COLOURS["mean face"], linewidth=1)
     axis.set(xlabel=label, ylabel="expressive shape,\nratio to the mean face's error")
     axis.set(xscale="log" if wide else "linear", ylim=(None, min(1.3, axis.get_ylim()[1])))
+    if wide:
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -24,6 +24,8 @@ with extra("study"):
 # Choice: what is laid on the scan is what it shows. NoW's is of the person at rest, as we take
 # Florence's to be (not verified); the others' shows the picture's expression.
 NEUTRAL_SCANS = ("now", "florence")
+# What the owner varied, for tables of a part; others vary angles or sessions.
+VARIED = dict(now="challenge", bu3dfe="expression", florence="situation", realy="pictures")
 SEVEN = list(metrics.NOW_LANDMARKS)
 # What the owners of a protocol report of the distances of all pictures.
 NOW = ("median", "mean", "std")

@@ -1,0 +1,215 @@
+"""Everybody who runs in notebook 5: rivals are trained and fitted, all answers and errors kept.
+
+An answer is a dict of identity, expression and, but for eos and the mean face, pose. It is about
+all test pictures (what looks once) or about one picture each of some people (what iterates).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from e2far import camera, data, evaluation, morphable
+from e2far.benchmark import iterative, landmark_fit
+from e2far.facemodels import load_face_model
+from e2far.files import extra
+from e2far.network import VARIANTS
+from e2far.pipeline import jobs, params, trainings
+from e2far.weights import load_network, save_trunk
+
+with extra("study"):
+    import joblib
+
+REFINED_ON = 2.0  # px of noise of the landmarks that the refinement is given
+TURNS = (1, 2, 5, 10, 20, 50)  # of eos, where its error is measured
+FOLLOWED = ("eos, true landmarks", "eos, 2 px noise")  # after each of these
+
+
+@dataclass(frozen=True)
+class Race:
+    """What every method answers, and how far off it is: in one order, that of the tables.
+
+    answers: method -> an answer for each of its trainings
+    steps: method -> iteration -> the same after that iteration, where a method has several
+    errors: method -> `evaluation.measure` for each of its trainings
+    """
+
+    model: morphable.MorphableModel
+    test: data.Faces
+    fitted: torch.Tensor  # rows of the pictures that slow methods are given, one of a person
+    networks: dict  # what looks once and is not trained for this race, name -> network
+    shown: str  # that of them which sections on one network are about
+    answers: dict
+    steps: dict
+    errors: dict
+    chosen: dict  # method -> the weights of its regularisation
+
+    def answer(self, name):
+        """The first training's answer to the pictures `fitted`."""
+        found = self.answers[name][0]
+        rows = slice(None) if len(found["identity"]) == len(self.fitted) else self.fitted
+        return {key: values[rows] for key, values in found.items()}
+
+
+def run(p, model, test, validation):
+    """The Race of block `benchmark`, p. test, validation: `data.Faces` of these splits"""
+    people = torch.unique(test.person)[: p.fitted]
+    fitted = torch.stack([torch.nonzero(test.person == person)[0, 0] for person in people])
+    step = max(1, len(validation) // p.validation)
+    known = torch.arange(0, len(validation), step)[: p.validation]
+    given = (test, fitted), (validation, known)
+    networks = open_networks(p, model, test.image_size)
+    shown = list(networks)[-1]
+    designs, looks = train_rivals(p, test, networks["fusion"])
+    still = dict(identity=torch.zeros(len(fitted), model.n_identity))
+    still["expression"] = test.expression.mean(0).expand(len(fitted), -1)
+
+    looked = {name: look_again(model, test, fitted, folders) for name, folders in looks.items()}
+    fits, eos_steps, chosen = fit_eos(p, model, networks[shown], given)
+    refined, weights = refine(p, model, networks[shown], given)
+
+    answers = {"mean face": [still]}
+    answers |= {name: [evaluation.predict(one, test)] for name, one in networks.items()}
+    answers |= {name: steps[max(steps)] for name, steps in looked.items()} | fits
+    answers |= {name: steps[max(steps)] for name, steps in refined.items()}
+    rows = lambda answer: fitted if len(answer["identity"]) == len(fitted) else None
+    measure = lambda answer: evaluation.measure(model, test, answer, rows(answer))
+    errors = {name: list(map(measure, trained)) for name, trained in answers.items()} | designs
+    errors["mean face"] = [of_the_mean_face(errors["fusion"][0])]
+    order = ("mean face", *networks, *designs, *looks, *fits, *refined)
+    errors = {name: errors[name] for name in order}
+    steps = looked | refined | eos_steps
+    return Race(model, test, fitted, networks, shown, answers, steps, errors, chosen | weights)
+
+
+def of_the_mean_face(errors):
+    """The errors of one constant guess, the average face of all that `errors` are about."""
+    found = {name: values for name, values in errors.items() if "mean_face_mm" in name}
+    same = {name.replace("mean_face_", ""): values for name, values in found.items()}
+    return found | same | dict(person=errors["person"])
+
+
+def open_networks(p, model, side):
+    """The network of notebook 2, and the shipped one, if it sees such pictures and this model."""
+    networks = {"fusion": load_network(p.data / "models" / "default.safetensors")}
+    shipped, own = load_network(p.weights / "default.safetensors"), load_face_model()
+    alike = shipped.image_size == side
+    for basis in ("identity_basis", "expression_basis"):
+        mine, its = getattr(model, basis), getattr(own, basis)
+        alike = alike and mine.shape == its.shape and torch.allclose(its, mine, atol=0.02)
+    return networks | ({"shipped": shipped} if alike else {})
+
+
+# ---- rivals that are trained ---------------------------------------------------------------------
+
+
+def train_rivals(p, faces, fusion):
+    """Trains them from the trunk of `fusion`; those that are trained already are read.
+
+    returns the designs, method -> errors of each training, and the networks that look again and
+    again, method -> folder of each training
+    """
+    rivals, settings = p.data / "rivals", params.settings(params.load("training", p.profile), faces)
+    rivals.mkdir(parents=True, exist_ok=True)
+    save_trunk(fusion, rivals / "trunk.safetensors")
+    phase = dict(phases=[p.rivals["phase"]], batch_size=p.rivals["batch_size"])
+    common = dict(faces=p.data / "faces", model=p.data / "facemodel" / "model.npz")
+    common |= dict(training=settings.training | phase | dict(validate_every=10**9))
+    common |= dict(trunk=rivals / "trunk.safetensors")
+
+    def configs(name, network, **more):
+        folder = rivals / name.replace(" ", "_")
+        config = common | dict(network=settings.network | network) | more
+        return [config | dict(seed=n, folder=folder / str(n)) for n in p.rivals["seeds"]]
+
+    designs = {f"{name} (short)": configs(name, dict(fused=x)) for name, x in VARIANTS.items()}
+    looks = {
+        f"iterative, {count} look{'s' * (count > 1)} (short)": configs(
+            f"iterative {count}", {}, iterations=count
+        )
+        for count in p.rivals["looks"]
+    }
+    for methods, function in ((designs, trainings.train_job), (looks, iterative.iterative_job)):
+        each = {(name, one["seed"]): one for name, some in methods.items() for one in some}
+        jobs.run_many(each, p.n_jobs, function=function, resume=True)
+    errors = lambda config: dict(np.load(config["folder"] / "evaluation.npz"))
+    folders = {name: [one["folder"] for one in some] for name, some in looks.items()}
+    return {name: [errors(one) for one in some] for name, some in designs.items()}, folders
+
+
+def look_again(model, test, fitted, folders):
+    """Iteration -> the answer of each training to the pictures `fitted`; 0 is the mean face."""
+    found = []
+    for folder in folders:
+        network = iterative.load_iterative(folder / "network.safetensors", model).eval()
+        images = (data.to_float(test.gather(rows)["image"]) for rows in fitted.split(100))
+        parts = zip(*(network.estimates(image) for image in images))
+        join = lambda part: {name: torch.cat([one[name] for one in part]) for name in part[0]}
+        found.append([join(part) for part in parts])
+    return dict(enumerate(map(list, zip(*found))))
+
+
+# ---- rivals that are given landmarks -------------------------------------------------------------
+
+
+def noisy(faces, rows, noise_px, seed):
+    """Landmarks (n, 68, 2) px with normal noise of `noise_px` pixels of a 224-px crop."""
+    landmarks, generator = faces.landmarks[rows], torch.Generator().manual_seed(seed)
+    noise = torch.randn(landmarks.shape, generator=generator)
+    return landmarks + noise_px * faces.image_size / 224 * noise
+
+
+def seen_by(network, model, faces, rows):
+    """The 68 landmarks (n, 68, 2) px that a network finds in pictures."""
+    guess = evaluation.predict(network, faces, rows)
+    points = morphable.landmarks_mm(model, guess["identity"], guess["expression"])
+    return camera.weak_perspective(points, *camera.decode_pose(guess["pose"], faces.image_size))
+
+
+def fit_eos(p, model, network, given):
+    """eos on landmarks that are exact, noisy, or the network's: answers and steps as in `Race`, and
+    weights. given: (faces, rows) to be judged, and to choose the weights on"""
+    (test, fitted), (validation, known) = given
+    kinds = {
+        f"eos, {px:g} px noise" if px else "eos, true landmarks": (
+            noisy(test, fitted, px, 2),
+            noisy(validation, known, px, 1),
+        )
+        for px in p.noise_px
+    }
+    kinds["eos, our landmarks"] = tuple(seen_by(network, model, *where) for where in given)
+    truth = validation.identity[known], validation.expression[known]
+    run = joblib.Parallel(p.n_jobs)
+    fit, fit_all = joblib.delayed(landmark_fit.fit), joblib.delayed(landmark_fit.fit_landmarks)
+    found = run(fit_all(model, points, (on, *truth), p.lambdas) for points, on in kinds.values())
+    chosen = {name: weights for name, (_, weights) in zip(kinds, found)}
+    steps = {}
+    for name in FOLLOWED:
+        points = kinds[name][0]
+        fits = run(fit(model, points, iterations=turns, **chosen[name]) for turns in TURNS)
+        steps[name] = {turns: [one] for turns, one in zip(TURNS, fits)}
+    return {name: [answer] for name, (answer, _) in zip(kinds, found)}, steps, chosen
+
+
+def refine(p, model, network, given):
+    """Our refinement of the mean face and of the network's answer: steps, and weights."""
+    (test, fitted), (validation, known) = given
+    points, on_known = noisy(test, fitted, REFINED_ON, 2), noisy(validation, known, REFINED_ON, 1)
+    starts = {"refined from the mean face": (None, None)}
+    own = tuple(evaluation.predict(network, *where) for where in given)
+    starts["refined from the network"] = own
+    grid = [(a, b) for a in p.refine["lambdas"] for b in p.refine["lambdas"]]
+    choices = [dict(lambda_identity=a, lambda_expression=b) for a, b in grid]
+    steps, chosen = {}, {}
+
+    def refined(landmarks, start, weights):
+        settings = dict(iterations=p.refine["iterations"]) | weights
+        return list(landmark_fit.refine(model, landmarks, test.image_size, start, **settings))
+
+    error_mm = lambda guess: evaluation.measure(model, validation, guess, known)["expressive_mm"]
+    for name, (start, known_start) in starts.items():
+        tried = [refined(on_known, known_start, weights)[-1] for weights in choices]
+        chosen[name] = choices[int(np.argmin([error_mm(guess).mean() for guess in tried]))]
+        found = refined(points, start, chosen[name])
+        steps[name] = {iteration: [one] for iteration, one in enumerate(found)}
+    return steps, chosen

@@ -100,13 +100,21 @@ def look(face, image, size):
         sum(shares[..., k] * values[corners[..., k]] for k in range(3))
         for values in (*points.T, turned[:, 2], normals[:, 2], wanted, eye, scalp, teeth, ear)
     )
-    eye, scalp, teeth, ear, place = eye > 0.5, scalp > 0.5, teeth > 0.5, ear > 0.5, np.stack((y, x)) - 0.5
+    eye, scalp, teeth, ear, place = (
+        eye > 0.5,
+        scalp > 0.5,
+        teeth > 0.5,
+        ear > 0.5,
+        np.stack((y, x)) - 0.5,
+    )
     colour = sample(picture, place)
 
     # At grazing angles the background is near; beside hair there is more hair
     weight *= smoothstep((facing - np.where(scalp, 0.15, 0.3)) / 0.35)
     behind = z < ndimage.map_coordinates(depth, place, order=0, mode="nearest") - BEHIND_MM
-    weight *= (x > 0) & (y > 0) & (x < picture.shape[1]) & (y < picture.shape[0]) & ~(behind & ~teeth)
+    weight *= (
+        (x > 0) & (y > 0) & (x < picture.shape[1]) & (y < picture.shape[0]) & ~(behind & ~teeth)
+    )
     # Near the head's outline and on ears only what is like the skin beside it, or like hair
     scale = np.ptp(points[:, 1]) / np.ptp(turned[:, 1])
     inwards = ndimage.distance_transform_edt(np.isfinite(depth)) / scale
@@ -175,7 +183,9 @@ def mirror_hidden(seen, hair):
     """
     colour, weight = seen.colour, seen.weight
     mirrored, its_weight = colour[:, ::-1], weight[:, ::-1]
-    its_weight = np.where(seen.scalp[..., None], its_weight * alike(mirrored, hair)[..., None], its_weight)
+    its_weight = np.where(
+        seen.scalp[..., None], its_weight * alike(mirrored, hair)[..., None], its_weight
+    )
     # In the light of this side
     mirrored = mirrored + spread(colour - mirrored, (weight * its_weight) ** 4)
     its_weight = (1 - weight) * its_weight

@@ -100,21 +100,15 @@ def look(face, image, size):
         sum(shares[..., k] * values[corners[..., k]] for k in range(3))
         for values in (*points.T, turned[:, 2], normals[:, 2], wanted, eye, scalp, teeth, ear)
     )
-    eye, scalp, teeth, ear, place = (
-        eye > 0.5,
-        scalp > 0.5,
-        teeth > 0.5,
-        ear > 0.5,
-        np.stack((y, x)) - 0.5,
-    )
+    eye, scalp, teeth, ear = (part > 0.5 for part in (eye, scalp, teeth, ear))
+    place = np.stack((y, x)) - 0.5
     colour = sample(picture, place)
 
     # At grazing angles the background is near; beside hair there is more hair
     weight *= smoothstep((facing - np.where(scalp, 0.15, 0.3)) / 0.35)
-    behind = z < ndimage.map_coordinates(depth, place, order=0, mode="nearest") - BEHIND_MM
-    weight *= (
-        (x > 0) & (y > 0) & (x < picture.shape[1]) & (y < picture.shape[0]) & ~(behind & ~teeth)
-    )
+    front = z > ndimage.map_coordinates(depth, place, order=0, mode="nearest") - BEHIND_MM
+    weight *= front | teeth
+    weight *= (x > 0) & (y > 0) & (x < picture.shape[1]) & (y < picture.shape[0])
     # Near the head's outline and on ears only what is like the skin beside it, or like hair
     scale = np.ptp(points[:, 1]) / np.ptp(turned[:, 1])
     inwards = ndimage.distance_transform_edt(np.isfinite(depth)) / scale
@@ -122,7 +116,7 @@ def look(face, image, size):
     skin = ~(eye | scalp | teeth)
     sure = (weight > 0.9) & skin & ~ear & (inwards > OUTLINE_MM)
     beside = spread(colour, sure[..., None].astype(np.float32))
-    hair = median(colour[(weight > 0.9) & scalp], np.full(3, -9.0))
+    hair = median(colour[(weight > 0.9) & scalp], np.full(3, 9.0))
     believed = np.maximum(alike(colour, beside), alike(colour, hair))
     weight = np.where(skin & ~sure, weight * believed, weight)
     # Teeth are where the photo has them, though the lips of the mesh may hide them: paler than skin

@@ -161,6 +161,9 @@ def glb(face, texture=None):
         surface.baseColorFactor = SKIN
         return made
     surface.baseColorTexture = gltf.TextureInfo(index=0)
+    # The photo's light is in the texture: lit again, the teeth would lie in the lips' shadow
+    material.extensions = {"KHR_materials_unlit": {}}
+    document.extensionsUsed = list(material.extensions)
     png = io.BytesIO()
     Image.fromarray(texture).save(png, "PNG")
     view = made.view(np.frombuffer(png.getvalue(), np.uint8))

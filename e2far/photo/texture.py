@@ -21,7 +21,8 @@ PAINT = dict(  # colours of what no photo shows well, under the photo's light
 )
 TEXELS_PER_MM = 4.0  # the texture's in the face: a photo that is finer is averaged
 BEHIND_MM = 2.0  # a point so far behind what the camera sees still counts as seen
-FADE = 5  # the photo's colours spread about 2^FADE texels of 1024 before plain ones take over
+OUTLINE_MM = 6.0  # so near the outline of the head the photo may show what is behind it
+FADE = 6  # the photo's colours spread about 2^FADE texels of 1024 before plain ones take over
 
 
 def vertex_colours(model, texture):
@@ -47,19 +48,23 @@ def texture(face, image, size=1024):
     eye. Teeth, tongue and mouth are painted.
     """
     seen = look(face, image, size)
-    colour, weight = mirror_hidden(seen.colour, seen.weight)
-    certain = weight[..., 0] > 0.9
+    certain = seen.weight[..., 0] > 0.9
+    colour = seen.colour
     white = max(np.percentile(colour[certain].mean(1), 98), 0.6) if certain.any() else 0.8
     usual = np.array([0.8 * white, 0.65 * white, 0.56 * white])
     skin = median(colour[certain & ~seen.scalp & ~seen.eye], usual)
     hair = median(colour[certain & seen.scalp], skin)
+    colour, weight = mirror_hidden(seen, hair)
     plain = np.where(seen.scalp[..., None], hair, skin)
     plain = np.where(seen.eye[..., None], 0.85 * white, plain)
     doubt = seen.covered[..., None] * (1 - weight) * 0.25**FADE * (1024 / size) ** 2
     mixed = (weight * colour + doubt * plain) / np.maximum(weight + doubt, 1e-9)
     colour = spread(mixed, weight + doubt)
     tint = min(1, 5 * np.ptp(skin) / max(skin.max(), 1e-9))  # none in a grey photo
-    paint_mouth(colour, white, tint)
+    painted = colour.copy()
+    paint_mouth(painted, white, tint)
+    kept = seen.weight * seen.teeth[..., None]
+    colour = kept * seen.colour + (1 - kept) * painted
     return (colour.clip(0, 1) * 255).round().astype(np.uint8)
 
 
@@ -69,6 +74,7 @@ class Texels(NamedTuple):
     covered: np.ndarray  # bool: something of the head lies there
     eye: np.ndarray  # bool
     scalp: np.ndarray  # bool: hair on the head, down to the nape
+    teeth: np.ndarray  # bool
     colour: np.ndarray  # (S, S, 3) in the photo, in [0, 1]
     weight: np.ndarray  # (S, S, 1) float32 in [0, 1], how far that is to be believed
 
@@ -79,31 +85,51 @@ def look(face, image, size):
     uv, vertex, triangles = unwrap(model)
     mean, landmarks = as_array(model.mean), as_array(model.landmarks)
     ear, eye = attribute(model, "ear") > 0.1, attribute(model, "eye") > 0.5
+    teeth = attribute(model, "teeth") > 0.5
     nape = mean[landmarks[[4, 12]], 1].mean()
     scalp = (attribute(model, "hairline") > 0) & ~ear & (mean[:, 1] > nape)
-    wanted = (eye | scalp).astype(np.float32)
+    wanted = (eye | scalp | teeth).astype(np.float32)
     wanted[face.region] = 1
-    wanted[ear] = 0  # hair, earrings and the background are often there instead
 
     picture, points, turned, depth = cut_out(face, image)
     normals = raster.vertex_normals(turned, face.triangles)
     outwards = np.linalg.norm(mean - centre_of(model), axis=1).astype(np.float32)
-    inner = np.any([attribute(model, name) > 0.5 for name in PAINT], axis=0)
-    triangles = triangles[~inner[vertex[triangles]].any(1)]
     seen, shares = visible(np.ascontiguousarray(uv * size), outwards[vertex], triangles, size)
     corners, shares = vertex[triangles[seen]], shares * (seen >= 0)[..., None]
-    x, y, z, facing, weight, eye, scalp = (
+    x, y, z, facing, weight, eye, scalp, teeth, ear = (
         sum(shares[..., k] * values[corners[..., k]] for k in range(3))
-        for values in (*points.T, turned[:, 2], normals[:, 2], wanted, eye, scalp)
+        for values in (*points.T, turned[:, 2], normals[:, 2], wanted, eye, scalp, teeth, ear)
     )
-    eye, scalp, place = eye > 0.5, scalp > 0.5, np.stack((y, x)) - 0.5
+    eye, scalp, teeth, ear = (part > 0.5 for part in (eye, scalp, teeth, ear))
+    place = np.stack((y, x)) - 0.5
+    colour = sample(picture, place)
 
     # At grazing angles the background is near; beside hair there is more hair
     weight *= smoothstep((facing - np.where(scalp, 0.15, 0.3)) / 0.35)
-    weight *= z > ndimage.map_coordinates(depth, place, order=0, mode="nearest") - BEHIND_MM
+    front = z > ndimage.map_coordinates(depth, place, order=0, mode="nearest") - BEHIND_MM
+    weight *= front | teeth
     weight *= (x > 0) & (y > 0) & (x < picture.shape[1]) & (y < picture.shape[0])
-    weight = faded(weight, eye)[..., None].astype(np.float32)
-    return Texels(seen >= 0, eye, scalp, sample(picture, place), weight)
+    # Near the head's outline and on ears only what is like the skin beside it, or like hair
+    scale = np.ptp(points[:, 1]) / np.ptp(turned[:, 1])
+    inwards = ndimage.distance_transform_edt(np.isfinite(depth)) / scale
+    inwards = ndimage.map_coordinates(inwards, place, order=1, mode="nearest")
+    skin = ~(eye | scalp | teeth)
+    sure = (weight > 0.9) & skin & ~ear & (inwards > OUTLINE_MM)
+    beside = spread(colour, sure[..., None].astype(np.float32))
+    hair = median(colour[(weight > 0.9) & scalp], np.full(3, 9.0))
+    believed = np.maximum(alike(colour, beside), alike(colour, hair))
+    weight = np.where(skin & ~sure, weight * believed, weight)
+    # Teeth are where the photo has them, though the lips of the mesh may hide them: paler than skin
+    pale = colour.min(-1) / max(median(colour[sure], np.ones(3)).min(), 1e-9)
+    weight = np.where(teeth, weight * smoothstep((pale - 1.05) / 0.2), weight)
+    weight = faded(weight, eye, teeth)[..., None].astype(np.float32)
+    return Texels(seen >= 0, eye, scalp, teeth, colour, weight)
+
+
+def alike(a, b):
+    """How alike two arrays of colours (..., 3) are: 1 if they may be one skin in one light, to 0."""
+    contrast = (abs(a - b) / (a + b + 0.02)).max(-1)
+    return 1 - smoothstep((contrast - 0.2) / 0.15)
 
 
 def visible(points, nearness, triangles, size):
@@ -132,21 +158,28 @@ def cut_out(face, image):
     return picture.astype(np.float32) / 255, points, turned, depth
 
 
-def faded(weight, eye):
+def faded(weight, eye, teeth):
     """`weight` (S, S) fading out towards the border of what is seen, of one piece of skin alone."""
-    for part, softness in ((eye, 2), (~eye, 7)):
+    for part, softness in ((eye | teeth, 2), (~eye & ~teeth, 7)):
         soft = ndimage.gaussian_filter(weight * part, softness * len(weight) / 1024)
         weight = np.where(part, np.minimum(weight, smoothstep(2 * soft - 1)), weight)
-    islands, count = ndimage.label((weight > 0) & ~eye)
+    islands, count = ndimage.label((weight > 0) & ~eye & ~teeth)
     if count:  # only the largest is the face
         largest = 1 + np.bincount(islands.ravel())[1:].argmax()
         weight[(islands > 0) & (islands != largest)] = 0
     return weight
 
 
-def mirror_hidden(colour, weight):
-    """`colour` and `weight`, taken from the other side of the face where this one is not seen."""
+def mirror_hidden(seen, hair):
+    """Colour and weight of `Texels`, from the other side of the face where this one is not seen.
+
+    Of what is on the hair only what has its colour: a badge or the background has no twin.
+    """
+    colour, weight = seen.colour, seen.weight
     mirrored, its_weight = colour[:, ::-1], weight[:, ::-1]
+    its_weight = np.where(
+        seen.scalp[..., None], its_weight * alike(mirrored, hair)[..., None], its_weight
+    )
     # In the light of this side
     mirrored = mirrored + spread(colour - mirrored, (weight * its_weight) ** 4)
     its_weight = (1 - weight) * its_weight

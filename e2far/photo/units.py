@@ -5,25 +5,40 @@ from scipy import optimize
 
 from e2far.photo.unwrapping import as_array
 
+HIDDEN = ("eyeLook", "tongue")  # gaze and tongue: the skin does not show them
+GAIN_MM = 0.05  # root mean square over the region: a unit that explains less stays off
+
 
 def nearest_units(model, modes, coefficients):
     """Strengths (T, J) in [0, 1] of a model's units, nearest to `coefficients` (T, L) of `modes`.
 
-    modes: (N, 3, L) mm. Least squares over the region.
+    modes: (N, 3, L) mm. Least squares over the region by few units, the same ones for all T: of
+    those off, the one that explains most of what is left is taken, and all are fitted again, until
+    none explains GAIN_MM (orthogonal matching pursuit, Pati et al. 1993).
     Choice: of the shapes in mm, not of the 29 coefficients as in `MorphableModel.units_to_modes`,
-    because the units move in more ways than the modes do: on the astronaut's smile .01 mm are left
-    instead of .20.
+    because the units move in more ways than the modes do. With all 52, gaze and tongue too, 41
+    would be on in the astronaut's smile and .01 mm be left; these 15 leave .14 mm.
     """
     units, modes = (
         values[as_array(model.region)].reshape(3 * len(model.region), -1).astype(float)
         for values in (as_array(model.units), modes)
     )
+    strengths = np.zeros((len(coefficients), units.shape[1]))
     if not units.size:
-        return np.zeros((len(coefficients), 0))
+        return strengths
     q, r = np.linalg.qr(units)  # the same least squares with as many rows as units
     targets = coefficients @ (q.T @ modes).T
-    found = [optimize.lsq_linear(r, target, bounds=(0, 1)).x for target in targets]
-    return np.stack(found).round(3)
+    lengths = np.linalg.norm(r, axis=0).clip(1e-9)
+    off = np.array([not name.startswith(HIDDEN) for name in model.unit_names])
+    on = []
+    while True:
+        gain = ((targets - strengths @ r.T) @ r / lengths).max(0) * off
+        if gain.max() < GAIN_MM * len(model.region) ** 0.5:
+            return strengths.round(3)
+        on.append(gain.argmax())
+        off[on] = False
+        how = dict(bounds=(0, 1), method="bvls")
+        strengths[:, on] = [optimize.lsq_linear(r[:, on], one, **how).x for one in targets]
 
 
 def unit_strengths(face, model):

@@ -1,5 +1,8 @@
+import ast
+import importlib.util
 import json
 import subprocess
+import sys
 
 import numpy as np
 import pygltflib
@@ -121,6 +124,33 @@ def test_the_hidden_side_is_the_other_side_mirrored(face_model):
     assert len(hidden) > 100 and np.quantile(error, 0.9) < 10
 
 
+def test_a_badge_on_the_hair_and_the_background_have_no_twin(face_model):
+    face, white = make_face(face_model, yaw_deg=50.0), [250.0, 250.0, 250.0]
+    hair = face_model.attributes["hairline"].numpy() > 0
+    colours = np.where(hair[:, None], [150, 60, 40], [180, 130, 110]).astype(float)
+    x = face.vertices[:, 0]
+    normals = raster.vertex_normals(face.vertices, face.triangles) @ face.pose.rotation.T
+    best = np.argmax(np.where(hair & (abs(x) > 45), normals[:, 2], -1))
+    badge = np.linalg.norm(face.vertices - face.vertices[best], axis=1) < 15
+    twin = np.linalg.norm(face.vertices * [-1, 1, 1] - face.vertices[best], axis=1) < 8
+    colours[badge] = white
+    texture, uv = textures.texture(face, draw(face, colours)), unwrap(face_model)[0]
+    assert at(texture, uv[[best]]).min() > 200 and at(texture, uv[: len(x)][twin]).max() < 200
+
+
+def test_teeth_of_the_photo_are_on_the_teeth_even_where_the_lips_of_the_mesh_hide_them(face_model):
+    face = make_face(face_model)
+    teeth = face_model.attributes["teeth"].numpy() > 0.5
+    photo = draw(face, np.full((len(face.vertices), 3), [180.0, 130.0, 110.0]))
+    x0, y0 = face.pose.project(face.vertices[teeth]).min(0).astype(int)
+    x1, y1 = face.pose.project(face.vertices[teeth]).max(0).astype(int)
+    photo[y0:y1, x0:x1] = 230, 240, 250
+    normals = raster.vertex_normals(face.vertices, face.triangles)
+    front = teeth & (normals[:, 2] > 0.8) & (abs(face.vertices[:, 0]) < 10)
+    found = at(textures.texture(face, photo), unwrap(face_model)[0][: len(teeth)][front])
+    assert np.median(abs(found - [230, 240, 250]).max(1)) < 12
+
+
 def test_the_photos_background_is_not_painted_on_the_head(face_model):
     face, skin = make_face(face_model), [180, 130, 110]
     head = ndimage.binary_fill_holes(draw(face, np.full((len(face.vertices), 3), 255.0)).any(-1))
@@ -168,9 +198,17 @@ def test_units_are_recovered_from_the_face_they_made_but_none_is_stronger_than_o
     assert found["mouthSmileLeft"] == pytest.approx(0.8, abs=0.05)
     assert found["jawOpen"] == pytest.approx(0.3, abs=0.05)
     assert strengths.min() >= 0 and strengths.max() <= 1 and residual < 0.02
+    assert sum(strengths > 0.02) == 3
     for jaw, strength, left in ((3.0, 1, True), (0.0, 0, False)):
         strengths, residual = units.unit_strengths(make_face(toy, {"jawOpen": jaw}), toy)
         assert strengths.max() == strength and (residual > 1 if left else residual == 0)
+
+
+def test_gaze_and_tongue_stay_off_since_the_skin_does_not_show_them(face_model):
+    face = make_face(face_model, {"eyeLookUpLeft": 0.9, "tongueOut": 0.8, "mouthPucker": 0.5})
+    found = dict(zip(face_model.unit_names, units.unit_strengths(face, face_model)[0]))
+    assert not any(found[name] for name in found if name.startswith(("eyeLook", "tongue")))
+    assert found["mouthPucker"] == pytest.approx(0.5, abs=0.05)
 
 
 # Files
@@ -321,3 +359,38 @@ def test_the_khronos_validator_has_nothing_to_say(validate, coloured, toy, pictu
     assert report["info"]["hasMorphTargets"] == report["info"]["hasTextures"] == coloured
     path.write_bytes(path.read_bytes()[:-8])  # the validator does look
     assert validate(path)["issues"]["numErrors"]
+
+
+BLENDER = """
+import sys, bpy
+bpy.ops.wm.read_factory_settings(use_empty=True)
+bpy.ops.import_scene.gltf(filepath=sys.argv[1])
+head, = (one for one in bpy.data.objects if one.type == "MESH")
+camera, scene = bpy.data.objects.new("camera", bpy.data.cameras.new("camera")), bpy.context.scene
+bpy.context.collection.objects.link(camera)
+camera.location, camera.rotation_euler, scene.camera = (0, -1, -0.035), (1.5707963, 0, 0), camera
+camera.data.type, camera.data.ortho_scale = "ORTHO", 0.06
+scene.render.engine, scene.cycles.samples, scene.view_settings.view_transform = "CYCLES", 4, "Raw"
+scene.cycles.use_denoising = False
+scene.render.resolution_x = scene.render.resolution_y = 120
+scene.render.filepath = sys.argv[2]
+bpy.ops.render.render(write_still=True)
+print("KEYS", {key.name: round(key.value, 3) for key in head.data.shape_keys.key_blocks[1:]})
+"""
+
+
+@pytest.mark.slow
+def test_blender_has_the_units_as_shape_keys_and_the_astronaut_smiles_with_teeth(shipped, tmp_path):
+    if importlib.util.find_spec("bpy") is None:
+        pytest.skip("Blender is missing: pip install bpy")
+    photo = pytest.importorskip("skimage.data").astronaut()
+    face = shipped(photo)
+    face.save(tmp_path / "face.glb", photo)
+    paths = (str(tmp_path / "face.glb"), str(tmp_path / "mouth.png"))
+    command = [sys.executable, "-c", BLENDER, *paths]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
+    keys = ast.literal_eval(out.split("KEYS ")[1].splitlines()[0])
+    wanted = dict(zip(face.model.unit_names, units.unit_strengths(face, face.model)[0]))
+    assert keys == pytest.approx(wanted, abs=2e-3) and keys["mouthSmileLeft"] > 0.5
+    middle = np.asarray(Image.open(paths[1]).convert("L"))[:, 40:80]
+    assert middle.shape == (120, 40) and middle.mean(1).min() > 60  # no dark gap

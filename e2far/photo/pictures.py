@@ -46,13 +46,11 @@ def _load_file(path):
     if not path.is_file():
         kind = "folder" if path.is_dir() else "pipe or a device"
         raise ValueError(f"{path} is a {kind}, not a picture: name a file, or a folder with some")
+    formats = ("HEIF",) if _is_heic(path) else FORMATS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a damaged TIFF warns dozens of times
         try:
-            image = Image.open(path, formats=("HEIF",) if _is_heic(path) else FORMATS)
-        except ModuleNotFoundError:
-            text = f"{path} is a HEIC picture: pip install 'e2far[heic]' to read it"
-            raise ModuleNotFoundError(text) from None
+            image = Image.open(path, formats=formats)
         except Image.UnidentifiedImageError:
             known = ", ".join((*FORMATS, "HEIC"))
             raise ValueError(f"{path} is not a picture that can be read: give {known}") from None
@@ -68,8 +66,11 @@ def _is_heic(path):
         start = file.read(12)
     if start[4:8] != b"ftyp" or start[8:] not in HEIC:
         return False
-    import pillow_heif
-
+    try:
+        import pillow_heif
+    except ModuleNotFoundError:
+        remedy = "to read it, `pip install 'e2far[heic]'`"
+        raise ModuleNotFoundError(f"{path} is a HEIC picture: {remedy}") from None
     pillow_heif.register_heif_opener()
     return True
 

@@ -148,4 +148,5 @@ def save_png(pixels, file):
 
     made = PngInfo()
     made.add_text("Software", MAKER)
-    Image.fromarray(pixels).save(file, "PNG", pnginfo=made)
+    # Choice: level 3 takes half the time of 6, for a tenth more bytes
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=made, compress_level=3)

@@ -193,7 +193,7 @@ def test_finished_photos_are_skipped(run, folder, album, out):
     os.utime(album / "a.png", (2e9, 2e9))
     assert changed() == {"a"}
     os.utime(album / "a.png", (1e9, 1e9))
-    (out / "sub" / "a.json").write_text("[]")
+    (out / "sub" / "a.json").write_text('{"made_with": {"e2far": ')
     assert changed() == {"sub/a"}
     assert changed("--box", "40,40,170,170") == everything
     assert changed("--box", "40,40,170,170") == set()

@@ -64,7 +64,7 @@ def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(list(heights.values()), names)
     axes[0].set_ylim(min(heights.values()) - 0.6, max(heights.values()) + 0.6)
-    figure.supxlabel(f"{RATIO} (← better)", fontsize=10)
+    axes[1].set_xlabel(f"{RATIO} (← better)")
     if by != "method":
         lines, labels = axes[0].get_legend_handles_labels()
         first = 0 if many else labels.index(dashed)

@@ -26,16 +26,9 @@ GROUPS = {
     "glasses": ("no glasses", "clear glasses", "dark glasses"),
     "forehead": ("free forehead", "hair over the forehead", "cap or scarf"),
 }
-FEATURES = {
-    "between": "features in between",
-    "middle": "middle-aged features",
-    "mixed": "features of mixed ancestry",
-}
-FEATURES = {
-    name: FEATURES.get(name, f"{name} features")
-    for names in traits.GROUPS.values()
-    for name in names
-}
+FEATURES = {name: f"{name} features" for names in traits.GROUPS.values() for name in names} | dict(
+    between="features in between", middle="middle-aged features", mixed="features of mixed ancestry"
+)
 STALE = "these are not the {} of the pictures: make them again with `dvc repro synthesis`"
 
 # ---- movements of the face -----------------------------------------------------------------------
@@ -120,10 +113,8 @@ def group_table(groups, errors, samples):
             people = len(np.unique(errors["person"][inside]))
             about = dict(kind=kind, group=name, people=people, pictures=int(inside.sum()))
             for row in ratios(errors, samples, inside) if people else ():
-                mm = {key: errors[f"{row['error']}_{key}"][inside].mean() for key in MM}
+                whose = ("mm", "mean_face_mm")
+                mm = {key: errors[f"{row['error']}_{key}"][inside].mean() for key in whose}
                 rows.append(about | mm | row)
     columns = "kind group error people pictures mm mean_face_mm ratio ratio_low ratio_high"
     return pd.DataFrame(rows)[columns.split()]
-
-
-MM = ("mm", "mean_face_mm")

@@ -140,7 +140,7 @@ def follow(reconstructor, pixels, last):
         seen = reconstructor.estimate([pixels], last.boxes, turn=last.turn)
         asked = asked_box(square_of(seen), seen["image_landmarks"])
         (sure,) = reconstructor.confidence(seen)
-        if np.abs(asked - [0, 0, 1, 1]).max() < FAR and not (sure and sure.unlike_training):
+        if np.abs(asked - [0, 0, 1, 1]).max() < FAR and not (sure and sure.doubtful):
             return seen
     found, scores = detection.detect(pixels)
     if not len(scores):

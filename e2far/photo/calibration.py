@@ -125,16 +125,15 @@ def calibrate(reconstructor, faces, count=1000, seed=0):
     disagreement = found["disagreement_percent"].clip(1e-3)
     whole, face = found["kind"] == "whole", np.isfinite(found["landmark_error_percent"])
     knots = np.geomspace(*np.quantile(disagreement, (0.005, 0.995)), KNOTS)
-    even = even_between(whole)
 
-    def curve(values, rows, increasing=True):
+    def curve(values, increasing=True):
         fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
-        fitted.fit(np.log(disagreement[rows]), values[rows], even[rows])
+        fitted.fit(np.log(disagreement[face]), values[face], even_between(whole[face]))
         return fitted.predict(np.log(knots))
 
     good = (found["landmark_error_percent"] < GOOD).astype(float)  # NaN is not
-    score = curve(good, slice(None), increasing=False).clip(SCORE_MARGIN, 1 - SCORE_MARGIN)
-    errors = {name: np.exp(curve(np.log(found[name].clip(1e-3)), face)) for name in ERRORS}
+    score = curve(good, increasing=False).clip(SCORE_MARGIN, 1 - SCORE_MARGIN)
+    errors = {name: np.exp(curve(np.log(found[name].clip(1e-3)))) for name in ERRORS}
     told = whole | ~face
     like = likeness.fit(found["signs"][told], whole[told], even_between(whole[told]))
     scores = np.interp(np.log(disagreement), np.log(knots), score) * like(found["signs"])

@@ -55,8 +55,8 @@ class Confidence:
     Errors are typical ones (geometric means) of synthetic faces with the same disagreement.
     """
 
-    # Probability that landmarks are off by less than GOOD, where half of all pictures are whole
-    # faces and half are spoilt or empty; times how like a photo of a face it looks
+    # Probability that this is a photo of a face, where half of all pictures are, times that its
+    # landmarks are off by less than GOOD, where half of all faces are whole and half spoilt
     score: float
     landmark_error_percent: float  # mean distance of the 68 from their places; size: sqrt(w h)
     vertex_error_mm: float  # in the head's frame; most of it is who they are

@@ -19,11 +19,12 @@ N_PIXEL = 4 * len(QUANTILES)
 FAR = 6.0  # standard deviations; further off is as strange as this
 
 
-def signs(crops, features):
-    """Signs (B, N_PIXEL + D) of crops (B, 3, S, S) in [0, 1] and of the trunk's features (B, ...).
+def signs(crops, disagreement_percent, features):
+    """Signs (B, N_PIXEL + 1 + D) of crops (B, 3, S, S) in [0, 1] and what the network sees there.
 
     From the middle two thirds of the crops: quantiles of brightness, of red less green, of yellow
-    less blue, and of the logarithm of the edges' strength.
+    less blue, and of the logarithm of the edges' strength. Then the logarithm of the disagreement
+    (B,) and the trunk's features (B, ...).
     """
     margin = crops.shape[-1] // 6
     red, green, blue = crops[..., margin:-margin, margin:-margin].unbind(1)
@@ -32,7 +33,8 @@ def signs(crops, features):
     maps = grey, red - green, (red + green) / 2 - blue, (torch.hypot(down, right) + 0.002).log()
     levels = crops.new_tensor(QUANTILES)
     found = [one.flatten(1).quantile(levels, 1).mT for one in maps]
-    return torch.cat((*found, features.flatten(1)), 1)
+    doubt = disagreement_percent.clamp(min=1e-3).log()[:, None].to(crops)
+    return torch.cat((*found, doubt, features.flatten(1)), 1)
 
 
 def terms(z):
@@ -77,8 +79,8 @@ def fit(found, face, weight):
     mean, spread = found[face].mean(0), found[face].std(0) + 1e-3
     x = terms((found - mean) / spread)
     size = x.std(0) + 1e-6
-    # Choice: C from .0003 to .01 did alike, .03 and more worse
-    model = LogisticRegression(C=0.001, max_iter=500).fit(x / size, face, weight)
+    # Choice: C from .0003 to .01 does alike
+    model = LogisticRegression(C=0.01, max_iter=500).fit(x / size, face, weight)
     numbers = mean, spread, model.coef_[0] / size
     return Likeness(
         *(tuple(row.round(6).tolist()) for row in numbers), round(float(model.intercept_[0]), 6)

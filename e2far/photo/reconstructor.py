@@ -177,7 +177,7 @@ class Reconstructor:
         features = self.network.features(torch.cat((crops, crops.flip(3))))
         out, count = self.network.heads(features), len(crops)
         deepest = list(features.values())[-1]
-        signs = likeness.signs(crops, (deepest[:count] + deepest[count:].flip(3)) / 2)
+        deepest = (deepest[:count] + deepest[count:].flip(3)) / 2
         own, other = (
             {key: value[half] for key, value in out.items()}
             for half in (slice(count), slice(count, None))
@@ -187,7 +187,7 @@ class Reconstructor:
         back["identity"], back["expression"] = self.model.mirrored(**other)
         mean = self._with_landmarks({key: (own[key] + back[key]) / 2 for key in own})
         doubt = confidence.disagreement_percent(*landmarks)
-        return mean | dict(disagreement_percent=doubt, signs=signs)
+        return mean | dict(disagreement_percent=doubt, signs=likeness.signs(crops, doubt, deepest))
 
     def _with_landmarks(self, out):
         """Coefficients, camera and landmarks of what the network says, as in `look`."""

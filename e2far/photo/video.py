@@ -134,7 +134,7 @@ def follow(reconstructor, pixels, last):
 
     last: the `squares.Squares` (one) where it should be; if it is not there, or this is None, the
     detector's face next to it is taken. It is there where its landmarks do not ask for another
-    place (FAR), and where it is not unlike a face.
+    place (FAR), and where it is not doubtful.
     """
     if last is not None:
         seen = reconstructor.estimate([pixels], last.boxes, turn=last.turn)

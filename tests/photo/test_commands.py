@@ -256,7 +256,7 @@ def test_an_interrupted_folder_is_taken_up_again(run, album, out, monkeypatch):
     assert "run the same command again" in result.stderr and "Traceback" not in result.output
     assert set(first) == {"a_overlay.png", "a.json"} == {path.name for path in out.iterdir()}
     result = run(album, options=["--only", "overlay"])
-    assert "2 reconstructed, 1 finished before" in result.stdout
+    assert "2 reconstructed, 0 doubtful, 1 finished before" in result.stdout
     names = {name + end for name in ("a", "b", "sub/a") for end in (".json", "_overlay.png")}
     assert set(written(out)) == names and first.items() <= written(out).items()
 

@@ -10,6 +10,7 @@ import multiprocessing
 import pickle
 import resource
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.io import savemat
 from test_vggface import dag
+from untrained import faint
 
 from e2far import data, files, morphable, network, vggface, weights
 from e2far.photo import confidence
+from e2far.photo.likeness import N_PIXEL
 from e2far.photo.pictures import load_image
 
 MEMORY_BYTES, SECONDS = 2**31, 120  # that a slow test may take beyond what it has, for one kind
@@ -58,7 +61,8 @@ def write_shard(path):
 def write_calibration(path):
     falling, rising = np.linspace(1, 0, 12).tolist(), np.linspace(0.1, 9, 12).tolist()
     curves = dict(score=falling, landmark_error_percent=rising, vertex_error_mm=rising)
-    known = dict(version="0" * 16, disagreement_percent=rising, unlike_above_percent=4.5)
+    known = dict(version="0" * 16, disagreement_percent=rising, doubtful_below=0.1)
+    known["likeness"] = asdict(faint(N_PIXEL))
     path.write_text(json.dumps(known | curves))
 
 

@@ -120,8 +120,9 @@ def confidence_trials(reconstructor, validation, test, count):
     """`calibration.trials` on test people with what a calibration on validation people says: scores
     and predicted errors, and whether the landmarks are `good`."""
     told = calibration.calibrate(reconstructor, validation, count)
-    trials = pd.DataFrame(calibration.trials(reconstructor, test, count, seed=1))
-    said = pd.DataFrame([told(d).to_dict() for d in trials.disagreement_percent])
+    trials = calibration.trials(reconstructor, test, count, seed=1)
+    each = map(told, trials["disagreement_percent"], trials.pop("signs"))
+    trials, said = pd.DataFrame(trials), pd.DataFrame([one.to_dict() for one in each])
     said = said.drop(columns="disagreement_percent")
     said = said.rename(columns={name: f"predicted_{name}" for name in confidence.ERRORS})
     trials = pd.concat((trials, said), axis=1)
@@ -133,7 +134,7 @@ def confidence_table(trials):
     return trials.groupby("kind", sort=False).agg(
         pictures=("score", "size"),
         score=("score", "median"),
-        unlike_training=("unlike_training", "mean"),
+        doubtful=("doubtful", "mean"),
         predicted_percent=("predicted_landmark_error_percent", "median"),
         found_percent=("landmark_error_percent", "median"),
     )

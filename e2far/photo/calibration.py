@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from e2far.files import extra
+from e2far.photo import likeness
 from e2far.photo.confidence import ERRORS, FALSE_ALARMS, GOOD, KNOTS, SCORE_MARGIN, Calibration
+from e2far.photo.nonfaces import EMPTY, clouds, uniform, without_face
 
 SPOILT = ("covered", "misplaced", "turned", "blurred", "noisy")
-EMPTY = ("clouds", "shuffled", "flat")
 
 
 def spoil(image, landmarks, kind, rng):
@@ -21,16 +22,12 @@ def spoil(image, landmarks, kind, rng):
         return move(image, landmarks, kind, rng)
     if kind == "covered":  # 30 to 80 % of it, by a piece of clouds
         inside = draw_rectangles(count, side, rng)[:, None]
-        return torch.where(inside, empty(image, "clouds", rng), image), landmarks
+        return torch.where(inside, clouds(image, rng), image), landmarks
     if kind == "blurred":  # to 6 to 16 px across
         small = F.interpolate(image, size=int(rng.integers(6, 17)), mode="area")
         return F.interpolate(small, size=side, mode="bicubic").clamp(0, 1), landmarks
     noise = torch.from_numpy(rng.standard_normal(image.shape)).float()
     return (image + noise * uniform(rng, 0.1, 0.35, count, 1, 1, 1)).clamp(0, 1), landmarks
-
-
-def uniform(rng, low, high, *shape):
-    return torch.from_numpy(rng.uniform(low, high, shape)).float()
 
 
 def draw_rectangles(count, side, rng):
@@ -64,37 +61,14 @@ def move(image, landmarks, kind, rng):
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False), moved
 
 
-def empty(image, kind, rng):
-    """As many pictures without a face as `image` (B, 3, S, S) has faces.
-
-    kind: clouds of noise at all scales, those faces cut up and shuffled, or flat, of one colour
-    """
-    count, _, side, _ = image.shape
-    if kind == "shuffled":
-        tile = side // 4
-        tiles = F.unfold(image[..., : 4 * tile, : 4 * tile], tile, stride=tile)
-        tiles = tiles[..., rng.permutation(16)]
-        return F.interpolate(F.fold(tiles, 4 * tile, tile, stride=tile), size=side)
-    colour = uniform(rng, 0.2, 0.8, count, 3, 1, 1)
-    contrast, smooth = uniform(rng, 0.05, 0.3, count, 1, 1, 1), uniform(rng, 0, 1.8, count, 1, 1, 1)
-    if kind == "flat":
-        return colour.expand(-1, -1, side, side).contiguous()
-    cycles = torch.fft.fftfreq(side)
-    frequency = torch.hypot(*torch.meshgrid(cycles, cycles, indexing="ij")) + 1 / side
-    white = torch.from_numpy(rng.standard_normal((count, 3, side, side))).float()
-    noise = torch.fft.ifft2(torch.fft.fft2(white) / frequency**smooth).real
-    noise = 0.5 * noise + 0.5 * noise.mean(1, keepdim=True)
-    noise = (noise - noise.mean((2, 3), keepdim=True)) / noise.std((1, 2, 3), keepdim=True)
-    return (colour + contrast * noise).clamp(0, 1)
-
-
 @torch.inference_mode()
 def trials(reconstructor, faces, count=1000, seed=0):
     """What a Reconstructor, with all its looks, makes of faces of a split, and of pictures without.
 
     faces: `data.Faces`, people it was not trained on; `count` of them, whole and spoilt
     returns: dict of arrays over all pictures: kind ("whole", SPOILT or EMPTY),
-        disagreement_percent, landmark_error_percent, vertex_error_mm (NaN where there is no face)
+        disagreement_percent, landmark_error_percent, vertex_error_mm (NaN where there is no face),
+        signs (of `likeness`, a row each)
     """
     rng, rows = np.random.default_rng(seed), []
     chosen = rng.permutation(len(faces))[:count]
@@ -108,7 +82,7 @@ def trials(reconstructor, faces, count=1000, seed=0):
             if kind in SPOILT:
                 given = spoil(part["image"], part["landmarks"], kind, rng)
             else:
-                given = empty(part["image"], kind, rng), None
+                given = without_face(part, kind, reconstructor.model, rng), None
             rows.append(judge(reconstructor, part, kind, *given))
     return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
 
@@ -118,7 +92,8 @@ def judge(reconstructor, batch, kind, image, landmarks):
     count, _, side, _ = image.shape
     pixels = (255 * image).round().byte().permute(0, 2, 3, 1).numpy()
     seen = reconstructor.estimate(list(pixels), np.tile([0.0, 0.0, side, side], (count, 1)))
-    row = dict(disagreement_percent=seen["disagreement_percent"], kind=np.full(count, kind))
+    row = {key: seen[key] for key in ("disagreement_percent", "signs")}
+    row["kind"] = np.full(count, kind)
     if landmarks is None:
         return row | {name: np.full(count, np.nan) for name in ERRORS}
     extent = (landmarks.amax(1) - landmarks.amin(1)).prod(-1).sqrt()[:, None]
@@ -133,6 +108,11 @@ def judge(reconstructor, batch, kind, image, landmarks):
     return row | dict(zip(ERRORS, errors))
 
 
+def even_between(first):
+    """Weights (B,) by which those where `first` (B,) count as much as the others; mean 1."""
+    return len(first) * np.where(first, 0.5 / first.sum(), 0.5 / max(1, (~first).sum()))
+
+
 def calibrate(reconstructor, faces, count=1000, seed=0):
     """The Calibration of a Reconstructor from `trials` on `count` faces of a split.
 
@@ -145,20 +125,23 @@ def calibrate(reconstructor, faces, count=1000, seed=0):
     disagreement = found["disagreement_percent"].clip(1e-3)
     whole, face = found["kind"] == "whole", np.isfinite(found["landmark_error_percent"])
     knots = np.geomspace(*np.quantile(disagreement, (0.005, 0.995)), KNOTS)
-    even = np.where(whole, 0.5 / whole.sum(), 0.5 / max(1, (~whole).sum()))
 
-    def curve(values, rows, increasing=True):
+    def curve(values, increasing=True):
         fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
-        fitted.fit(np.log(disagreement[rows]), values[rows], even[rows])
+        fitted.fit(np.log(disagreement[face]), values[face], even_between(whole[face]))
         return fitted.predict(np.log(knots))
 
     good = (found["landmark_error_percent"] < GOOD).astype(float)  # NaN is not
-    score = curve(good, slice(None), increasing=False).clip(SCORE_MARGIN, 1 - SCORE_MARGIN)
-    errors = {name: np.exp(curve(np.log(found[name].clip(1e-3)), face)) for name in ERRORS}
+    score = curve(good, increasing=False).clip(SCORE_MARGIN, 1 - SCORE_MARGIN)
+    errors = {name: np.exp(curve(np.log(found[name].clip(1e-3)))) for name in ERRORS}
+    told = whole | ~face
+    like = likeness.fit(found["signs"][told], whole[told], even_between(whole[told]))
+    scores = np.interp(np.log(disagreement), np.log(knots), score) * like(found["signs"])
     return Calibration(
         reconstructor.version,
         tuple(knots.round(4).tolist()),
         tuple(score.round(4).tolist()),
         **{name: tuple(values.round(3).tolist()) for name, values in errors.items()},
-        unlike_above_percent=round(float(np.quantile(disagreement[whole], 1 - FALSE_ALARMS)), 4),
+        doubtful_below=round(float(np.quantile(scores[whole], FALSE_ALARMS)), 4),
+        likeness=like,
     )

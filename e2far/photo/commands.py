@@ -14,7 +14,6 @@ from e2far.files import EXPECTED, complain, digest
 from e2far.photo import results, video_files
 
 FAILURES = ("without a face", "unreadable", "failed otherwise")
-UNLIKE = "unlike the faces of the training"
 
 
 def option(help, metavar=None, *names, **more):
@@ -117,6 +116,9 @@ def reconstruct(options):
     PHOTO.obj (mm, with PHOTO.mtl and PHOTO_texture.png), PHOTO.glb (textured, animatable),
     PHOTO.json (coefficients, camera, landmarks, confidence), PHOTO_overlay.png and PHOTO.html.
 
+    A face that may be none (a drawing, an animal, a dark picture) is written as well, but told as
+    "doubtful" and counted so.
+
     Run it again after an interruption: what is finished is skipped. The exit status is 0 if every
     photo gave a face, 1 if any did not, 130 after Ctrl-C.
     """
@@ -129,7 +131,7 @@ def reconstruct(options):
         box=box and list(box),
         all_faces=options.all_faces,
     )
-    tally = dict.fromkeys(("reconstructed", "finished before", *FAILURES, UNLIKE), 0)
+    tally = dict.fromkeys(("reconstructed", "doubtful", "finished before", *FAILURES), 0)
     waiting = []
     for photo, place in work:
         relative = Path(os.path.relpath(photo, options.out)).as_posix()
@@ -177,12 +179,11 @@ def reconstruct_photos(waiting, options, box, kinds, tally):
             for i, at in enumerate(results.face_places(place, count)):
                 record = dict(made_with=made_with, face=i + 1, faces=count, other_faces=others)
                 results.write_face(faces[i], image, at, kinds, record)
-                told = f"{results.with_ending(at, shown)}, {describe(faces[i])}"
+                told = "doubtful: " * faces[i].doubtful
+                told += f"{results.with_ending(at, shown)}, {describe(faces[i])}"
                 told += f", and {others} more: --all-faces" * (others > 0)
                 tqdm.write(f"{photo.name}: {told}")
-            kind = "reconstructed"
-            sure = (face.confidence for face in faces)
-            tally[UNLIKE] += any(one.unlike_training for one in sure if one is not None)
+            kind = "doubtful" if all(face.doubtful for face in faces) else "reconstructed"
         except EXPECTED as error:
             kind = "without a face" if isinstance(error, NoFace) else kind
             complain(error if photo.name in str(error) else f"{photo.name}: {error}")
@@ -194,7 +195,6 @@ def describe(face):
     text = "yaw {:+.0f}, pitch {:+.0f}, roll {:+.0f} degrees".format(*face.pose.angles_deg)
     if face.confidence is not None:
         text += f", confidence {face.confidence.score:.2f}"
-        text += f", {UNLIKE}" * face.confidence.unlike_training
     return text
 
 

@@ -9,7 +9,8 @@ p: landmarks of the picture    p': of its mirror image, m: mirrored back, n': th
 w: size of the face, the crop's side / 1.45
 
 `calibration.calibrate` finds on synthetic faces, whole and spoilt, and on pictures without a face,
-what errors go with which disagreement. It has seen no real face either.
+what errors go with which disagreement. It has seen no real face either. A drawing that is symmetric
+agrees with its mirror image: the score also asks how like a photo of a face it looks (`likeness`).
 
 Choice: the mirror image, since it needs no learned numbers, serves any network and costs a few
 milliseconds. Rank correlation with the landmarks' true error, on 1,500 synthetic faces and 1,250
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from e2far import camera, files
+from e2far.photo.likeness import Likeness
 
 # Each of iBUG's 68 points is replaced by the one on the face's other side.
 # fmt: off
@@ -38,7 +40,7 @@ OPPOSITE = (
 )
 # fmt: on
 GOOD = 5.0  # % of the face's size: landmarks off by less lie where a reader would put them
-FALSE_ALARMS = 0.01  # share of whole synthetic faces that count as unlike the training data
+FALSE_ALARMS = 0.01  # share of whole synthetic faces that are called doubtful
 # No score is surer than this: of the 83 surest among 300 real photos 99 % were good, of the next
 # 56, with scores over .9, 96 %.
 SCORE_MARGIN = 0.01
@@ -53,12 +55,12 @@ class Confidence:
     Errors are typical ones (geometric means) of synthetic faces with the same disagreement.
     """
 
-    # Probability that landmarks are off by less than GOOD, where half of all pictures are whole
-    # faces and half are spoilt or empty
+    # Probability that this is a photo of a face, where half of all pictures are, times that its
+    # landmarks are off by less than GOOD, where half of all faces are whole and half spoilt
     score: float
     landmark_error_percent: float  # mean distance of the 68 from their places; size: sqrt(w h)
     vertex_error_mm: float  # in the head's frame; most of it is who they are
-    unlike_training: bool  # disagrees more than 99 in 100 synthetic faces
+    doubtful: bool  # scores less than 99 in 100 synthetic faces
     disagreement_percent: float  # of picture and mirror image, in per cent of the face's size
 
     to_dict = asdict
@@ -66,7 +68,7 @@ class Confidence:
     def rounded(self) -> dict:
         """As `to_dict`, to three digits."""
         numbers = {key: round(value, 3) for key, value in self.to_dict().items()}
-        return numbers | dict(unlike_training=self.unlike_training)
+        return numbers | dict(doubtful=self.doubtful)
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,21 @@ class Calibration:
     score: tuple
     landmark_error_percent: tuple
     vertex_error_mm: tuple
-    unlike_above_percent: float
+    doubtful_below: float  # score
+    likeness: Likeness
 
-    def __call__(self, disagreement_percent: float) -> Confidence:
-        """The Confidence that goes with a disagreement; beyond the curves' ends their ends."""
+    def __call__(self, disagreement_percent: float, signs=None) -> Confidence:
+        """The Confidence that goes with a disagreement; beyond the curves' ends their ends.
+
+        signs: (D,) of `likeness.signs`; None: it is a photo of a face
+        """
         at = np.log(max(disagreement_percent, 1e-6)), np.log(self.disagreement_percent)
         curves = {name: float(np.interp(*at, getattr(self, name))) for name in ("score", *ERRORS)}
+        if signs is not None:
+            curves["score"] *= float(self.likeness(signs[None])[0])
         return Confidence(
             **curves,
-            unlike_training=bool(disagreement_percent > self.unlike_above_percent),
+            doubtful=curves["score"] < self.doubtful_below,
             disagreement_percent=float(disagreement_percent),
         )
 
@@ -108,12 +116,12 @@ def load(path: str | Path) -> Calibration | None:
     with files.reading(path, "a calibration: delete it, or make it again by `make calibration`"):
         stored = json.loads(Path(path).read_text())
         curves = np.array([stored[k] for k in ("disagreement_percent", "score", *ERRORS)], float)
-        limit = float(stored["unlike_above_percent"])
-        if not ((curves >= 0) & (curves < 1e6)).all() or not 0 <= limit < 1e6:
+        limit, likeness = float(stored["doubtful_below"]), Likeness.checked(stored["likeness"])
+        if not ((curves >= 0) & (curves < 1e6)).all() or not 0 <= limit <= 1:
             raise ValueError("it holds what is not a positive number")
         if curves.ndim != 2 or curves[0, 0] == 0 or (np.diff(curves[0]) < 0).any():
             raise ValueError("its curves are not over a rising disagreement")
-        return Calibration(stored["version"], *map(tuple, curves.tolist()), limit)
+        return Calibration(stored["version"], *map(tuple, curves.tolist()), limit, likeness)
 
 
 def disagreement_percent(landmarks, mirrored):

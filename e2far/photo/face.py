@@ -67,6 +67,11 @@ class Face:
         return f"<Face of {len(self.vertices)} vertices, {pose}{sure}>"
 
     @property
+    def doubtful(self) -> bool:
+        """Whether this may be no face, or not where it was seen; without a calibration, no."""
+        return self.confidence is not None and self.confidence.doubtful
+
+    @property
     def region_triangles(self) -> np.ndarray:
         """The triangles (F', 3) whose corners are all in the region."""
         return self.triangles[np.isin(self.triangles, self.region).all(1)]

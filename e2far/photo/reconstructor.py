@@ -20,7 +20,7 @@ from e2far import SHIPPED, camera, facemodels
 from e2far.files import as_path
 from e2far.morphable import MorphableModel, landmarks_mm
 from e2far.network import E2FAR
-from e2far.photo import confidence
+from e2far.photo import confidence, likeness
 from e2far.photo.detection import locate
 from e2far.photo.face import Face, Pose, make_face
 from e2far.photo.pictures import Box, Picture, crop, load_image
@@ -142,7 +142,7 @@ class Reconstructor:
         """The Confidence of each face of an estimate; None without a calibration."""
         if self.calibration is None or self.plain:
             return [None] * len(seen["box"])
-        return [self.calibration(one) for one in seen["disagreement_percent"]]
+        return list(map(self.calibration, seen["disagreement_percent"], seen["signs"]))
 
     def estimate(self, pictures, boxes, refine=True, turn=None):
         """What `batch` makes faces of: arrays over the batch, as of `look`, in px of the pictures.
@@ -172,12 +172,16 @@ class Reconstructor:
 
         identity, expression    rotation, scale, translation: camera, in shares of the crop's side
         landmarks: (B, 68, 2), in the same    disagreement_percent: (B,), see `confidence`
+        signs: (B, D), see `likeness`
         It is the mean of what the network says to the crops and, mirrored back, to their mirror
         images. A plain reconstructor takes the network's word and knows no disagreement.
         """
         if self.plain:
             return self._with_landmarks(self.network(crops))
-        out, count = self.network(torch.cat((crops, crops.flip(3)))), len(crops)
+        features = self.network.features(torch.cat((crops, crops.flip(3))))
+        out, count = self.network.heads(features), len(crops)
+        deepest = list(features.values())[-1]
+        deepest = (deepest[:count] + deepest[count:].flip(3)) / 2
         own, other = (
             {key: value[half] for key, value in out.items()}
             for half in (slice(count), slice(count, None))
@@ -186,7 +190,8 @@ class Reconstructor:
         back = dict(pose=camera.mirrored_pose(other.pop("pose")))
         back["identity"], back["expression"] = self.model.mirrored(**other)
         mean = self._with_landmarks({key: (own[key] + back[key]) / 2 for key in own})
-        return mean | dict(disagreement_percent=confidence.disagreement_percent(*landmarks))
+        doubt = confidence.disagreement_percent(*landmarks)
+        return mean | dict(disagreement_percent=doubt, signs=likeness.signs(crops, doubt, deepest))
 
     def _with_landmarks(self, out):
         """Coefficients, camera and landmarks of what the network says, as in `look`."""

@@ -153,14 +153,14 @@ def follow(reconstructor, pixels, last, before=None):
 
     last: the `squares.Squares` (one) where it should be; if it is not there, or this is None, the
     detector's face next to it is taken. It is there where its landmarks do not ask for another
-    place (FAR), where it is not unlike a face, and where it looks as `before` (see `glimpse`).
+    place (FAR), where it is not doubtful, and where it looks as `before` (see `glimpse`).
     """
     changed = before is not None and np.abs(glimpse(pixels, last) - before).mean() > CUT
     if last is not None and not changed:
         seen = reconstructor.estimate([pixels], last.boxes, turn=last.turn)
         asked = asked_box(square_of(seen), seen["image_landmarks"])
         (sure,) = reconstructor.confidence(seen)
-        if np.abs(asked - [0, 0, 1, 1]).max() < FAR and not (sure and sure.unlike_training):
+        if np.abs(asked - [0, 0, 1, 1]).max() < FAR and not (sure and sure.doubtful):
             return seen
     found, scores = detection.detect(pixels)
     if not len(scores):

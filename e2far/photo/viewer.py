@@ -95,8 +95,8 @@ def facts(face):
             f"{sure.landmark_error_percent:.1f} % of the face's size off, "
             f"the whole surface {sure.vertex_error_mm:.1f} mm."
         )
-        unlike = "Not like the faces that the network learned from: do not trust this one."
-        yield "How sure, 0 to 1", f"{sure.score:.2f}", unlike if sure.unlike_training else usual
+        warning = "Doubtful: this may be no photo of a face. Do not trust it."
+        yield "How sure, 0 to 1", f"{sure.score:.2f}", warning if sure.doubtful else usual
 
 
 def fact_row(name, text, meaning):

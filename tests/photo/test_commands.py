@@ -13,11 +13,12 @@ from PIL import Image
 from skimage.data import astronaut
 from test_training import model, root  # noqa: F401 (fixtures)
 from typer.testing import CliRunner
-from untrained import untrained
+from untrained import faint, untrained
 
 import e2far
 from e2far import facemodels, morphable
 from e2far.cli import app
+from e2far.photo import confidence
 from e2far.photo.face import Face
 from e2far.photo.results import find_photos
 from e2far.weights import load_network, save_network
@@ -163,10 +164,28 @@ def test_a_folder_with_its_subfolders(run, album, out):
     assert "broken.jpg is not a picture" in result.stderr
     assert set(written(out)) == {"a.json", "b.json", "sub/a.json"}
     counts = result.stdout.splitlines()[-1]
-    assert re.match(r"5 photos: 3 reconstructed, 0 finished before, 1 .*, 1 unreadable, 0", counts)
+    assert re.match(
+        r"5 photos: 3 reconstructed, 0 doubtful, 0 finished before, 1 .*, 1 unreadable, 0", counts
+    )
     stored = json.loads((out / "sub" / "a.json").read_text())
     assert stored["made_with"]["photo"] == "../album/sub/a.png"
     assert (stored["face"], stored["faces"]) == (1, 1)
+
+
+def test_a_doubtful_face_is_told_written_and_counted_apart(run, album, folder, out):
+    tiny = e2far.Reconstructor.from_pretrained(folder / "tiny.safetensors", folder / "toy.npz")
+    signs = tiny.estimate([astronaut()], [[150, 70, 280, 200]])["signs"][0]
+    curves = (1e-3, 1e3), (1.0, 0.9), (1.0, 50.0), (2.0, 9.0)
+    wary = confidence.Calibration(tiny.version, *curves, 0.5, faint(len(signs), bias=-30.0))
+    wary.save(
+        confidence.beside(shutil.copy(folder / "tiny.safetensors", folder / "wary.safetensors"))
+    )
+    result = run(album, options=["--only", "json"], weights="wary.safetensors")
+    *told, counts = result.stdout.splitlines()
+    assert len([line for line in told if ": doubtful: " in line]) == 3
+    assert counts.startswith("4 photos: 0 reconstructed, 3 doubtful, 0 finished before, 1 without")
+    stored = json.loads((out / "a.json").read_text())["confidence"]
+    assert stored["doubtful"] is True and stored["score"] < 0.5
 
 
 def test_finished_photos_are_skipped(run, folder, album, out):
@@ -239,7 +258,7 @@ def test_an_interrupted_folder_is_taken_up_again(run, album, out, monkeypatch):
     assert "run the same command again" in result.stderr and "Traceback" not in result.output
     assert set(first) == {"a_overlay.png", "a.json"} == {path.name for path in out.iterdir()}
     result = run(album, options=["--only", "overlay"])
-    assert "2 reconstructed, 1 finished before" in result.stdout
+    assert "2 reconstructed, 0 doubtful, 1 finished before" in result.stdout
     names = {name + end for name in ("a", "b", "sub/a") for end in (".json", "_overlay.png")}
     assert set(written(out)) == names and first.items() <= written(out).items()
 

@@ -4,13 +4,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from impostors import FACES, impostors, photo
 from scipy.stats import spearmanr
 from skimage.data import astronaut, brick, chelsea, coffee, hubble_deep_field, page, rocket
+from untrained import faint
 
 from e2far import camera
+from e2far.network import FRONTAL
 from e2far.photo import confidence
-from e2far.photo.calibration import EMPTY, SPOILT, calibrate, empty, spoil, trials
+from e2far.photo.calibration import SPOILT, calibrate, spoil, trials
 from e2far.photo.confidence import OPPOSITE, Calibration, disagreement_percent
+from e2far.photo.likeness import N_PIXEL, signs
+from e2far.photo.nonfaces import EMPTY, without_face
 
 
 def test_opposite_points_mirror_each_other(face_model):
@@ -57,10 +62,12 @@ def test_landmarks_follow_a_spoilt_picture(kind):
 
 
 @pytest.mark.parametrize("kind", EMPTY)
-def test_pictures_without_a_face(kind):
+def test_pictures_without_a_face(toy, kind):
     faces = torch.rand(4, 3, 80, 80, generator=torch.Generator().manual_seed(0))
-    pictures = empty(faces, kind, np.random.default_rng(0))
-    assert pictures.shape == faces.shape and not torch.equal(pictures, faces)
+    batch = Faces(toy, 4)[range(4)] | dict(image=faces)
+    pictures = without_face(batch, kind, toy, np.random.default_rng(0))
+    assert torch.equal(pictures, without_face(batch, kind, toy, np.random.default_rng(0)))
+    assert pictures.shape == faces.shape and (pictures != faces).flatten(1).any(1).all()
     assert pictures.min() >= 0 and pictures.max() <= 1
     if kind == "shuffled":  # the same pixels elsewhere
         torch.testing.assert_close(pictures.sum((2, 3)), faces.sum((2, 3)))
@@ -81,6 +88,7 @@ class Faces:
     def __getitem__(self, rows):
         n = len(rows)
         truth = dict(identity=torch.zeros(n, 6), expression=torch.zeros(n, 4))
+        truth["pose"] = torch.tensor(FRONTAL).expand(n, -1)
         return truth | dict(
             image=torch.rand(n, 3, 48, 48), landmarks=self.landmarks.expand(n, -1, -1)
         )
@@ -97,13 +105,16 @@ def guesser(toy):
 
     def estimate(pictures, boxes):
         n = len(pictures)
+        crops = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
         amount = 0.002 * torch.exp(1.2 * normal(n, 1, 1)).clamp(max=20)
         landmarks, back = (faces.landmarks / 48 + amount * normal(n, 1, 2) for _ in range(2))
+        doubt = 100 * camera.CROP_SIDE * (landmarks - back).norm(dim=-1).mean(-1)
         seen = dict(
+            signs=signs(crops, doubt, amount),
             image_landmarks=48 * landmarks,
             identity=100 * amount[:, 0] * normal(n, toy.n_identity),
             expression=torch.zeros(n, toy.n_expression),
-            disagreement_percent=100 * camera.CROP_SIDE * (landmarks - back).norm(dim=-1).mean(-1),
+            disagreement_percent=doubt,
         )
         return {name: values.numpy() for name, values in seen.items()}
 
@@ -113,7 +124,7 @@ def guesser(toy):
 def test_what_was_found_is_what_is_predicted(guesser):
     """On new trials errors are those found: they rise, and the score falls, with disagreement.
 
-    One in a hundred whole faces is unlike the others.
+    One in a hundred whole faces is doubtful.
     """
     calibration = calibrate(*guesser, count=600, seed=0)
     assert calibration.version == "0" * 16
@@ -135,15 +146,20 @@ def test_what_was_found_is_what_is_predicted(guesser):
         assert spearmanr(new[name][whole], errors[whole])[0] > 0.4
         assert mean(new[name]) == pytest.approx(mean(errors), abs=0.15)
 
-    told = [said[i] for i in np.flatnonzero(whole)]
-    assert np.mean([one.unlike_training for one in told]) < 0.03
-    assert max(one.score for one in told if not one.unlike_training) > 0.6
+    told = [
+        calibration(doubt, signs) for doubt, signs in zip(new["disagreement_percent"], new["signs"])
+    ]
+    assert max(told[i].score for i in np.flatnonzero(~face)) < 0.2
+    told = [told[i] for i in np.flatnonzero(whole)]
+    assert np.mean([one.doubtful for one in told]) < 0.03
+    assert max(one.score for one in told if not one.doubtful) > 0.6
     assert min(one.score for one in told) < 0.2
-    assert calibration(1e9).unlike_training and calibration(0.0).score == calibration.score[0]
+    assert [calibration(d).score for d in (0, 1e9)] == [calibration.score[i] for i in (0, -1)]
 
 
 def test_a_calibration_comes_back(tmp_path):
-    one = Calibration("0" * 16, (1.0, 10.0), (0.9, 0.1), (2.0, 20.0), (3.0, 5.0), 4.0)
+    curves = (1.0, 10.0), (0.9, 0.1), (2.0, 20.0), (3.0, 5.0)
+    one = Calibration("0" * 16, *curves, 0.2, faint(N_PIXEL))
     path = confidence.beside(tmp_path / "mine.safetensors")
     assert path.name == "mine.confidence.json" and confidence.load(path) is None
     one.save(path)
@@ -151,29 +167,56 @@ def test_a_calibration_comes_back(tmp_path):
     halfway = one(10**0.5)
     names = ("score", "landmark_error_percent", "vertex_error_mm")
     assert [getattr(halfway, name) for name in names] == pytest.approx([0.5, 11, 4])
-    assert not halfway.unlike_training
+    assert not halfway.doubtful
     whole = json.loads(path.read_text())
     falling, negative = dict(disagreement_percent=[9.0, 1.0]), dict(score=[-1.0, 0.0])
-    for wrong in ([1], {}, whole | falling, whole | negative, whole | dict(score=[0.5])):
+    short = dict(likeness=whole["likeness"] | dict(weights=[1.0]))
+    wrongs = [1], {}, whole | falling, whole | negative, whole | dict(score=[0.5]), whole | short
+    for wrong in wrongs:
         path.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="mine.confidence.json: .* `make calib") as error:
             confidence.load(path)
         assert "\n" not in str(error.value)
 
 
+def test_signs_see_colours_edges_and_features_and_no_mirror():
+    crops = torch.rand(
+        3, 3, 60, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    doubt, features = torch.rand(2, 3, 1, dtype=torch.float64)
+    found = signs(crops, doubt[:, 0], features)
+    assert torch.equal(found[:, N_PIXEL:], torch.cat((doubt.log(), features), 1))
+    torch.testing.assert_close(
+        signs(crops.flip(3), doubt[:, 0], features), found, rtol=0, atol=0.02
+    )
+    for other in (0.1 * crops, crops[:, [2, 1, 0]], crops.mean(1, keepdim=True).expand_as(crops)):
+        assert (signs(other, doubt[:, 0], features) - found).abs().amax(1).min() > 0.1
+
+
 def test_the_shipped_weights_know_a_face_from_a_cat(shipped):
     """Squares cut at random out of pictures without a face, a cat's whole face, and plain grey."""
     assert shipped.calibration is not None, "e2far/shipped/default.confidence.json: `make release`"
     face = shipped(astronaut()).confidence
-    assert face.score > 0.7 and face.landmark_error_percent < 5 and not face.unlike_training
+    assert face.score > 0.7 and face.landmark_error_percent < 5 and not face.doubtful
     cat = shipped(chelsea(), (60, 20, 320, 280)).confidence
     grey = shipped(np.full((90, 90, 3), 128, np.uint8), (5, 5, 85, 85)).confidence
-    assert all(one.unlike_training and one.score < 0.2 for one in (cat, grey))
+    assert all(one.doubtful and one.score < 0.2 for one in (cat, grey))
     others, rng = [cat, grey], np.random.default_rng(0)
     for picture in (chelsea(), coffee(), rocket(), hubble_deep_field(), brick(), page()):
         side = rng.uniform(60, min(picture.shape[:2]), (10, 1))
         low = rng.random((10, 2)) * (picture.shape[1::-1] - side)
         found = shipped.reconstruct(picture, np.hstack((low, low + side)))
         others += [one.confidence for one in found]
-    assert np.mean([one.unlike_training for one in others]) > 0.85
+    assert np.mean([one.doubtful for one in others]) > 0.85
     assert np.median([one.score for one in others]) < 0.1
+
+
+def test_the_shipped_weights_know_impostors_from_photos(shipped):
+    """A hundred drawings, statues, animals, things and spoilt photos; see `impostors`."""
+    seen = [shipped(picture, box) for _, _, picture, box in impostors()]
+    scores = {name: one.confidence.score for (_, name, *_), one in zip(impostors(), seen)}
+    real = [shipped(photo(name), box).confidence for name, box in FACES.items()]
+    assert min(one.score for one in real) > 0.5 and not any(one.doubtful for one in real)
+    assert scores["circle_with_two_eyes"] < 0.5
+    assert np.mean([one.doubtful for one in seen]) > 0.5
+    assert np.mean([score < min(one.score for one in real) for score in scores.values()]) > 0.9

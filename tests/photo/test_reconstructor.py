@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 from skimage.data import astronaut
-from untrained import untrained
+from untrained import faint, untrained
 
 from e2far import camera, morphable
 from e2far.facemodels import truncate
@@ -232,7 +232,11 @@ class Told(torch.nn.Module):
         super().__init__()
         self.poses, self.doubts, self.calls = poses, doubts, 0
 
-    def forward(self, image):
+    def features(self, image):
+        return dict(pool5=image)
+
+    def heads(self, features):
+        image = features["pool5"]
         pose, doubt = (told[min(self.calls, len(told) - 1)] for told in (self.poses, self.doubts))
         self.calls += 1
         own = pose.float().expand(len(image) // 2, -1)
@@ -377,11 +381,13 @@ def test_confidence_comes_with_the_calibration_of_these_weights_and_no_other(
     assert tiny.calibration is None and face.confidence is None
     assert face.to_dict()["confidence"] is None
     weights = shutil.copy(files[0], tmp_path / "tiny.safetensors")
-    calibration = Calibration(tiny.version, (1e-3, 1e3), (1.0, 0.0), (1.0, 50.0), (2.0, 9.0), 1e-6)
+    curves = (1e-3, 1e3), (1.0, 0.0), (1.0, 50.0), (2.0, 9.0)
+    signs = tiny.estimate([np.asarray(picture)], [BOX])["signs"][0]
+    calibration = Calibration(tiny.version, *curves, 0.9999, faint(len(signs)))
     calibration.save(confidence.beside(weights))
     calibrated = Reconstructor.from_pretrained(weights, files[1])
     told = calibrated(picture, BOX)
-    assert calibrated.version == tiny.version and told.confidence.unlike_training
+    assert calibrated.version == tiny.version and told.confidence.doubtful and told.doubtful
     assert 0 < told.confidence.score < 1
     np.testing.assert_allclose(told.vertices, face.vertices, atol=1e-3)
     stored = json.loads(json.dumps(told.to_dict()["confidence"]))

@@ -26,7 +26,7 @@ def one_more_each(studio, identity, looks, expression, angles, seed):
 
     def view(vertices):
         recess = studio.recess[: len(vertices)]
-        look = dict(recess=recess, side_mm=280)
+        look = dict(recess=recess, side_mm=300)
         return raster.plain_view(vertices @ rotation.T, studio.head, studio.size, **look)
 
     person = studio.dress(identity, looks)
@@ -48,7 +48,7 @@ def one_more_each(studio, identity, looks, expression, angles, seed):
         "hair, clothes": studio.expose(flat)["image"],
         "light and shadow": studio.expose(lit)["image"],
         "background": studio.expose(still)["image"],
-        "camera": studio.expose(recipe)["image"],
+        "obstacles, camera": studio.expose(recipe)["image"],
     }
 
 

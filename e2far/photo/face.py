@@ -80,8 +80,8 @@ class Face:
     def save(self, path: str | Path, image: Picture | None = None, texture=None) -> None:
         """Write a mesh to .obj (with .mtl and .png), .ply, .stl or .glb, or all numbers to .json.
 
-        Its folder is made if need be. OBJ, PLY and STL are in millimetres; a GLB is in metres and at rest, with the expression units
-        as morph targets, set as in the photo.
+        Its folder is made if need be. OBJ, PLY and STL are in millimetres; a GLB is in metres and
+        at rest, with the expression units as morph targets, set as in the photo.
         image: its photo, for colours    texture: as from `texture`, instead of it
         """
         path = as_path(path)

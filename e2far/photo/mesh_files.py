@@ -33,7 +33,7 @@ def vertex_normals(vertices, triangles):
 
 
 def write_obj(face, path, texture):
-    """x.obj, and with a texture x.mtl and x_texture.png beside it, under names that OBJ can hold."""
+    """x.obj, and with a texture x.mtl and x_texture.png beside it, by names that OBJ can hold."""
     mesh = trimesh.Trimesh(face.vertices, face.triangles, process=False)
     name = safe_name(path.stem)
     if texture is not None:

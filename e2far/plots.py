@@ -19,20 +19,26 @@ with extra("study"):
 
 # The Okabe-Ito palette, told apart by the colour-blind. A method has one colour: name it here.
 _METHODS = {
-    "#000000": ("oracle",),
+    "#000000": ("oracle", "iterative"),
     "#999999": ("mean face", "pool3", "recogniser, untrained"),
     "#BBBBBB": ("end to end, untrained",),
     "#E69F00": ("shared head", "fusion on pool5's grid", "synthetic people"),
     "#F0A060": ("eos, 2 px noise",),
-    "#56B4E9": ("two heads", "pool5"),
+    "#56B4E9": ("two heads", "pool5", "refined"),
     "#CC79A7": ("control",),
     "#0072B2": ("fusion", "identity", "end to end", "from the recogniser"),
     "#009E73": ("shipped", "pose", "pool4", "VGG-Face", "recogniser"),
-    "#D55E00": ("eos, true landmarks", "expression", "three layers", "from scratch"),
+    "#D55E00": ("eos", "expression", "three layers", "from scratch"),
 }
 COLOURS = {method: colour for colour, methods in _METHODS.items() for method in methods}
 # Lines and markers, for readers without colour.
 STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1)), "v"))
+
+
+def colour_of(name, otherwise="black"):
+    """The colour of the method that `name` is or starts with."""
+    methods = [method for method in COLOURS if name.startswith(method)]
+    return COLOURS[max(methods, key=len)] if methods else otherwise
 
 
 def save(figure, path):
@@ -196,9 +202,8 @@ def training_curves(logs, labels=CURVES):
     for axis, column in zip(axes, shown):
         for i, (name, log) in enumerate(logs.items()):
             if column in log:
-                methods = [method for method in COLOURS if name.startswith(method)]
-                colour = COLOURS[max(methods, key=len)] if methods else f"C{i}"
-                _draw_curve(axis, log.dropna(subset=[column]), column, label=name, color=colour)
+                look = dict(label=name, color=colour_of(name, f"C{i}"))
+                _draw_curve(axis, log.dropna(subset=[column]), column, **look)
         title = "training" if column in LOSSES else "validation"
         axis.set(xlabel="images seen (thousands)", ylabel=labels[column], title=title)
         if column in LOSSES:

@@ -120,14 +120,13 @@ def time_methods(iterations, clocks, n):
     return iterations
 
 
-def method_clocks(p, benchmark, model, faces, chosen):
-    """(method, its iterations) -> functions of `iterative.one_by_one`, by notebook 5's files.
+def method_clocks(p, seed, model, faces, chosen, own):
+    """(method, its iterations) -> functions for `iterative.one_by_one`, by notebook 5's files.
 
-    p, benchmark: those blocks of params.yaml    faces: columns of data.Faces, and image_size
-    chosen: method -> weights of its fit
+    p: of params.load    seed: of the rivals    faces: columns of data.Faces, and image_size
+    chosen: method -> weights of its fit    own: the network whose answers are refined
     """
-    seed = str(benchmark.rivals["seeds"][0])
-    rival = lambda name: p.data / "rivals" / name / seed / "network.safetensors"
+    rival = lambda name: p.data / "rivals" / name / str(seed) / "network.safetensors"
     paths = {
         "fusion": p.data / "models" / "default.safetensors",
         "shipped": p.weights / "default.safetensors",
@@ -143,9 +142,9 @@ def method_clocks(p, benchmark, model, faces, chosen):
             again = iterative.load_iterative(rival(f"iterative_{name.split()[1]}"), model)
             return [lambda i: again.estimates(images[one(i)])]
         if name.startswith("refined"):
-            count, from_network = benchmark.refine["iterations"], name.endswith("network")
-            network = load_network(paths["shipped"]) if from_network else lambda image: None
-            settings = dict(iterations=count) | chosen[name]
+            from_network = name.endswith("network")
+            network = load_network(paths[own]) if from_network else lambda image: None
+            settings = dict(iterations=int(iterations.max())) | chosen[name]
             marks = lambda i: (faces["landmarks"][one(i)], faces["image_size"])
             return [
                 lambda i: landmark_fit.refine(model, *marks(i), network(images[one(i)]), **settings)

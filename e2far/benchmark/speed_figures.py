@@ -7,10 +7,10 @@ with extra("study"):
     import matplotlib.pyplot as plt
 
 
-def time_bars(tables, label):
+def time_bars(tables, label, write="{:.2f}"):
     """Bars with their numbers, the first on top; lines reach from the lowest to the highest round.
 
-    tables: title -> rows of name, median, low, high (data frames); all show the same names
+    tables: title -> rows of name, median, low, high (data frames)    write: format of the numbers
     """
     names = list(dict.fromkeys(name for table in tables.values() for name in table["name"]))
     size = (9, 0.9 + 0.34 * len(names))
@@ -24,9 +24,8 @@ def time_bars(tables, label):
         look = dict(color=COLOURS["fusion"], error_kw=dict(lw=1, ecolor="#444444"))
         axis.barh(places, middle, 0.7, xerr=spread, **look)
         for place, value, high in zip(places, middle, table["high"]):
-            text = f"{value:.2g}" if value < 10 else f"{value:.0f}"
             near = dict(xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
-            axis.annotate(text, (high, place), **near)
+            axis.annotate(write.format(value), (high, place), **near)
         axis.set(xlabel=label, title=title, axisbelow=True)
         axis.grid(axis="x", alpha=0.3)
     axes[0, 0].set_yticks(range(len(names)), names)
@@ -45,8 +44,8 @@ def error_against_time(table):
     last = table.groupby("method").ratio.last()
     for i, method in enumerate(last.sort_values(ascending=False).index):
         rows, (line, marker) = table[table.method == method], STYLES[i % len(STYLES)]
+        size, line = (4, line) if len(rows) > 1 else (9, "none")
         look = dict(color=colour_of(method), linestyle=line, lw=1.8)
-        size = 4 if len(rows) > 1 else 9
         axis.plot(rows.ms, rows.ratio, marker=marker, markersize=size, label=method, **look)
         end = rows.iloc[-1]
         axis.plot([end.ms] * 2, [end.low, end.high], color=look["color"], lw=1)

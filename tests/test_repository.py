@@ -21,7 +21,7 @@ NAMES = f"{NAMES} 05_benchmark appendix_speed".split()
 CARD = "e2far/shipped/MODEL_CARD.md"
 DOCUMENTS = ["README.md", "data/README.md", "CONTRIBUTING.md", CARD]
 DOCUMENTS += sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
-EXTRAS = "study notebooks test readers cluster speed video heic facemodel recogniser".split()
+EXTRAS = "study notebooks test readers cluster video heic facemodel recogniser".split()
 
 
 def text(path):

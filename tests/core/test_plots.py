@@ -12,7 +12,7 @@ from PIL import Image
 
 from e2far import plots
 from e2far.analysis import figures
-from e2far.benchmark.figures import cumulative_errors, growth
+from e2far.benchmark.figures import cumulative_errors
 from e2far.facemodels import anthropometry
 from e2far.facemodels.figures import face_measures
 from e2far.morphable import toy_model
@@ -130,16 +130,6 @@ def test_cumulative_curves_reach_their_shares():
     assert labelled(figure) and (np.diff(y) >= 0).all()
     assert y[np.searchsorted(x, 2.5)] == 50 and y[-1] == 100
     assert figure.axes[0].lines[1].get_ydata()[-1] == 0
-
-
-def test_growth_in_proportion_lies_on_its_dashed_line():
-    rates = product((("synthesis", 0.01), ("training", 0.002)), (1000, 4000, 16000))
-    rows = [(stage, n, n * rate, 0.0) for (stage, rate), n in rates]
-    figure = growth(table("stage pictures seconds more_gb", rows))
-    time, memory = figure.axes
-    for marks, dashes in (time.lines[:2], time.lines[2:]):
-        assert_allclose(marks.get_ydata(), dashes.get_ydata())
-    assert texts(memory.get_xticklabels()) == ["1,000", "4,000", "16,000"]
 
 
 # ---- the wings' figures --------------------------------------------------------------------------

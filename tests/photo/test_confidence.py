@@ -184,6 +184,7 @@ def test_signs_see_colours_edges_and_features_and_hardly_a_mirror():
     crops = torch.rand(
         3, 3, 60, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
+    crops *= torch.tensor([1.0, 0.6, 0.3])[:, None, None]  # reddish noise
     doubt, features = torch.rand(2, 3, 1, dtype=torch.float64)
     found = signs(crops, doubt[:, 0], features)
     assert torch.equal(found[:, N_PIXEL:], torch.cat((doubt.log(), features), 1))

@@ -40,7 +40,7 @@ OPPOSITE = (
 )
 # fmt: on
 GOOD = 5.0  # % of the face's size: landmarks off by less lie where a reader would put them
-FALSE_ALARMS = 0.01  # share of whole synthetic faces that are called doubtful
+FALSE_ALARMS = 0.03  # share of whole synthetic faces that are called doubtful
 # No score is surer than this: of the 83 surest among 300 real photos 99 % were good, of the next
 # 56, with scores over .9, 96 %.
 SCORE_MARGIN = 0.01
@@ -60,7 +60,7 @@ class Confidence:
     score: float
     landmark_error_percent: float  # mean distance of the 68 from their places; size: sqrt(w h)
     vertex_error_mm: float  # in the head's frame; most of it is who they are
-    doubtful: bool  # scores less than 99 in 100 synthetic faces
+    doubtful: bool  # scores less than 97 in 100 synthetic faces
     disagreement_percent: float  # of picture and mirror image, in per cent of the face's size
 
     to_dict = asdict

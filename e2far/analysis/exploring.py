@@ -124,19 +124,17 @@ def fit_decoder(features, sample, model, rank, components):
     """
     found, person = {}, sample["person"].numpy()
     for kind in ("identity", "expression"):
-        probe = probes.fit_probe(features, sample[kind].numpy(), person, components)
-        basis = getattr(model, f"{kind}_basis")[model.region]
-        R = losses.gram_factor(basis).double().numpy()
-        moved = (features @ probe.weight) @ R.T
-        axes = np.linalg.svd(moved - moved.mean(0), full_matrices=False)[2][:rank].T  # (T, rank)
+        R = losses.gram_factor(getattr(model, f"{kind}_basis")[model.region]).double().numpy()
+        probe = probes.fit_probe(features, sample[kind].numpy() @ R.T, person, components)
+        moved = features @ probe.weight
+        mean = moved.mean(0)
+        axes = np.linalg.svd(moved - mean, full_matrices=False)[2][:rank].T  # (T, rank)
+        left = mean - axes @ (axes.T @ mean)  # what is cut off still has a mean
         parts = dict(
-            read=probe.weight @ R.T @ axes,
+            read=probe.weight @ axes,
             spread=np.linalg.solve(R, axes).T,
-            bias=probe.bias,
+            bias=np.linalg.solve(R, probe.bias + left),
         )
-        # What is cut off still has a mean.
-        mean = features.mean(0) @ probe.weight
-        parts["bias"] = probe.bias + mean - mean @ R.T @ axes @ parts["spread"]
         found |= {
             f"{kind}.{key}": torch.from_numpy(part).half().contiguous()
             for key, part in parts.items()

@@ -10,7 +10,6 @@ error of a picture and S its squared distance from the mean answer:
 """
 
 import numpy as np
-import torch
 
 from e2far.analysis import probes
 from e2far.evaluation import bootstrap_ratio
@@ -23,12 +22,14 @@ with extra("study"):
 def squared_errors(features, targets, factors, person, components):
     """Target -> (E (n,), S (n,)) of probes that read targets (n, T) in features (n, d), nested over
     people. factors: target -> R of `losses.gram_factor`, for errors in mm² on the face"""
-    found, guess = {}, probes.nested_predictions(features, targets, person, components)
-    for name, truth in targets.items():
-        R = factors.get(name, torch.eye(truth.shape[1])).double().numpy()
-        offsets = guess[name] - truth, truth - truth.mean(0)
-        found[name] = tuple(np.square(offset @ R.T).sum(1) for offset in offsets)
-    return found
+    # A probe is asked in mm, so that it chooses its penalty by the error that it is judged by.
+    asked = {
+        name: truth @ factors[name].double().numpy().T if name in factors else truth
+        for name, truth in targets.items()
+    }
+    guess = probes.nested_predictions(features, asked, person, components)
+    offsets = {name: (guess[name] - truth, truth - truth.mean(0)) for name, truth in asked.items()}
+    return {name: tuple(np.square(x).sum(1) for x in pair) for name, pair in offsets.items()}
 
 
 def naming_errors(features, person, components):

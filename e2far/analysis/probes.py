@@ -21,6 +21,16 @@ with extra("study"):
 ALPHAS = np.logspace(-1, 6, 29)
 
 
+class Scaler(StandardScaler):
+    """Standardises features, but divides none by less than their median deviation: a channel that
+    is nearly always silent would else be 40 deviations off in a few pictures, and ruin them."""
+
+    def partial_fit(self, X, y=None, sample_weight=None):
+        super().partial_fit(X, y, sample_weight)
+        self.scale_ = np.maximum(self.scale_, np.median(self.var_) ** 0.5)
+        return self
+
+
 def balanced_rows(person, n):
     """Rows of `n` pictures of as many people as possible, in order. person: (N,)
 
@@ -53,8 +63,9 @@ class Probe:
 def fit_probe(features, targets, person=None, dimension=128, folds=5, blocks=None):
     """Ridge regression from features (n, d) to targets (n, T): a Probe.
 
-    Features are standardised and cut to `dimension` principal components, the same for every layer,
-    so that no layer wins by its size. Cross-validation over people chooses alpha by squared error.
+    Features are standardised (`Scaler`) and cut to `dimension` principal components, the same for every layer,
+    so that no layer wins by its size. Cross-validation over people chooses alpha by squared error:
+    give coefficients times R of `losses.gram_factor` for errors in mm².
 
     person: (n,); None: each row is somebody else
     blocks: (T,) number of each target's block, from 0, whose targets share an alpha; None: one
@@ -62,7 +73,7 @@ def fit_probe(features, targets, person=None, dimension=128, folds=5, blocks=Non
     features, targets = np.asarray(features, np.float64), np.asarray(targets, np.float64)
     person = np.arange(len(features)) if person is None else np.asarray(person)
     blocks = np.zeros(targets.shape[1], int) if blocks is None else blocks
-    projection = make_pipeline(StandardScaler(), _pca(dimension, *features.shape)).fit(features)
+    projection = make_pipeline(Scaler(), _pca(dimension, *features.shape)).fit(features)
     x = projection.transform(features)
     best, each = _best_alphas(x, targets, person, folds, blocks), np.arange(len(blocks))
     weight, bias = ridge_path(x, targets)
@@ -128,7 +139,7 @@ def recognise(features, person, dimension=256, folds=4):
     features = np.asarray(features, np.float64)
     n = len(features) * (folds - 1) // folds  # of the smallest training part
     classifier = make_pipeline(
-        StandardScaler(),
+        Scaler(),
         _pca(dimension, n, features.shape[1]),
         LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
     )
@@ -146,20 +157,15 @@ def _pca(dimension, n, d):
 # ---- scores: (value, low, high) ------------------------------------------------------------------
 
 
-def explained_variance(prediction, target, factor=None, person=None, samples=2000):
-    r"""$1 - \sum \lVert R(p - t) \rVert^2 / \sum \lVert R(t - \bar t) \rVert^2$ and its interval.
+def explained_variance(prediction, target, person=None, samples=2000):
+    r"""$1 - \sum \lVert p - t \rVert^2 / \sum \lVert t - \bar t \rVert^2$ and its interval.
 
-    prediction, target: (n, T); the mean target scores 0
-    factor: R (T, T) of losses.gram_factor, which weighs coefficients by the vertices they move;
-        None weighs all alike    person: (n,), drawn whole by the bootstrap
+    prediction, target: (n, T), coefficients times R of `losses.gram_factor` if they are to count by
+    the vertices that they move; the mean target scores 0    person: (n,), drawn whole by the
+    bootstrap
     """
-
-    def energy(offset):
-        weighted = offset if factor is None else offset @ np.asarray(factor, np.float64).T
-        return np.square(weighted).sum(1)
-
     prediction, target = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
-    error, spread = energy(prediction - target), energy(target - target.mean(0))
+    error, spread = (np.square(x).sum(1) for x in (prediction - target, target - target.mean(0)))
     value, low, high = bootstrap_ratio(error, spread, person, samples)
     return 1 - value, 1 - high, 1 - low
 

@@ -36,9 +36,10 @@ def test_a_score_is_the_explained_variance_of_nested_probes():
     scores = layers.Scores()
     scores.add("ahead", PERSON, "net", 0, "pooled", "top", found)
     rows = table(scores, ["top"]).set_index("target")
-    guess = probes.nested_predictions(features, targets, PERSON, 8)
-    for name, factor in dict(shape=R, pose=None).items():
-        expected = probes.explained_variance(guess[name], targets[name], factor, PERSON, 200)
+    asked = targets | dict(shape=target @ R.numpy().T)
+    guess = probes.nested_predictions(features, asked, PERSON, 8)
+    for name, truth in asked.items():
+        expected = probes.explained_variance(guess[name], truth, PERSON, 200)
         assert tuple(rows.loc[name, ["value", "low", "high"]]) == pytest.approx(expected)
 
 

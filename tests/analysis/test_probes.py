@@ -4,7 +4,6 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from e2far.analysis import probes
@@ -57,7 +56,7 @@ def test_regularisation_is_chosen_across_people():
 
 def ridge_on_components(features, target, alpha, dimension):
     components = PCA(dimension, svd_solver="full")
-    return make_pipeline(StandardScaler(), components, Ridge(alpha=alpha)).fit(features, target)
+    return make_pipeline(probes.Scaler(), components, Ridge(alpha=alpha)).fit(features, target)
 
 
 def test_a_probe_is_ridge_regression_on_components_and_a_plain_readout():
@@ -131,19 +130,32 @@ def test_people_are_recognised_by_what_tells_them_apart():
     assert (probes.recognise(noise, person) == person).mean() < 0.15  # chance is 1 / 20
 
 
-def test_explained_variance_is_weighed_by_vertices():
-    target = rng.normal(size=(500, 3))
-    target -= target.mean(0)
-    explained = lambda *arrays: probes.explained_variance(*arrays)[0]
-    assert explained(target, target) == 1 and explained(0 * target, target) == pytest.approx(0)
-    half = target * [1, 0, 0]  # the first coefficient only, which moves most
-    energy = np.square(target).sum(0) * [100, 1, 1]
-    share = energy[0] / energy.sum()
-    assert explained(half, target, np.diag([10.0, 1, 1])) == pytest.approx(share)
-    mixing = np.triu(rng.normal(size=(3, 3)))  # R (p - t), not (p - t) R
-    energy = lambda x: np.square(mixing @ x.T).sum()
-    expected = 1 - energy(half - target) / energy(target)
-    assert explained(half, target, mixing) == pytest.approx(expected)
+def test_explained_variance_is_a_share_of_the_distance_from_the_mean_target():
+    target = rng.normal(size=(500, 3)) * [10, 1, 1]
+    explained = lambda answer: probes.explained_variance(answer, target)[0]
+    assert explained(target) == 1
+    assert explained(np.tile(target.mean(0), (500, 1))) == pytest.approx(0)
+    energy = np.square(target - target.mean(0)).sum(0)
+    first = np.where([True, False, False], target, target.mean(0))
+    assert explained(first) == pytest.approx(energy[0] / energy.sum())
+
+
+def test_a_channel_that_is_nearly_always_silent_spoils_no_picture():
+    features = np.hstack([rng.normal(size=(400, 20)), np.zeros((400, 1))])
+    features[::100, -1] = 1e-3
+    scaled = probes.Scaler().fit_transform(features)
+    assert np.abs(scaled[:, -1]).max() < 0.1
+    np.testing.assert_allclose(scaled[:, :20].std(0), 1, atol=0.2)
+
+
+def test_a_probe_chooses_its_penalty_by_what_counts():
+    features = rng.normal(size=(300, 40))
+    known, noise = features[:, :1] + 0.1 * rng.normal(size=(300, 1)), rng.normal(size=(300, 30))
+    light, heavy = (
+        probes.fit_probe(features, np.hstack([known * weight, noise])).alpha[0]
+        for weight in (1, 30)
+    )
+    assert heavy < light
 
 
 def test_layers_are_matched_to_pool5():

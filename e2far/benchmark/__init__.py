@@ -5,6 +5,7 @@ protocols     Feng, REALY, landmarks by yaw
 anatomy       regions of the face, normals, what each ARKit unit moves
 landmark_fit  rivals that see landmarks alone: eos, and our refinement
 iterative     a rival that iterates: a network that sees its own estimate
+speed, training_speed    stopwatches; error against time; what a training step takes and needs
 datasets      readers of data sets of real faces
 judge         a reconstructor on a data set of the user's own
 tables        notebook 5's tables of errors by method, iteration, protocol and region

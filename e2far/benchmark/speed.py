@@ -72,7 +72,7 @@ def command_s(*words):
 
 
 def stopwatch(function, name, seconds):
-    """`function`, adding to seconds[name] what it takes. What has a stopwatch itself does not count."""
+    """`function`, adding what it takes to seconds[name], but for what has a stopwatch itself."""
 
     def run(*args, **options):
         start, before = time.process_time(), sum(seconds.values())

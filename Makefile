@@ -46,14 +46,10 @@ resume: setup .dvc/config.local
 verify: setup
 	python -m e2far.pipeline.verify
 
-# Notebooks 3 and 4 read tables of long stages; until these are committed, there is nothing to run.
-WAITING := $(if $(wildcard reports/metrics/layers/probes.csv),,--ignore=notebooks/03_layer_features.ipynb)
-WAITING += $(if $(wildcard reports/metrics/layers/pairs.csv),,--ignore=notebooks/04_which_layers.ipynb)
-
 test: setup
 	rm -rf .scratch
 	python -m pytest -q
-	E2FAR_PROFILE=smoke E2FAR_OUT=$(CURDIR)/.scratch python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(WAITING) notebooks
+	E2FAR_PROFILE=smoke E2FAR_OUT=$(CURDIR)/.scratch python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 # What takes minutes: damaged files by the hundred, kills at random moments, pages in a real browser.
 test-slow: setup

@@ -71,6 +71,11 @@ def error(method, kind):
     return f"{row('benchmark_errors', method=method, error=kind).ratio + 1e-9:.3f}"
 
 
+def elsewhere(world):
+    wanted = dict(method="shipped", world=world, error="expressive")
+    return f"{row('benchmark_elsewhere', **wanted).ratio:.2f}"
+
+
 def start(name):
     found = json.loads((METRICS / "training.json").read_text())["starts"][name]
     return f"{found['neutral_ratio']:.3f}"
@@ -154,6 +159,13 @@ CLAIMS = {
                 "the mean face's error. From the mean face it ends at {}, and eos at {}."
             ),
             lambda: [error(method, "expressive") for method in REFINED],
+        ),
+        (
+            (
+                "under another light ({} of the mean face's error, where it has {} in its own "
+                "world), and all of it with a bad camera ({}). On a grey bust it has {}."
+            ),
+            lambda: [elsewhere(name) for name in ("light", "as in training", "camera", "clay")],
         ),
         (
             "{} against {} of the mean face's error in the neutral shape, one seed each.",

@@ -125,13 +125,13 @@ CLAIMS = {
         (
             (
                 "A trained head on stage 4 has {} less of the mean face's error than one of its "
-                "size on stage 5; on stage 5's grid {}. An untrained network gains {} by its finer "
-                "grid alone. After short tuning {} is left."
+                "size on stage 5; on stage 5's grid {}. The untrained twin gains {} as well. After "
+                "short tuning {} is left."
             ),
             lambda: [
                 gain("middle", "control"),
                 gain("fusion, one grid", "control"),
-                gain("fusion", "fusion, one grid", "recogniser, untrained"),
+                gain("middle", "control", "recogniser, untrained"),
                 gain("middle", "control", phase="tuned"),
             ],
         ),

@@ -110,14 +110,14 @@ def told(pairs):
     return "\n".join(lines or ["- No such heads were trained."])
 
 
-def beside_twin(own, twin):
-    """What the untrained twin says about the recogniser's gain in linear heads, in a sentence."""
+def beside_twin(own, twin, heads="Linear heads"):
+    """What the untrained twin says about the recogniser's gain in `heads`, in a sentence."""
     if own.verdict != "better":
-        return "On the recogniser linear heads show no gain that we can measure."
+        return f"{heads} show no gain on the recogniser that we can measure."
     gains = f"{own.difference:+.3f} on the recogniser and {twin.difference:+.3f} on its twin"
-    if own.low > twin.high:
-        return f"Linear heads gain {gains}, whose interval ends below: the rest was learnt."
+    if max(own.low, -own.high) > max(abs(twin.low), abs(twin.high)):
+        return f"{heads} change by {gains}, whose interval ends below: that is more than its twin."
     return (
-        f"Linear heads gain {gains}, and the intervals overlap: depth and grid may be enough for "
+        f"{heads} change by {gains}, and the intervals overlap: depth and grid may be enough for "
         "it, and nothing need have been learnt or forgotten."
     )

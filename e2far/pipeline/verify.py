@@ -11,11 +11,14 @@ import subprocess
 import sys
 from collections import Counter
 
-import nbformat
 import numpy as np
 from PIL import Image
 
+from e2far.files import extra
 from e2far.pipeline import params
+
+with extra("notebooks"):
+    import nbformat
 
 # Choice: what trainings on another processor make of differences in the last digit.
 RELATIVE, ABSOLUTE = 0.02, 0.01

@@ -123,12 +123,14 @@ def trim(pictures):
 
 
 def value_maps(
-    vertices, values, model, titles, label="mm", limit=None, columns=None, inch=2.6, cmap="viridis"
+    vertices, values, model, titles, scale=("mm", "viridis"), limit=None, columns=None, inch=2.6
 ):
     """Faces coloured by a number at every vertex, on one scale with a colour bar.
 
     vertices: (B, N, 3) mm    values: (B, N), nan: grey    columns: of a row; None: all in one
+    scale: label and colour map of the bar    limit: its end; None: the largest value
     """
+    label, cmap = scale
     limit = float(np.nanmax(values)) if limit is None else limit
     paint = plt.get_cmap(cmap).with_extremes(bad=".8")
     colours = paint(np.asarray(values) / max(limit, 1e-9))[..., :3]
@@ -139,8 +141,8 @@ def value_maps(
         axis.axis("off")
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), cmap)
-    figure.colorbar(scale, ax=figure.axes, label=label, shrink=0.85)
+    colours = plt.cm.ScalarMappable(plt.Normalize(0, limit), cmap)
+    figure.colorbar(colours, ax=figure.axes, label=label, shrink=0.85)
     return figure
 
 

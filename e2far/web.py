@@ -39,14 +39,14 @@ def sliders(rows, start):
 
     rows: what a slider changes -> {label: uint8 picture (H, W, 3)}    start: a label of every row
     """
-    made = []
+    made, lines = [], []
     for name, pictures in rows.items():
         frames = [(label, address(picture, quality=85)) for label, picture in pictures.items()]
         at = list(pictures).index(start)
         look = dict(name=name, label=start, picture=frames[at][1], at=at, last=len(frames) - 1)
         made.append(look | dict(width=pictures[start].shape[1]))
-        made[-1]["row"] = ROW.format(**look, frames=html.escape(json.dumps(frames)), moved=MOVED)
-    return HTML(FRAMES.format(**made[0], rows="".join(row["row"] for row in made)))
+        lines.append(ROW.format(**look, frames=html.escape(json.dumps(frames)), moved=MOVED))
+    return HTML(FRAMES.format(**made[0], rows="".join(lines)))
 
 
 def page(text, height=560):

@@ -52,7 +52,7 @@ def begin(start, net):
 
 
 def fill_trunk(net, trunk):
-    """Fill the trunk of `net` from a file of `save_trunk`, of VGG-16 (`vggface`), of dlib or of timm."""
+    """Fill the trunk of `net` from a file of `save_trunk`, VGG-16 (`vggface`), dlib or timm."""
     if net.config["trunk"].startswith("timm/"):
         net.trunk = Timm(net.config["trunk"].removeprefix("timm/"), trunk)
     elif Path(trunk).suffix == ".dat":

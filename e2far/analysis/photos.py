@@ -23,7 +23,9 @@ COUNT = 10  # of the fitted coefficients, the first of each kind
 
 
 def read_sample(photos, size, limit=4000):
-    """Photos, of `benchmark.datasets.open_dataset`, as tensors, a row each: image (n, 3, size, size) uint8, landmarks
+    """Photos, of `benchmark.datasets.open_dataset`, as tensors, a row each:
+
+    image (n, 3, size, size) uint8, landmarks
     (n, 68, 2) px in it, angles (n, 3) degrees, person (n,), shape and expression (n, 10).
 
     Photos without fitted coefficients have nan there.    limit: at most so many, evenly spread

@@ -27,7 +27,8 @@ class Scaler(StandardScaler):
 
     def partial_fit(self, X, y=None, sample_weight=None):
         super().partial_fit(X, y, sample_weight)
-        self.scale_ = np.maximum(self.scale_, np.median(self.var_) ** 0.5)
+        least = np.median(np.asarray(self.var_)) ** 0.5
+        self.scale_ = np.maximum(np.asarray(self.scale_), least)
         return self
 
 
@@ -63,8 +64,8 @@ class Probe:
 def fit_probe(features, targets, person=None, dimension=128, folds=5, blocks=None):
     """Ridge regression from features (n, d) to targets (n, T): a Probe.
 
-    Features are standardised (`Scaler`) and cut to `dimension` principal components, the same for every layer,
-    so that no layer wins by its size. Cross-validation over people chooses alpha by squared error:
+    Features are standardised (`Scaler`) and cut to `dimension` principal components, the same for
+    every layer, so that no layer wins by its size. Cross-validation over people chooses alpha by squared error:
     give coefficients times R of `losses.gram_factor` for errors in mm².
 
     person: (n,); None: each row is somebody else

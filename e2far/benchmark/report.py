@@ -106,7 +106,7 @@ def rounded(numbers):
 
 
 def write(folder, tables, texts, found):
-    """benchmark_NAME.csv of each of the `tables`, the `texts` by their file names, benchmark.json."""
+    """benchmark_NAME.csv of each of `tables`, the `texts` by their file names, benchmark.json."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         path = folder / f"benchmark_{name}.csv"

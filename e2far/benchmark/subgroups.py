@@ -18,7 +18,7 @@ with extra("study"):
 
 YAW = ("yaw 0-30 degrees", "yaw 30-60 degrees", "yaw over 60 degrees")
 SKIN = ("light skin", "medium skin", "dark skin")
-GROUPS = {
+GROUPS: dict[str, tuple[str, ...]] = {
     "all": ("all pictures",),
     "yaw": YAW,
     "skin": SKIN,

@@ -93,8 +93,8 @@ def peak_gb():
     """The most memory that this process has held so far. Linux's getrusage would count what held
     the process before it became this program."""
     status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**20
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+)", status.read_text())):
+        return int(found[1]) / 2**20
     import resource
 
     unit = 2**30 if sys.platform == "darwin" else 2**20

@@ -61,7 +61,7 @@ def group_effects(model, targets, count, seed):
 
 
 def lost_by_modes(model, rng, count=40):
-    """By how much random mixtures of units move the face, and what of it its modes lose: mm, mean."""
+    """How far random mixtures of units move the face, and what of it its modes lose: mm, mean."""
     if not model.unit_names:
         return 0.0, 0.0
     strengths = [arkit.draw_units(model.unit_names, rng, neutral=0) for _ in range(count)]

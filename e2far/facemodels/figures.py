@@ -43,10 +43,10 @@ def unit_maps(model, limit=15):
     shown = [k for k, name in enumerate(names) if name[-5:] != "Right" and moved[k].max() > 1]
     titles = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", names[k], count=1) for k in shown]
     titles = [re.sub(r"(?<=\w\w)Left$", "", title) for title in titles]
-    look = dict(limit=limit, columns=9, inch=1.0, cmap=plots.STILL_TO_MOVED)
-    label = f"movement, mm (dark: {limit} and more)"
+    scale = f"movement, mm (dark: {limit} and more)", plots.STILL_TO_MOVED
+    look = dict(limit=limit, columns=9, inch=1.0)
     return plots.value_maps(
-        (model.mean + units[shown]).numpy(), moved[shown], model, titles, label, **look
+        (model.mean + units[shown]).numpy(), moved[shown], model, titles, scale, **look
     )
 
 

@@ -127,7 +127,7 @@ def look(face, image, size):
 
 
 def alike(a, b):
-    """How alike two arrays of colours (..., 3) are: 1 if they may be one skin in one light, to 0."""
+    """How alike two arrays of colours (..., 3) are: 1 if they may be one skin in one light."""
     contrast = (abs(a - b) / (a + b + 0.02)).max(-1)
     return 1 - smoothstep((contrast - 0.2) / 0.15)
 

@@ -28,8 +28,8 @@ from e2far.photo.units import nearest_units
 # true ones .13).
 SMOOTH_S = 0.05
 # Mean difference in colour, of 255, above which 16 x 16 px of a face are taken for another one.
-# Choice: a face that moves by a twentieth of its square differs by 19 (30 at most among 100), noise
-# from a face by 71 or more, two people by 38 or more (99 % of pairs of photos that we may not show)
+# Choice: little more than a face that moves by a twentieth of its square (19; 30 at most among 100);
+# noise differs from a face by 71 or more. Two people in the same light and place go unnoticed.
 CUT = 35
 
 

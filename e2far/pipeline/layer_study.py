@@ -144,7 +144,7 @@ def targets_of(sample, model):
 
 
 def study(p, views, kind, seed):
-    """Of one subject: kind, depths of its layers, arguments for `Scores.add`, moves (data frame)."""
+    """Of one subject: kind, depths of layers, arguments for `Scores.add`, moves (data frame)."""
     torch.set_num_threads(1)
     subject = open_subject(p, kind, seed)
     rows = [row for view in views for row in judge(p, view, subject)]

@@ -23,6 +23,7 @@ from e2far.pipeline import params
 
 SOURCES = ("e2far", "notebooks", "params.yaml", "dvc.yaml")
 WIDGET = "application/vnd.jupyter.widget-view+json"
+INSTALLED = re.compile(r"/\S*/site-packages/")
 
 
 def environment(path):
@@ -82,7 +83,8 @@ def notebook(path, timings):
 
     Writes a row for each code cell to the CSV file `timings`: its number, the heading that it
     stands under, its first line, its seconds. Takes progress bars out of the notebook: widgets
-    with random names, which a stored notebook cannot show. Photographs become JPEGs.
+    with random names, which a stored notebook cannot show. Photographs become JPEGs, and warnings
+    name files of packages without the machine's folders.
     Raises ValueError if papermill did not run the notebook to its end.
     """
     import nbformat
@@ -101,6 +103,8 @@ def notebook(path, timings):
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         for output in cell.outputs:
             pack_picture(output.get("data", {}))
+            if "text" in output:
+                output.text = INSTALLED.sub("", output.text)
     with replacing(timings) as partial:
         pd.DataFrame(rows).round(3).to_csv(partial, index=False)
     with replacing(path) as partial:

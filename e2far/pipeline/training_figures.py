@@ -61,7 +61,7 @@ def differences(pairs):
 
 
 def recognisers(read):
-    """What a linear reader finds in the last layer of each recogniser; rows of `read_recognisers`."""
+    """What a linear reader finds in the last layers of recognisers: rows of `read_recognisers`."""
     targets, names = list(read.target.unique()), list(read.recogniser.unique())
     figure, (axis,) = plots.panels(1, 1, 6.6, 3.2, right=2.4)
     for i, name in enumerate(names):
@@ -149,7 +149,7 @@ def toy(history, level, rows):
     """
     columns = len(next(iter(rows.values())))
     figure = plt.figure(figsize=(10, 3.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))  # ty: ignore[not-iterable]
     axis, window = left.subplots(), max(1, len(history) // 20)
     for values, kind, (line, _) in zip(
         (np.asarray(history) / level).T, ("identity", "expression"), plots.STYLES

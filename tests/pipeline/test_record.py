@@ -27,6 +27,12 @@ def record_of(folder, *cells):
     return path.read_bytes(), pd.read_csv(timings, keep_default_na=False)
 
 
+def test_warnings_name_no_folder_of_the_machine(tmp_path):
+    said = new_output("stream", name="stderr", text="/work/x/lib/site-packages/joblib/y.py:7: slow")
+    stored, _ = record_of(tmp_path, ran("1", 1.0, outputs=[said]))
+    assert b"joblib/y.py:7: slow" in stored and b"site-packages" not in stored
+
+
 def test_the_seconds_of_every_code_cell_are_kept(tmp_path):
     first = new_markdown_cell("# Why?\nSo."), ran("first, line = 1, 2\nsecond = 3", 1.23456)
     second = new_markdown_cell("## And 2. how?"), new_markdown_cell("So."), ran("", 0.5)

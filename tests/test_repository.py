@@ -141,6 +141,18 @@ def test_sources_are_stripped_take_parameters_explain_and_end_with_what_was_foun
     assert len(prose) >= len(headings) and sum(len(source.split()) for source in prose) >= 250
 
 
+@each_notebook
+def test_code_is_short_and_links_hold_for_the_executed_copy_too(name):
+    """At most 100 columns, and 12 lines where the cell is not folded away."""
+    for cell in notebook(name).cells:
+        lines = cell.source.splitlines()
+        if cell.cell_type == "code":
+            assert max(map(len, lines), default=0) <= 100, cell.source
+            assert len(lines) <= 12 or "hide-input" in cell.metadata.get("tags", []), cell.source
+        else:
+            assert not re.findall(r"\]\(\.\.?/[^)]*", cell.source)
+
+
 def results_are_behind():
     """Whether README says that the committed results are those of another version."""
     return re.search(r"committed results are those of version ([\d.]+\d)", text("README.md"))
@@ -232,7 +244,7 @@ def test_figures_and_links_exist_and_figures_have_a_stage(document):
     for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", text(document)):
         path = (ROOT / document).parent / link
         assert path.exists(), f"{document} links to {link}, which does not exist"
-        if path.suffix in (".png", ".svg", ".ipynb") and "reports" in link:
+        if path.suffix in (".png", ".svg", ".webp", ".ipynb") and "reports" in link:
             place = path.resolve().relative_to(ROOT).as_posix()
             assert is_in(place, ALL_OUTPUTS), f"no stage makes {link}"
 

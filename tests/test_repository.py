@@ -263,20 +263,6 @@ def test_the_front_page_rounds_the_table_of_the_results():
         assert rows[first] == [f"{float(cell.split()[0]) + 1e-9:.2f}" for cell in rows[below][:2]]
 
 
-@pytest.mark.skipif(PARAMS["profile"] != "default", reason="the other profiles' are not printed")
-@pytest.mark.parametrize("table", ["benchmark", "groups"])
-def test_the_results_and_the_model_card_print_the_tables_of_the_default_profile(table):
-    made = text(f"reports/metrics/{table}.md")
-    between = rf"(?s)<!-- {table} -->\n(.*?)<!-- /{table} -->"
-    printed = re.search(between, text(CARD))[1]
-    if table == "benchmark":
-        assert made in text("docs/results.md")
-        lines = made.splitlines(keepends=True)
-        rows = ("| mean face |", "| our network, shipped weights |")
-        made = "".join(lines[:2] + [line for line in lines[2:] if line.startswith(rows)])
-    assert made.count("\n") >= 4 and printed == made
-
-
 def test_every_committed_figure_belongs_to_a_stage():
     """Or to a make target of hours, which no profile runs: `make trunks` and `make long`."""
     assert len(ALL_OUTPUTS) == sum(len(outputs(stage)) for stage in STAGES), "two write one place"

@@ -136,7 +136,7 @@ CLAIMS = {
             ),
             lambda: [
                 gain("middle", "control"),
-                gain("fusion, one grid", "control"),
+                gain("coarse fusion", "control"),
                 gain("middle", "control", "recogniser, untrained"),
                 gain("middle", "control", phase="tuned"),
             ],

@@ -6,12 +6,15 @@ error of a picture and S its squared distance from the mean answer:
 
     explained variance           1 - sum E / sum S
     layer a less layer b         sum (E_b - E_a) / sum S
-    kept at a of what b has      sum (S - E_a) / sum (S - E_b)
+    kept at a of what b has      the ratio of the two
 """
+
+import itertools
 
 import numpy as np
 
 from e2far.analysis import probes
+from e2far.analysis.subjects import RECOGNISER, TWIN
 from e2far.evaluation import bootstrap_ratio
 from e2far.files import extra
 
@@ -90,38 +93,60 @@ class Scores:
         E_other, _ = self.mean((view, trunk, readout, other, target))
         return bootstrap_ratio(E_other - E, S, self.people[view], samples)
 
-    def kept(self, key, layer, peak, samples):
-        """Explained variance in `layer` as a share of that in `peak`: value, low, high."""
+    def contrast(self, where, trunks, layers, samples):
+        """How much more one trunk gains from `layers[0]` than from `layers[1]` than another does:
+        value, low, high of the difference of their `difference`s.
+
+        where: view, readout, target    trunks, layers: pairs
+        """
+        (view, readout, target), gains = where, []
+        for trunk in trunks:
+            E, other = (self.mean((view, trunk, readout, layer, target))[0] for layer in layers)
+            gains.append(other - E)
+        _, S = self.mean((view, trunks[0], readout, layers[0], target))
+        return bootstrap_ratio(gains[0] - gains[1], S, self.people[view], samples)
+
+    def resampled(self, key, layers, samples):
+        """Explained variance in each of `layers`, in samples of people drawn anew: (samples, L)."""
         view, trunk, readout, target = key
-        E, S = self.mean((view, trunk, readout, layer, target))
-        E_peak, _ = self.mean((view, trunk, readout, peak, target))
-        return bootstrap_ratio(S - E, S - E_peak, self.people[view], samples)
+        person = np.unique(self.people[view], return_inverse=True)[1]
+        pairs = [self.mean((view, trunk, readout, layer, target)) for layer in layers]
+        E = np.stack([np.bincount(person, E) for E, _ in pairs], 1)  # (people, L)
+        S = np.bincount(person, pairs[0][1])
+        n = len(S)
+        drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), samples)
+        return 1 - drawn @ E / (drawn @ S)[:, None]
 
 
 def summarise_peaks(scores, table, tops, samples):
     """Where each target peaks and how much of the peak is kept at the top (data frame).
 
     tops: trunk -> its last layer. Rows: kept, share of the peak, which says little where `at_peak`
-    is near zero; fall, peak less top, with intervals.
+    is near zero; fall, peak less top, with intervals. The peak is sought anew in every sample of
+    the bootstrap, so the intervals say that it had to be found; `sure` is the share of samples that
+    found the same.
     """
     rows = []
-    table = table[table.depth.notna()]
-    groups = table.groupby(["view", "readout", "trunk", "target"], sort=False)
-    for (view, readout, trunk, target), part in groups:
-        # Choice: pixels are no layer, and cannot be the peak.
-        part = part[part.layer != "pixels"]
-        peak = part.loc[part.value.idxmax()]
-        if tops[trunk] not in set(part.layer):
+    # Choice: pixels are no layer, and cannot be the peak.
+    table = table[table.depth.notna() & (table.layer != "pixels")]
+    names = ["view", "readout", "trunk", "target"]
+    for (view, readout, trunk, target), part in table.groupby(names, sort=False):
+        known, top = [*part.layer], tops[trunk]
+        if top not in known:
             continue
-        key, top = (view, trunk, readout, target), tops[trunk]
-        fall = scores.difference(key, peak.layer, top, samples)
-        kept = scores.kept(key, top, peak.layer, samples)
-        rows.append(
-            dict(view=view, readout=readout, trunk=trunk, target=target)
-            | dict(peak=peak.layer, top=top, at_peak=peak.value)
-            | dict(zip(("kept", "kept_low", "kept_high"), kept))
-            | dict(zip(("fall", "fall_low", "fall_high"), fall))
+        drawn = scores.resampled((view, trunk, readout, target), known, samples)
+        peak, last = drawn.max(1), drawn[:, known.index(top)]
+        best = part.value.argmax()
+        at_peak, at_top = part.value.iloc[best], part.value.iloc[known.index(top)]
+        row = dict(view=view, readout=readout, trunk=trunk, target=target)
+        row |= dict(
+            peak=known[best], top=top, at_peak=at_peak, sure=(drawn.argmax(1) == best).mean()
         )
+        spreads = dict(kept=(at_top / at_peak, last / peak), fall=(at_peak - at_top, peak - last))
+        for name, (value, values) in spreads.items():
+            low, high = np.quantile(values, [0.025, 0.975])
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -146,3 +171,18 @@ def compare_heads(scores, table, samples):
                 row |= dict(zip(names, found))
             rows.append(row | dict(best_single=others["best"]))
     return pd.DataFrame(rows).drop(columns="depth")
+
+
+def contrast_with_twin(scores, samples):
+    """What the recogniser gains from one layer over another, less what its untrained twin gains,
+    in all poses (data frame)."""
+    rows = []
+    for readout in ("pooled", "heads", "heads, one grid"):
+        pairs = [(f"stage{i}", "stage5") for i in (2, 3, 4)]
+        pairs += [("stage3", "descriptor")] * (readout == "pooled")
+        for target, pair in itertools.product(("expression", "identity"), pairs):
+            where = "all poses", readout, target
+            found = scores.contrast(where, (RECOGNISER, TWIN), pair, samples)
+            row = dict(zip(("view", "readout", "target"), where)) | dict(contrast=" - ".join(pair))
+            rows.append(row | dict(zip(("value", "low", "high"), found)))
+    return pd.DataFrame(rows)

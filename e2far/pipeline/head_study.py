@@ -30,19 +30,22 @@ DESIGNS = {
     "last": ("LAST",),
     "control": ("LAST", "LAST"),
     "middle": ("MIDDLE",),
+    "middle twice": ("MIDDLE", "MIDDLE"),
     "fusion": ("MIDDLE", "LAST"),
-    "fusion, one grid": ("LAST", "MIDDLE"),
+    "coarse fusion": ("MIDDLE", "LAST"),  # the same head; the layer loses its finer grid (`coarse`)
 }
 PAIRS = {
     "does an earlier layer help? middle - control": ("middle", "control"),
-    "is it the finer grid? fusion - fusion, one grid": ("fusion", "fusion, one grid"),
-    "an earlier layer on the same grid: fusion, one grid - control": (
-        "fusion, one grid",
+    "the same through the fusion-CNN: middle twice - control": ("middle twice", "control"),
+    "is it the finer grid? fusion - coarse fusion": ("fusion", "coarse fusion"),
+    "an earlier layer on the last one's grid: coarse fusion - control": (
+        "coarse fusion",
         "control",
     ),
     "does fusing add? fusion - middle": ("fusion", "middle"),
+    "the same with the size of the head held: fusion - middle twice": ("fusion", "middle twice"),
     "what the paper compares: fusion - last": ("fusion", "last"),
-    "the same with the size of the head held: fusion - control": ("fusion", "control"),
+    "the paper's design and its control: fusion - control": ("fusion", "control"),
     "size of the head: control - last": ("control", "last"),
 }
 LAYERS = {  # trunk -> its MIDDLE and LAST
@@ -145,6 +148,7 @@ def config(p, kind, design, seed):
         trunk=trunk_of(p, kind, seed),
         features=folder(p, kind, f"{own_name('features', kind, seed)}.safetensors"),
         phases=phases,
+        coarse=design == "coarse fusion",
         # Choice: a chip says nothing about the pose in the photo, so pose is not asked for.
         training=p.training | dict(pose_weight=0.0 if aligned else p.training["pose_weight"]),
         seed=seed,

@@ -39,7 +39,7 @@ def main(profile=None):
     reached = train_networks(p)
     model = load_face_model(p.data / "facemodel" / "model.npz")
     draw_samples(p, model)
-    kinds = {RECOGNISER: [0], TWIN: [0], PEOPLE: p.seeds, END_TO_END: [0], UNTRAINED: [0]}
+    kinds = {RECOGNISER: [0], TWIN: p.seeds, PEOPLE: p.seeds, END_TO_END: [0], UNTRAINED: [0]}
     kinds |= {kind: [0] for kind in p.more}
     subjects = [(kind, seed) for kind, seeds in kinds.items() for seed in seeds]
     views = ["looking ahead", "all poses", "people", "real photos"]
@@ -160,6 +160,8 @@ def judge(p, view, subject):
     else:
         measure = partial(layers.squared_errors, **questions(p, view, sample))
     read = {"pooled": subject.features(sample)}
+    if "descriptor" in read["pooled"]:
+        read["pooled"] |= at_random(read["pooled"]["stage5"])
     if view == "all poses":
         maps = [layer for layer in subject.layers if layer in WHOLE]
         read["whole"] = subject.features(sample, maps, grids={})
@@ -173,6 +175,15 @@ def judge(p, view, subject):
         for readout, features in read.items()
         for layer, x in features.items()
     ]
+
+
+def at_random(features):
+    """Random projections of the last maps: controls for how few numbers the descriptor has."""
+    rng = np.random.default_rng(0)
+    return {
+        f"stage5, {count} of it at random": features @ rng.normal(size=(features.shape[1], count))
+        for count in (128, 256)
+    }
 
 
 def join(features, maps):
@@ -211,7 +222,7 @@ def measure_moves(p, subject):
 
 
 def write_tables(p, found, reached):
-    """reports/metrics/layers/: probes.csv, peaks.csv, moved.csv, networks.csv."""
+    """reports/metrics/layers/: one CSV file for each of `tables`."""
     out, scores, depths = p.reports / "metrics" / "layers", layers.Scores(), {}
     out.mkdir(parents=True, exist_ok=True)
     for kind, known, rows, _ in found:
@@ -226,9 +237,11 @@ def write_tables(p, found, reached):
     table = table[~is_head]
     peaks = layers.summarise_peaks(scores, table, tops, p.bootstrap)
     moved = pd.concat([moves for *_, moves in found])
+    contrasts = layers.contrast_with_twin(scores, p.bootstrap)
     networks = pd.DataFrame(reached).T[["step", "images", "loss", "train_top1", "top1"]]  # no times
     networks = networks.rename_axis("network").reset_index()
-    tables = dict(probes=table, peaks=peaks, linear=linear, moved=moved, networks=networks)
+    tables = dict(probes=table, peaks=peaks, linear=linear, contrasts=contrasts)
+    tables |= dict(moved=moved, networks=networks)
     for name, rows in tables.items():
         rows.round(4).to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
 

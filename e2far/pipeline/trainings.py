@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from e2far import data, evaluation, facemodels, files
@@ -16,6 +17,7 @@ from e2far.network import E2FAR, Recognizer
 from e2far.pipeline.jobs import inputs_digest
 from e2far.synthesis.live import LiveFaces
 from e2far.training import auto_precision, fit, pretrain
+from e2far.trunks import map_sizes
 from e2far.weights import begin, fill_trunk, save_network, save_trunk
 
 with files.extra("study"):
@@ -35,6 +37,9 @@ class Job:
     model: Path | str | None = None  # path or name of a face model; none for a recogniser
     trunk: Path | None = None  # file of `save_trunk`, or of VGG-16 (`vggface`), to start from
     start: Path | None = None  # file of `save_network` to start from, all of it
+    coarse: bool = (
+        False  # the fusion-CNN sees its first layer on the last one's grid, see `coarsen`
+    )
     live: dict | None = None  # arguments of LiveFaces, which then replaces the split "train"
     test: str = "test"  # the split that the network is measured on
     people: str = "people"  # the split that a recogniser learns
@@ -106,7 +111,18 @@ def regressor(job):
         net.load_state_dict(begin(job.start, net).state_dict())
     elif job.trunk:
         fill_trunk(net, job.trunk)
+    if job.coarse:
+        coarsen(net)
     return net, model
+
+
+def coarsen(net):
+    """Let the fusion-CNN of `net` see its first layer max-pooled to the last one's grid and blown
+    up again: the same weights and kernels, without what the finer grid says."""
+    maps = map_sizes(net.trunk, net.image_size)
+    (_, own), (_, last) = maps[net.fused[0]], maps[net.top]
+    shrink = lambda _, x: F.interpolate(F.adaptive_max_pool2d(x[0], last), size=own)
+    net.fusion.branches[0].register_forward_pre_hook(shrink)
 
 
 def save_arrays(path, arrays):

@@ -54,10 +54,19 @@ def test_layers_are_compared_on_the_same_pictures():
     scores = judged(dict(one=0.75, other=0.5), noise=0.1)
     value, low, high = scores.difference(KEY, "one", "other", 500)
     assert value == pytest.approx(0.25, abs=0.02) and low < 0.25 < high < low + 0.06
-    value, low, high = scores.kept(KEY, "other", "one", 500)
-    assert value == pytest.approx(2 / 3, abs=0.02) and low < 2 / 3 < high < low + 0.08
     assert scores.difference(KEY, "one", "one", 9) == (0, 0, 0)
-    assert scores.kept(KEY, "one", "one", 9) == (1, 1, 1)
+
+
+def test_trunks_are_contrasted_by_what_each_gains():
+    scores = judged(dict(one=0.75, other=0.5), noise=0.1)
+    for layer, share in dict(one=0.6, other=0.45).items():
+        E, S = scores.errors["ahead", "net", "pooled", layer, "smile"][0]
+        E = E + (dict(one=0.75, other=0.5)[layer] - share) * S
+        scores.add("ahead", PERSON, "twin", 0, "pooled", layer, dict(smile=(E, S)))
+    where, pair = ("ahead", "pooled", "smile"), ("one", "other")
+    found = scores.contrast(where, ("net", "twin"), pair, 200)
+    assert found == pytest.approx((0.1, 0.1, 0.1), abs=1e-6)
+    assert scores.contrast(where, ("net", "net"), pair, 9) == (0, 0, 0)
 
 
 def test_networks_of_a_kind_are_averaged():
@@ -75,6 +84,17 @@ def test_a_peak_is_a_layers_and_what_is_kept_of_it_a_share():
     assert told == pytest.approx((0.75, 2 / 3, 2 / 3, 0.25, 0.25))
     elsewhere = table(scores, POOLED).query("layer != 'top'")
     assert layers.summarise_peaks(scores, elsewhere, dict(net="top"), 50).empty
+
+
+def test_a_peak_that_had_to_be_found_makes_the_interval_wider():
+    alike = judged(dict(stage1=0.6, stage2=0.601, top=0.3), noise=0.1)
+    row = layers.summarise_peaks(
+        alike, table(alike, ["stage1", "stage2", "top"]), dict(net="top"), 500
+    )
+    row = row.iloc[0]
+    assert 0.2 < row.sure < 0.95 and row.kept_low < row.kept < row.kept_high
+    clear = judged(POOLED, noise=0.1)
+    assert layers.summarise_peaks(clear, table(clear, POOLED), dict(net="top"), 500).sure[0] == 1
 
 
 def test_heads_are_compared_with_the_last_layer_and_with_the_best():

@@ -6,6 +6,7 @@ import time
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from interrupt import contents
 from small_jobs import FROZEN, SIZES, WEIGHTS, job
 from test_training import build, model, root, same  # noqa: F401 (fixtures)
@@ -113,6 +114,19 @@ def test_two_jobs_may_not_share_a_folder(tmp_path):
         jobs.run_many(
             dict(a=dict(folder=tmp_path), b=dict(folder=tmp_path)), function=trainings.train_job
         )
+
+
+def test_a_coarse_fusion_has_the_same_weights_and_sees_no_finer_grid():
+    fine, coarse = build(), build()
+    trainings.coarsen(coarse.eval())
+    assert same(fine, coarse) and coarse.fused == ("pool4", "pool5")
+    maps = fine.eval().features(torch.rand(1, 3, fine.image_size, fine.image_size))
+    side = maps["pool4"].shape[-1]
+    shrunk = F.adaptive_max_pool2d(maps["pool4"], maps["pool5"].shape[-1])
+    blurred = maps | dict(pool4=F.interpolate(shrunk, size=side))
+    expression = lambda net, maps: net.heads(maps)["expression"]
+    assert torch.equal(expression(coarse, maps), expression(fine, blurred))
+    assert not torch.equal(expression(coarse, maps), expression(fine, maps))
 
 
 def test_a_variant_is_measured_after_each_phase(model, root, tmp_path):

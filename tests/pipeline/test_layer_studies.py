@@ -13,10 +13,11 @@ from e2far.synthesis import shards
 
 NUMBERS = "value low high"
 TABLES = {  # columns of each, which hold a value in every row
-    "probes": f"view readout trunk layer depth target {NUMBERS} seeds lowest_seed highest_seed",
-    "peaks": "view readout trunk target peak top at_peak kept kept_low kept_high fall fall_low",
+    "probes": f"view readout trunk layer target {NUMBERS} seeds lowest_seed highest_seed",
+    "peaks": "view readout trunk target peak top at_peak sure kept kept_low kept_high fall fall_low",
     "linear": f"trunk layer target {NUMBERS} less_last less_last_low less_best best_single",
     "moved": f"trunk seed layer depth target {NUMBERS}",
+    "contrasts": f"view readout target contrast {NUMBERS}",
     "networks": "network step loss",
     "heads": "trunk phase error design seed ratio",
     "pairs": "trunk phase error question seeds difference low high lowest_seed highest_seed",

@@ -26,6 +26,7 @@ nb_merge_streams = True
 suppress_warnings = ["mystnb.unknown_mime_type"]  # views that only a running Jupyter shows
 
 html_theme = "sphinx_book_theme"
+html_static_path, html_css_files = ["site.css"], ["site.css"]
 html_sidebars = {"**": ["navbar-logo.html", "sbt-sidebar-nav.html"]}
 # On GitHub the site knows where it lives, and each notebook gets a button that runs it.
 if where := os.environ.get("GITHUB_REPOSITORY"):

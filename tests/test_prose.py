@@ -195,9 +195,8 @@ def table(document, name):
 
 @pytest.mark.parametrize(("document", "name"), PRINTED)
 def test_a_document_prints_the_table_of_the_default_profile(document, name):
-    if params.load("benchmark").profile != "default":
-        pytest.skip("the other profiles' are not printed")
-    assert table(document, name) in (ROOT / document).read_text()
+    others = params.load("benchmark").profile != "default"  # which are not printed
+    assert others or table(document, name) in (ROOT / document).read_text()
 
 
 def told(claim):
@@ -236,13 +235,13 @@ def test_old_numbers_are_replaced_as_a_whole(before):
 
 
 def write(document):
-    """The document with its numbers and tables as they are now."""
+    """Write the document with its numbers and tables as they are now."""
     prose = (ROOT / document).read_text()
-    for claim in CLAIMS.get(document, []):
+    for claim in CLAIMS.get(document, ()):
         prose = with_numbers(prose, claim)
     for _, name in (one for one in PRINTED if one[0] == document):
-        made = table(document, name)
-        prose = re.sub(rf"(?s)<!-- {name} -->.*<!-- /{name} -->", lambda _, made=made: made, prose)
+        before, rest = prose.split(f"<!-- {name} -->")
+        prose = before + table(document, name) + rest.split(f"<!-- /{name} -->")[1]
     (ROOT / document).write_text(prose)
 
 

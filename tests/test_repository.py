@@ -241,7 +241,7 @@ def test_a_stage_depends_on_all_modules_that_its_code_imports(stage):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_figures_and_links_exist_and_figures_have_a_stage(document):
-    for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", text(document)):
+    for link in re.findall(r"""(?:\]\(|src=")(?!https?:|#|mailto:)([^)"\s#]+)""", text(document)):
         path = (ROOT / document).parent / link
         assert path.exists(), f"{document} links to {link}, which does not exist"
         if path.suffix in (".png", ".svg", ".webp", ".ipynb") and "reports" in link:

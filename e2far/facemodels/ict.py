@@ -21,9 +21,10 @@ MERGED = ("browInnerUp", "cheekPuff")  # of two sides, one unit in ARKit
 
 def read_vertices(path):
     """Vertices (V, 3) of a Wavefront file."""
-    with open(path) as file:
-        lines = [line for line in file if line.startswith("v ")]
-    return np.loadtxt(lines, np.float32, usecols=(1, 2, 3), ndmin=2) if lines else np.zeros((0, 3))
+    parts = ("\n" + path.read_text()).split("\nv ")[1:]
+    lines = [part.split("\n", 1)[0] for part in parts]
+    values = np.fromstring(" ".join(lines), np.float32, sep=" ")
+    return values.reshape(len(lines), -1)[:, :3] if lines else np.zeros((0, 3))
 
 
 def read_triangles(path):

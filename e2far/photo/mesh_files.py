@@ -165,7 +165,7 @@ def glb(face, texture=None):
     material.extensions = {"KHR_materials_unlit": {}}
     document.extensionsUsed = list(material.extensions)
     png = io.BytesIO()
-    Image.fromarray(texture).save(png, "PNG")
+    results.save_png(texture, png)
     view = made.view(np.frombuffer(png.getvalue(), np.uint8))
     document.images = [gltf.Image(name="texture", mimeType="image/png", bufferView=view)]
     wrap = dict(wrapS=gltf.CLAMP_TO_EDGE, wrapT=gltf.CLAMP_TO_EDGE)

@@ -128,14 +128,15 @@ def look(face, image, size):
 
 def alike(a, b):
     """How alike two arrays of colours (..., 3) are: 1 if they may be one skin in one light."""
-    contrast = (abs(a - b) / (a + b + 0.02)).max(-1)
+    red, green, blue = np.moveaxis(abs(a - b) / (a + b + 0.02), -1, 0)
+    contrast = np.maximum(np.maximum(red, green), blue)
     return 1 - smoothstep((contrast - 0.2) / 0.15)
 
 
 def visible(points, nearness, triangles, size):
     """The triangle (S, S) seen at each pixel, -1 for none, and its three corners' shares of it."""
     seen, shares = raster.zbuffer(points, nearness, triangles.astype(np.int32), size)
-    return seen, np.dstack((shares, 1 - shares.sum(-1)))
+    return seen, np.dstack((shares, 1 - shares[..., 0] - shares[..., 1]))
 
 
 def cut_out(face, image):
@@ -219,9 +220,11 @@ def spread(values, weight):
         mean = (values * weight).sum((0, 1)) / max(weight.sum(), 1e-9)
         return weight * values + (1 - weight) * mean
     half = size // 2
-    weights = weight.reshape(half, 2, half, 2, 1)
-    total = weights.sum((1, 3))
-    sums = (values.reshape(half, 2, half, 2, -1) * weights).sum((1, 3))
+    # Slices, since numpy is slow to add along axes of two or three
+    sums, total = (
+        even[:, ::2] + even[:, 1::2]
+        for even in (part[::2] + part[1::2] for part in (values * weight, weight))
+    )
     fine = spread(sums / np.maximum(total, 1e-9), np.minimum(total, 1))
     for axis in (0, 1):  # twice as fine, linear between the centres
         before, after = (

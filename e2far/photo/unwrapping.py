@@ -1,5 +1,7 @@
 """Where each vertex of a head lies in its texture."""
 
+from functools import lru_cache
+
 import numpy as np
 
 RADIUS = 0.492  # of the disc on which the skin lies, in units of the picture's side
@@ -29,8 +31,9 @@ def centre_of(model):
     return np.array([ears[:, 0].mean(), eyes[:, 1].mean(), ears[:, 2].mean()])
 
 
+@lru_cache(2)  # every photo and every file asks again
 def unwrap(model):
-    """A place in the texture for every vertex of a MorphableModel.
+    """A place in the texture for every vertex of a MorphableModel; not to be written to.
 
     returns: `uv` (M, 2) in [0, 1] from the upper left, `vertex` (M,), of which each is a copy, and
         `triangles` (F, 3) of these

@@ -77,18 +77,15 @@ def fit(found, face, weight):
 
     How far its weights are held back is chosen on the data, by cross-validated log loss.
     """
-    from sklearn.linear_model import LogisticRegressionCV
-    from sklearn.model_selection import KFold
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, KFold
 
     mean, spread = found[face].mean(0), found[face].std(0) + 1e-3
     x = terms((found - mean) / spread)
     size = x.std(0) + 1e-6
-    model = LogisticRegressionCV(
-        Cs=(0.001, 0.01, 0.1),
-        cv=KFold(4, shuffle=True, random_state=0),
-        scoring="neg_log_loss",
-        max_iter=500,
-    ).fit(x / size, face, weight)
+    how = dict(scoring="neg_log_loss", cv=KFold(4, shuffle=True, random_state=0))
+    search = GridSearchCV(LogisticRegression(max_iter=500), dict(C=[0.001, 0.01, 0.1]), **how)
+    model = search.fit(x / size, face, sample_weight=weight).best_estimator_
     numbers = mean, spread, model.coef_[0] / size
     return Likeness(
         *(tuple(row.round(6).tolist()) for row in numbers), round(float(model.intercept_[0]), 6)

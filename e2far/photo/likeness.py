@@ -84,7 +84,7 @@ def fit(found, face, weight):
     x = terms((found - mean) / spread)
     size = x.std(0) + 1e-6
     how = dict(scoring="neg_log_loss", cv=KFold(4, shuffle=True, random_state=0))
-    search = GridSearchCV(LogisticRegression(max_iter=500), dict(C=[0.001, 0.01, 0.1]), **how)
+    search = GridSearchCV(LogisticRegression(max_iter=500), dict(C=[0.001, 0.01, 0.1, 1.0]), **how)
     model = search.fit(x / size, face, sample_weight=weight).best_estimator_
     numbers = mean, spread, model.coef_[0] / size
     return Likeness(

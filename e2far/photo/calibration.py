@@ -9,6 +9,8 @@ from e2far.photo import likeness
 from e2far.photo.confidence import ERRORS, FALSE_ALARMS, GOOD, KNOTS, SCORE_MARGIN, Calibration
 from e2far.photo.nonfaces import EMPTY, clouds, uniform, without_face
 
+# Shares of the side: how boxes scatter, across, down and in size. See detection.CNN_TO_BOX
+SCATTER = (0.03, 0.04, 0.07)
 SPOILT = ("covered", "misplaced", "turned", "blurred", "noisy")
 
 
@@ -74,7 +76,7 @@ def trials(reconstructor, faces, count=1000, seed=0):
     chosen = rng.permutation(len(faces))[:count]
     for start in range(0, len(chosen), 50):
         batch = faces[np.sort(chosen[start : start + 50])]
-        rows.append(judge(reconstructor, batch, "whole", batch["image"], batch["landmarks"]))
+        rows.append(judge(reconstructor, batch, "whole", rng, batch["image"], batch["landmarks"]))
         for i, kind in enumerate((*SPOILT, *EMPTY)):  # a fifth of the batch each
             part = {key: value[i % len(SPOILT) :: len(SPOILT)] for key, value in batch.items()}
             if not len(part["image"]):
@@ -83,15 +85,21 @@ def trials(reconstructor, faces, count=1000, seed=0):
                 given = spoil(part["image"], part["landmarks"], kind, rng)
             else:
                 given = without_face(part, kind, reconstructor.model, rng), None
-            rows.append(judge(reconstructor, part, kind, *given))
+            rows.append(judge(reconstructor, part, kind, rng, *given))
     return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
 
 
-def judge(reconstructor, batch, kind, image, landmarks):
-    """Rows of `trials` for pictures of a batch of faces; landmarks: where they are, if anywhere."""
+def judge(reconstructor, batch, kind, rng, image, landmarks):
+    """Rows of `trials` for pictures of a batch of faces; landmarks: where they are, if anywhere.
+
+    They are seen in boxes as a detector finds them (SCATTER), not in the true ones.
+    """
     count, _, side, _ = image.shape
+    across, down, size = (rng.normal(0, SCATTER, (count, 3)) * side).T
+    low, high = np.stack((across, down), 1), np.stack((across, down), 1) + side
+    boxes = np.hstack((low - size[:, None] / 2, high + size[:, None] / 2))
     pixels = (255 * image).round().byte().permute(0, 2, 3, 1).numpy()
-    seen = reconstructor.estimate(list(pixels), np.tile([0.0, 0.0, side, side], (count, 1)))
+    seen = reconstructor.estimate(list(pixels), boxes)
     row = {key: seen[key] for key in ("disagreement_percent", "signs")}
     row["kind"] = np.full(count, kind)
     if landmarks is None:

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from e2far import camera, raster
 
-EMPTY = ("clouds", "shuffled", "flat", "discoloured", "sketched", "drawn", "bare")
+EMPTY = ("clouds", "shuffled", "flat", "discoloured", "sketched", "drawn", "dark", "bare")
 # Orders of the colours that are not the right one
 MIXED = ([0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])
 
@@ -17,13 +17,13 @@ def without_face(batch, kind, model, rng):
 
     kind: clouds of noise at all scales, flat, of one colour, or drawn, a few discs, boxes and
         strokes; made of the faces: shuffled pieces, discoloured (channels mixed up or lost,
-        negative, dark), sketched outlines, or bare, of grey stone
+        negative), dark, sketched outlines, or bare, of grey stone
     model: the face model of the batch's coefficients
     """
     image = batch["image"]
     if kind == "bare":
         return carve(batch, model, rng)
-    makers = dict(clouds=clouds, shuffled=shuffle, flat=flat, discoloured=discolour)
+    makers = dict(clouds=clouds, shuffled=shuffle, flat=flat, discoloured=discolour, dark=darken)
     return (makers | dict(sketched=sketch, drawn=scribble))[kind](image, rng)
 
 
@@ -59,14 +59,21 @@ def clouds(image, rng):
 
 def discolour(image, rng):
     def one(face):
-        kind = rng.integers(4)
+        kind = rng.integers(3)
         if kind == 0:
             return face[MIXED[rng.integers(len(MIXED))]]
         if kind == 1:
             return face * F.one_hot(torch.tensor(rng.integers(3)), 3)[:, None, None]
-        return 1 - face if kind == 2 else face * rng.uniform(0.04, 0.18)
+        return 1 - face
 
     return torch.stack([one(face) for face in image])
+
+
+def darken(image, rng):
+    """Hardly lit; half of them grey."""
+    grey = image.mean(1, keepdim=True)
+    grey = torch.where(uniform(rng, 0, 1, len(image), 1, 1, 1) < 0.5, grey, image)
+    return grey * uniform(rng, 0.04, 0.18, len(image), 1, 1, 1)
 
 
 def sketch(image, rng):

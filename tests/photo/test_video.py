@@ -279,10 +279,13 @@ def test_what_is_saved_says_what_was_found(track, tmp_path, validate):
     document = pygltflib.GLTF2.load(mesh)
     keys = read(document, document.animations[0].samplers[0].input)
     np.testing.assert_allclose(keys[:, 0], track.times, atol=1e-6)
-    for key in (0, COUNT // 2):
-        face = track.face(key)
-        apart = at_key(document, key)[: len(face.vertices)] - face.vertices @ track.rotation[key].T
-        assert np.linalg.norm(apart, axis=1)[face.region].mean() < 0.2
+    basis = track.model.units.cpu().numpy()
+    for key in (0, COUNT // 2):  # the sliders' shape exactly, and near the one that was found
+        face, turn = track.face(key), track.rotation[key].T
+        shape = face.neutral_vertices + basis @ track.unit_strengths()[key]
+        for wanted, bound in ((shape, 0.01), (face.vertices, 0.2)):
+            apart = at_key(document, key)[: len(face.vertices)] - wanted @ turn
+            assert np.linalg.norm(apart, axis=1)[face.region].mean() < bound
 
 
 def test_a_face_model_without_units_is_animated(toy, clip, validate, tmp_path):

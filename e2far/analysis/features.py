@@ -9,7 +9,6 @@ from e2far.data import to_float
 from e2far.trunks import LAYERS
 
 
-@torch.no_grad()
 def layer_features(
     network, faces, layers=("pixels", *LAYERS), grids=None, limit=None, batch_size=64
 ):
@@ -20,23 +19,39 @@ def layer_features(
     grids: dict layer -> side of its pooled maps, as of `matched_grids`; others are kept whole.
         A global average (side 1) would hide what early layers know: they say where, not only what.
     """
+    return read_layers(network, faces, dict(once=(layers, grids)), limit, batch_size)["once"]
+
+
+@torch.no_grad()
+def read_layers(network, faces, readouts, limit=None, batch_size=64):
+    """`layer_features` for several readouts in one pass: name -> what it finds.
+
+    readouts: name -> (layers, grids)
+    """
     n = len(faces) if limit is None else min(limit, len(faces))
     device, was_training = next(network.parameters()).device, network.training
     network.eval()
-    parts = {layer: [] for layer in layers}
+    parts = {name: {layer: [] for layer in layers} for name, (layers, _) in readouts.items()}
     for images in _batches(faces, n, batch_size):
-        for layer, x in layer_vectors(network, images.to(device), layers, grids or {}).items():
-            parts[layer].append(x.float().cpu())
+        images = images.to(device)
+        maps = dict(pixels=images) | network.activations(images)
+        for name, (layers, grids) in readouts.items():
+            for layer, x in pooled(maps, layers, grids or {}).items():
+                parts[name][layer].append(x.float().cpu())
     network.train(was_training)
-    return {layer: torch.cat(part).numpy() for layer, part in parts.items()}
+    return {
+        name: {layer: torch.cat(part).numpy() for layer, part in found.items()}
+        for name, found in parts.items()
+    }
 
 
 def layer_vectors(network, images, layers, grids):
-    """Features of `layers` for images (B, 3, S, S) in [0, 1]: dict layer -> (B, d).
+    """Features of `layers` for images (B, 3, S, S) in [0, 1]: dict layer -> (B, d), see `pooled`."""
+    return pooled(dict(pixels=images) | network.activations(images), layers, grids)
 
-    Maps are average-pooled to the sides in `grids`, or kept whole; vectors stay as they are.
-    """
-    maps = dict(pixels=images) | network.activations(images)
+
+def pooled(maps, layers, grids):
+    """Vectors (B, d) of `layers`; maps are average-pooled to the sides in `grids`, or kept whole."""
 
     def vector(layer):
         x, side = maps[layer], grids.get(layer)

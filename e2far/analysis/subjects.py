@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from e2far.analysis.chips import cut_chips
-from e2far.analysis.features import layer_features, matched_grids
+from e2far.analysis.features import matched_grids, read_layers
 from e2far.recogniser import STAGES
 from e2far.trunks import BLOCKS, LAYERS
 
@@ -59,7 +59,11 @@ class Subject:
         """Layer -> (n, d) float32, maps pooled to the sides `grids`; None: to about as many numbers
         as the last one has; {}: as they are."""
         grids = matched_grids(self.network) if grids is None else grids
-        return layer_features(self.network, self.look(sample), layers or [*self.layers], grids)
+        return self.readouts(sample, dict(once=(layers or [*self.layers], grids)))["once"]
+
+    def readouts(self, sample, asked):
+        """Of `features.read_layers`, in one pass. asked: name -> (layers, grids)"""
+        return read_layers(self.network, self.look(sample), asked)
 
 
 @torch.no_grad()

@@ -159,15 +159,17 @@ def judge(p, view, subject):
         measure = layers.naming_errors
     else:
         measure = partial(layers.squared_errors, **questions(p, view, sample))
-    read = {"pooled": subject.features(sample)}
+    known, grids = [*subject.layers], matched_grids(subject.network)
+    asked, maps = dict(pooled=(known, grids)), [layer for layer in known if layer in WHOLE]
+    if view == "all poses":
+        one_grid = dict.fromkeys(maps, grids[maps[-1]])
+        asked |= {"whole": (maps, {}), "heads, one grid": (maps, one_grid)}
+    read = subject.readouts(sample, asked)
+    if view == "all poses":
+        read["heads"] = join(read["pooled"], maps)
+        read["heads, one grid"] = join(read["heads, one grid"], maps)
     if "descriptor" in read["pooled"]:
         read["pooled"] |= at_random(read["pooled"]["stage5"])
-    if view == "all poses":
-        maps = [layer for layer in subject.layers if layer in WHOLE]
-        read["whole"] = subject.features(sample, maps, grids={})
-        side = matched_grids(subject.network)[maps[-1]]
-        coarse = subject.features(sample, maps, grids=dict.fromkeys(maps, side))
-        read |= {"heads": join(read["pooled"], maps), "heads, one grid": join(coarse, maps)}
     count = lambda readout: p.head_components if "heads" in readout else p.components
     return [
         (view, person, subject.name, subject.seed, readout, layer)

@@ -143,7 +143,7 @@ def beyond_twin(contrasts, start="(stage3 - stage5)"):
     name = found.contrast.replace(" - ", " − ").replace(" less ", " minus ")
     sure = "more" if found.low > 0 else "less" if found.high < 0 else "neither more nor less"
     return (
-        f"For linear readers of expressions, {name} is "
+        f"A difference of differences, for linear readers of expressions: {name} is "
         f"{number(found.rename({'value': 'difference'}))} of explained variance. So the recogniser "
         f"gains {sure} by the change of layer than a network with random weights."
     )

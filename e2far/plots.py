@@ -75,12 +75,6 @@ def panels(n, columns, width, height, right=0.0, top=0.0, **options):
     return figure, axes.flat[:n]
 
 
-def trace_menu(owners):
-    """Entries of a plotly menu: each name in `owners` (one for every trace) shows its traces."""
-    shows = {name: dict(visible=[owner == name for owner in owners]) for name in owners}
-    return [dict(label=name, method="update", args=[shown]) for name, shown in shows.items()]
-
-
 # ---- pictures and faces --------------------------------------------------------------------------
 
 

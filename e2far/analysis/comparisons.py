@@ -1,7 +1,7 @@
 """Pairs of heads, from the tables of `layer_study` and `head_study`: gathered, judged and told.
 
-A pair is one head less another: rows of trunk, target, one, other, label, difference, low, high and
-verdict (data frame), and of lowest_seed and highest_seed where the table has them.
+A pair is "one − other", a head minus another: rows of trunk, target, one, other, label, difference,
+low, high and verdict (data frame), and of lowest_seed and highest_seed where the table has them.
 """
 
 import numpy as np
@@ -13,13 +13,14 @@ with extra("study"):
 
 
 INTERVAL = ["difference", "low", "high"]
+FAINT = "both explain less than 1 %"  # the verdict on heads that hardly beat the mean face
 
 
 def linear_pairs(table):
     """Pairs of linear heads. They are measured by explained variance: more is better.
 
-    table: linear.csv. Each choice of layers less the last layer alone (`against` is "last"), and
-    several layers, `joined`, less the best one of them (`against` is "best single").
+    table: linear.csv. Each choice of layers minus the last layer alone (`against` is "last"), and
+    several layers, `joined`, minus the best one of them (`against` is "best single").
     """
     rows = []
     for _, part in table.groupby(["readout", "trunk", "target"], sort=False):
@@ -34,29 +35,37 @@ def linear_pairs(table):
                 names = dict(against=against, other=other)
                 rows.append(about | names | dict(zip(INTERVAL, numbers)))
     found = pd.DataFrame(rows)
-    found["label"] = found.one.map(short_name) + " less " + found.other.map(short_name)
     found = found[found.one != found.other].replace({"one": {"descriptor": "the 128 numbers"}})
+    found["label"] = found.one.where(~found.joined, "(" + found.one + ")") + " − " + found.other
+    found["explained"] = np.maximum(found.value, found.value - found.difference)
     return judge(found.reset_index(drop=True), better=1)
 
 
-def trained_pairs(table):
-    """Pairs of trained heads. They are measured by their error, a share of the mean face's: less is
-    better.
+def trained_pairs(pairs, heads):
+    """Pairs of trained heads. They are measured by their error, a share of the mean face's: a lower
+    one is better, and what is missing to 1 is explained.
 
-    table: pairs.csv, whose questions end in "ONE - OTHER"
+    pairs: pairs.csv, whose questions end in "ONE - OTHER"    heads: heads.csv, errors of designs
     """
-    names = table["question"].str.split(r"[?:] ", n=1, regex=True).str[-1].str.split(" - ")
-    found = table.assign(target=table["error"], one=names.str[0], other=names.str[1])
-    found["label"] = found.one + " less " + found.other
+    names = pairs["question"].str.split(r"[?:] ", n=1, regex=True).str[-1].str.split(" - ")
+    found = pairs.assign(target=pairs["error"], one=names.str[0], other=names.str[1])
+    found["label"] = found.one + " − " + found.other
+    about = ["trunk", "phase", "error"]
+    errors = heads.groupby([*about, "design"]).ratio.mean()
+    sides = [errors.loc[pd.MultiIndex.from_frame(found[[*about, k]])] for k in ("one", "other")]
+    found["explained"] = 1 - np.minimum(*(side.to_numpy() for side in sides))
     return judge(found, better=-1)
 
 
 def judge(pairs, better):
     """`pairs` with a column `verdict`: "better" or "worse" if the interval over people and every
-    seed lie on that side of zero, else "undecided". better: the sign that is better, 1 or -1"""
+    seed lie on that side of zero, else "undecided"; FAINT where neither of a pair explains 1 %.
+
+    pairs: with `explained`, by the better one of a pair    better: the sign that is so, 1 or -1
+    """
     signed = better * pairs.filter(["low", "high", "lowest_seed", "highest_seed"])
-    clear = [signed.min(axis=1) > 0, signed.max(axis=1) < 0]
-    return pairs.assign(verdict=np.select(clear, ["better", "worse"], "undecided"))
+    clear = [pairs["explained"] < 0.01, signed.min(axis=1) > 0, signed.max(axis=1) < 0]
+    return pairs.assign(verdict=np.select(clear, [FAINT, "better", "worse"], "undecided"))
 
 
 def pick(table, **wanted):
@@ -81,11 +90,6 @@ def distinct(pairs):
 # ---- in words ------------------------------------------------------------------------------------
 
 
-def short_name(layers):
-    """Layers by number, whatever the trunk calls them: "3", "4 + 5", "128 numbers"."""
-    return layers.replace("stage", "").replace("pool", "").replace("descriptor", "128 numbers")
-
-
 def number(pair):
     """Difference and interval: "+0.056 [+0.044, +0.068]"."""
     return f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]"
@@ -94,20 +98,26 @@ def number(pair):
 def how(pair):
     """The verdict as an adverb: "reads HOW from one than from the other"."""
     unclear = "neither clearly better nor clearly worse"
-    return f"**{unclear if pair.verdict == 'undecided' else pair.verdict}**"
+    words = {"undecided": unclear, FAINT: f"neither better nor worse ({FAINT})"}
+    return f"**{words.get(pair.verdict, pair.verdict)}**"
 
 
 def told(pairs):
-    """A Markdown list of the verdicts, each with the trunks that it holds for."""
+    """A Markdown list of the verdicts, each with the pairs that it holds for."""
     lines = []
-    for verdict in ("better", "undecided", "worse"):
+    for verdict in ("better", "undecided", "worse", FAINT):
         each = [
-            f"*{pair.trunk}*, {pair.one} less {pair.other}: {number(pair)}"
+            f"*{pair.trunk}*, {pair.label}: {number(pair)}{_seeds_note(pair)}"
             for pair in pick(pairs, verdict=verdict).itertuples()
         ]
         if each:
             lines.append(f"- **{verdict.capitalize()}**: {'; '.join(each)}.")
     return "\n".join(lines or ["- No such heads were trained."])
+
+
+def _seeds_note(pair):
+    clear = pair.low > 0 or pair.high < 0
+    return " (its seeds disagree)" if pair.verdict == "undecided" and clear else ""
 
 
 def beside_twin(own, twin, heads="Linear heads"):
@@ -122,4 +132,18 @@ def beside_twin(own, twin, heads="Linear heads"):
     return (
         f"{heads} change by {gains}, and the intervals overlap: depth and grid may be enough for "
         "it, and nothing need have been learnt or forgotten."
+    )
+
+
+def beyond_twin(contrasts, start="(stage3 - stage5)"):
+    """What the recogniser gains beyond its untrained twin, the contrast that begins with `start`,
+    in a sentence. contrasts: contrasts.csv"""
+    rows = pick(contrasts, view="all poses", readout="pooled", target="expression")
+    found = rows[rows.contrast.str.startswith(start)].iloc[0]
+    name = found.contrast.replace(" - ", " − ").replace(" less ", " minus ")
+    sure = "more" if found.low > 0 else "less" if found.high < 0 else "neither more nor less"
+    return (
+        f"A difference of differences, for linear readers of expressions: {name} is "
+        f"{number(found.rename({'value': 'difference'}))} of explained variance. So the recogniser "
+        f"gains {sure} by the change of layer than a network with random weights."
     )

@@ -1,14 +1,12 @@
 """Figures of notebook 3: what each layer knows."""
 
-import base64
-import io
-
 import numpy as np
-from PIL import Image
 
-from e2far.plots import COLOURS, STYLES, panels, trace_menu
+from e2far.plots import COLOURS, STYLES, panels
 
 DEPTH = "depth: share of the convolutions"
+# Of Okabe and Ito, told apart by the colour-blind and on white
+PEOPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9")
 
 
 def depth_panels(table, label, columns=3, right=1.9):
@@ -47,10 +45,12 @@ def depth_panels(table, label, columns=3, right=1.9):
 
 
 def kept_at_top(peaks):
-    """What each network keeps at its top of what it knew at its best: a dot and its interval.
+    """What each network keeps at its top of what it knew at its best: a dot and its interval. The
+    axis ends at -0.5: an arrow says that an interval goes on.
 
     peaks: rows of trunk, target, kept, kept_low, kept_high (data frame), shares
     """
+    least = max(-0.5, min(0, peaks["kept_low"].min() - 0.03))
     targets, trunks = list(peaks["target"].unique()), list(peaks["trunk"].unique())
     figure, axes = panels(1, 1, 7, 0.6 + 0.5 * len(targets), right=2)
     for i, trunk in enumerate(trunks):
@@ -59,9 +59,12 @@ def kept_at_top(peaks):
         around = [rows["kept"] - rows["kept_low"], rows["kept_high"] - rows["kept"]]
         look = dict(color=COLOURS.get(trunk), fmt=STYLES[i % len(STYLES)][1], ms=5, capsize=2)
         axes[0].errorbar(rows["kept"], y, xerr=around, label=trunk, **look)
+        longer = [height for height, low in zip(y, rows["kept_low"]) if low < least]
+        axes[0].plot([least + 0.02] * len(longer), longer, "<", color=COLOURS.get(trunk), ms=5)
+    axes[0].axvline(0, color="#666666", lw=0.8)
     axes[0].set(xlabel="kept at the top, share of the peak", ylim=(len(targets) - 0.5, -0.5))
     axes[0].set_yticks(range(len(targets)), targets)
-    axes[0].set_xlim(min(0, peaks["kept"].min()) - 0.03, 1.05)
+    axes[0].set_xlim(least, 1.05)
     axes[0].grid(axis="x", alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
@@ -82,30 +85,6 @@ def heat_maps(tables, label, limit=None, inch=0.28):
         axis.set_xticks(range(len(table.columns)), table.columns, rotation=90, fontsize=9)
         axis.set_yticks(range(rows), table.index, fontsize=9)
     figure.colorbar(drawn, ax=axes, label=label, shrink=0.8)
-    return figure
-
-
-def layer_gallery(pictures, prefix):
-    """Pictures (name -> uint8 (H, W, 3), of one size) to leaf through with a slider, in plotly."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    for picture in pictures.values():
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=85)
-        source = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-        figure.add_image(source=source, visible=not figure.data, hoverinfo="skip")
-    title = dict(prefix=prefix)
-    slider = dict(
-        steps=trace_menu(list(pictures)), currentvalue=title, pad=dict(t=10), font_size=10
-    )
-    figure.update_layout(
-        height=520,
-        margin=dict(l=40, r=40, t=10, b=70),
-        xaxis_visible=False,
-        yaxis_visible=False,
-        sliders=[slider],
-    )
     return figure
 
 
@@ -186,16 +165,22 @@ def favourites(groups):
 
 
 def face_maps(places, person, values, label):
-    """Maps of faces, (n, 2) each, one a layer: above coloured by person, below by `values` (n,)."""
+    """Maps of faces, (n, 2) each, one a layer: above a number for each of the first twelve people
+    and grey dots for all others, below coloured by `values` (n,)."""
     figure, axes = panels(2 * len(places), len(places), 3.4, 3.1, right=0.9)
     axes = axes.reshape(2, len(places))
     for column, (title, xy) in zip(axes.T, places.items()):
-        column[0].scatter(*xy.T, c=person % 20, cmap="tab20", s=14)
+        column[0].scatter(*xy.T, color="#C0C0C0", s=8)
+        for number, who in enumerate(np.unique(person)[:12]):
+            look = dict(color=PEOPLE_COLOURS[number % len(PEOPLE_COLOURS)], fontweight="bold")
+            column[0].plot(*xy[person == who].T, "o", color="white", ms=9)
+            for x, y in xy[person == who]:
+                column[0].text(x, y, number + 1, ha="center", va="center", fontsize=9, **look)
         drawn = column[1].scatter(*xy.T, c=values, cmap="viridis", s=14)
         column[0].set_title(title)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    axes[0, 0].set_ylabel("coloured by person")
+    axes[0, 0].set_ylabel("twelve people, numbered")
     axes[1, 0].set_ylabel(f"coloured by {label}")
     figure.colorbar(drawn, ax=axes[1], label=label)
     return figure

@@ -164,6 +164,11 @@ def test_what_is_kept_is_a_dot_and_its_interval_for_each_trunk():
     places = [*net.lines[0].get_ydata(), *twin.lines[0].get_ydata()]
     assert np.round(places).tolist() == [0, 1, 1] and len(set(places)) == 3
 
+    longer = [("net", "smile", -0.1, -0.9, 0.7)]  # an arrow where the bar leaves the axis
+    (axis,) = figures.kept_at_top(table("trunk target kept kept_low kept_high", longer)).axes
+    assert axis.get_xlim()[0] == -0.5
+    assert [line.get_xdata() for line in axis.lines if line.get_marker() == "<"] == [[-0.48]]
+
 
 def test_pictures_that_are_compared_stand_beside_each_other():
     generator = np.random.default_rng(0)
@@ -187,15 +192,14 @@ def test_pictures_that_are_compared_stand_beside_each_other():
     images = torch.from_numpy(faces(6)).permute(0, 3, 1, 2)
     sheet = figures.neighbour_sheet(images, [[0, 2], [5, 1]])
     assert_array_equal(sheet[8:, :8], images[5].permute(1, 2, 0))
-    gallery = figures.layer_gallery(dict(one=nine[0], two=nine[1]), "layer ")
-    assert len(gallery.data) == len(gallery.layout.sliders[0].steps) == 2
 
 
-def test_a_map_of_faces_is_coloured_by_person_and_by_a_quantity():
+def test_a_map_of_faces_numbers_people_and_is_coloured_by_a_quantity():
     places = dict(middle=np.eye(2), top=2 * np.eye(2))
     figure = figures.face_maps(places, np.array([3, 4]), np.array([0.1, 0.9]), "jaw opening")
     above, below = figure.axes[:2], figure.axes[2:4]
-    assert titles(above) == ["middle", "top"] and above[0].get_ylabel() == "coloured by person"
+    assert titles(above) == ["middle", "top"]
+    assert texts(above[1].texts) == ["1", "2"] and above[1].texts[1].get_position() == (0, 2)
     assert below[0].get_ylabel() == "coloured by jaw opening"
     assert_allclose(above[1].collections[0].get_offsets(), 2 * np.eye(2))
     assert_allclose(below[1].collections[0].get_array(), [0.1, 0.9])

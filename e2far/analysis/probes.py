@@ -65,8 +65,8 @@ def fit_probe(features, targets, person=None, dimension=128, folds=5, blocks=Non
     """Ridge regression from features (n, d) to targets (n, T): a Probe.
 
     Features are standardised (`Scaler`) and cut to `dimension` principal components, the same for
-    every layer, so that no layer wins by its size. Cross-validation over people chooses alpha by squared error:
-    give coefficients times R of `losses.gram_factor` for errors in mm².
+    every layer, so that no layer wins by its size. Cross-validation over people chooses alpha by
+    squared error: give coefficients times R of `losses.gram_factor` for errors in mm².
 
     person: (n,); None: each row is somebody else
     blocks: (T,) number of each target's block, from 0, whose targets share an alpha; None: one

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from e2far import data, losses
 from e2far.analysis import counterfactuals, exploring, layers, photos, similarity
-from e2far.analysis.features import matched_grids, measure_batch_norm
+from e2far.analysis.features import matched_grids, measure_batch_norm, random_mixtures
 from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAINED
 from e2far.analysis.subjects import Subject, calibrate
 from e2far.facemodels import arkit, load_face_model
@@ -169,7 +169,7 @@ def judge(p, view, subject):
         read["heads"] = join(read["pooled"], maps)
         read["heads, one grid"] = join(read["heads, one grid"], maps)
     if "descriptor" in read["pooled"]:
-        read["pooled"] |= at_random(read["pooled"]["stage5"])
+        read["pooled"] |= random_mixtures(read["pooled"]["stage5"])
     count = lambda readout: p.head_components if "heads" in readout else p.components
     return [
         (view, person, subject.name, subject.seed, readout, layer)
@@ -177,15 +177,6 @@ def judge(p, view, subject):
         for readout, features in read.items()
         for layer, x in features.items()
     ]
-
-
-def at_random(features):
-    """Random projections of the last maps: controls for how few numbers the descriptor has."""
-    rng = np.random.default_rng(0)
-    return {
-        f"stage5, {count} of it at random": features @ rng.normal(size=(features.shape[1], count))
-        for count in (128, 256)
-    }
 
 
 def join(features, maps):

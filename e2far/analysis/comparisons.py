@@ -135,15 +135,16 @@ def beside_twin(own, twin, heads="Linear heads"):
     )
 
 
-def beyond_twin(contrasts, start="(stage3 - stage5)"):
-    """What the recogniser gains beyond its untrained twin, the contrast that begins with `start`,
-    in a sentence. contrasts: contrasts.csv"""
+def beyond_twin(contrasts, pair="stage3 - stage5"):
+    """What the recogniser gains by one layer instead of another beyond its untrained twin, in a
+    sentence. contrasts: contrasts.csv"""
     rows = pick(contrasts, view="all poses", readout="pooled", target="expression")
-    found = rows[rows.contrast.str.startswith(start)].iloc[0]
-    name = found.contrast.replace(" - ", " − ").replace(" less ", " minus ")
+    found = pick(rows, contrast=pair).iloc[0]
+    name = pair.replace(" - ", " − ")
     sure = "more" if found.low > 0 else "less" if found.high < 0 else "neither more nor less"
     return (
-        f"A difference of differences, for linear readers of expressions: {name} is "
-        f"{number(found.rename({'value': 'difference'}))} of explained variance. So the recogniser "
-        f"gains {sure} by the change of layer than a network with random weights."
+        f"A difference of differences, for linear readers of expressions: {name} of the recogniser "
+        f"minus {name} of its twin is {number(found.rename({'value': 'difference'}))} of explained "
+        f"variance. So the recogniser gains {sure} by the change of layer than a network with "
+        "random weights."
     )

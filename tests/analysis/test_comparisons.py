@@ -83,9 +83,9 @@ def test_heads_that_know_nothing_are_not_ranked(trained):
 @pytest.mark.parametrize("low, word", [(0.01, "gains more by"), (-0.1, "neither more nor less")])
 def test_what_is_gained_beyond_the_twin_is_one_sentence(low, word):
     names = dict(view="all poses", readout="pooled", target=["identity", "expression"])
-    names |= dict(contrast="(stage3 - stage5) of one less that of its twin")
+    names |= dict(contrast="stage3 - stage5")
     told = comparisons.beyond_twin(pd.DataFrame(names | dict(value=[1, 0.04], low=low, high=0.06)))
-    assert f"(stage3 − stage5) of one minus that of its twin is +0.040 [{low:+.3f}, +0.060]" in told
+    assert f"twin is +0.040 [{low:+.3f}, +0.060]" in told
     assert word in told
 
 

@@ -1,8 +1,18 @@
 """Figures of notebook 3: what each layer knows."""
 
+import base64
+import io
+import json
+
 import numpy as np
 
+from e2far.files import extra
 from e2far.plots import COLOURS, STYLES, panels
+
+with extra("notebooks"):
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+    from plotly.subplots import make_subplots
 
 DEPTH = "depth: share of the convolutions"
 # Of Okabe and Ito, told apart by the colour-blind and on white
@@ -184,6 +194,25 @@ def face_maps(places, person, values, label):
     axes[1, 0].set_ylabel(f"coloured by {label}")
     figure.colorbar(drawn, ax=axes[1], label=label)
     return figure
+
+
+def hover(figure, places, person, values, label):
+    """Show the figure of `face_maps`. Where a page runs plotly, as JupyterLab does, its maps take
+    the figure's place, and tell of the face under the pointer."""
+    live, last = make_subplots(1, len(places), subplot_titles=[*places]), len(places)
+    told = [f"person {who + 1}<br>{label} {value:.2f}" for who, value in zip(person, values)]
+    for column, xy in enumerate(places.values(), 1):
+        look = dict(color=values, colorscale="Viridis", showscale=column == last)
+        look["colorbar"] = dict(title=label)
+        at = dict(x=xy[:, 0], y=xy[:, 1], text=told, hoverinfo="text")
+        live.add_scatter(**at, mode="markers", marker=look, showlegend=False, row=1, col=column)
+    live.update_xaxes(visible=False).update_yaxes(visible=False).update_layout(height=420)
+    still = io.BytesIO()
+    figure.savefig(still, format="png", bbox_inches="tight")
+    plt.close(figure)
+    bundle = {"application/vnd.plotly.v1+json": json.loads(live.to_json())}
+    bundle["image/png"] = base64.b64encode(still.getvalue()).decode()
+    display(bundle, raw=True)
 
 
 def place_maps(picture, maps, patch, stride):

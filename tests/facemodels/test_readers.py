@@ -555,7 +555,7 @@ BAD = {  # file -> what the message says -> what spoils the file
         "no generic_neutral_mesh.obj.*ICT-FaceKit": spoilt("generic_neutral_mesh.obj", None),
         "no identity000.obj": spoilt("identity*", None),
         "jawOpen.obj has 1 vertices": spoilt("jawOpen.obj", "v 1 2 3\n"),
-        "could not convert": spoilt("identity002.obj", "v a b c\n"),
+        "could not be read to its end": spoilt("identity002.obj", "v a b c\n"),
         "Expecting": spoilt("vertex_indices.json", "{"),
     },
 }

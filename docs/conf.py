@@ -2,7 +2,7 @@
 
 import os
 
-project = "e2far"
+project, author = "e2far", "the e2far authors"
 html_title = "e2far: a 3D face from one photo"
 root_doc = "README"
 pages = {

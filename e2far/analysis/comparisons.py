@@ -125,14 +125,10 @@ def beside_twin(own, twin, heads="Linear heads"):
     if own.verdict != "better":
         return f"{heads} show no gain on the recogniser that we can measure."
     gains = f"{own.difference:+.3f} on the recogniser and {twin.difference:+.3f} on its twin"
-    least_own = min(abs(own.low), abs(own.high))
-    most_of_twin = max(abs(twin.low), abs(twin.high))
-    if least_own > most_of_twin:
+    sign = 1 if own.difference > 0 else -1
+    if min(sign * own.low, sign * own.high) > max(sign * twin.low, sign * twin.high):
         return f"{heads} change by {gains}, whose interval ends below: that is more than its twin."
-    return (
-        f"{heads} change by {gains}, and the intervals overlap: depth and grid may be enough for "
-        "it, and nothing need have been learnt or forgotten."
-    )
+    return f"{heads} change by {gains}, and the intervals overlap."
 
 
 def beyond_twin(contrasts, pair="stage3 - stage5"):

@@ -75,6 +75,6 @@ def turning(start, end, model, colours, frames=48, size=340, yaw_deg=40):
         share = (1 - np.cos(phase)) / 2
         shape = (1 - share) * start + share * end
         yaw = float(yaw_deg * np.sin(phase))
-        head = plots.face_images(shape[None], model, size, yaw, [colours], side_mm=280)
+        head = plots.face_images(shape[None], model, size, yaw, [colours], side_mm=320)
         pictures.append(head[0])
     return pictures

@@ -62,6 +62,11 @@ def kept(target):
     return interval(row("layers/peaks", **wanted), "kept", percent)
 
 
+def peak(target, view):
+    wanted = dict(view=view, readout="pooled", trunk="recogniser", target=target)
+    return row("layers/peaks", **wanted).peak
+
+
 def linear(layer, column, readout="heads"):
     wanted = dict(readout=readout, trunk="recogniser", target="expression", layer=layer)
     return interval(row("layers/linear", **wanted), column)
@@ -109,11 +114,13 @@ CLAIMS = {
         (
             (
                 "The shape of the face is read best from stage 4 ({}), and {} of that is left in "
-                "the 128 numbers. Random mixtures hold {}, the 128 numbers {}."
+                "the 128 numbers. Random mixtures hold {}, the 128 numbers {}. Of faces that "
+                "look ahead it is read best from stage {}."
             ),
             lambda: (
                 [share("stage4", "identity"), kept("identity")]
                 + [share(name, "identity") for name in (AT_RANDOM, "descriptor")]
+                + [peak("identity", "looking ahead").removeprefix("stage")]
             ),
         ),
         (

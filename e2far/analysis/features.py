@@ -45,11 +45,6 @@ def read_layers(network, faces, readouts, limit=None, batch_size=64):
     }
 
 
-def layer_vectors(network, images, layers, grids):
-    """Features of `layers` for images (B, 3, S, S) in [0, 1]: dict layer -> (B, d) (`pooled`)."""
-    return pooled(dict(pixels=images) | network.activations(images), layers, grids)
-
-
 def pooled(maps, layers, grids):
     """Vectors (B, d) of `layers`; maps are average-pooled to the sides `grids`, or kept whole."""
 

@@ -74,15 +74,6 @@ def matched_grids(network):
     }
 
 
-def random_mixtures(features, layer="stage5", counts=(128, 256)):
-    """Random projections of features (n, d): what is left of a layer where few numbers are."""
-    rng = np.random.default_rng(0)
-    return {
-        f"{layer}, {count} of it at random": features @ rng.normal(size=(features.shape[1], count))
-        for count in counts
-    }
-
-
 def measure_batch_norm(network, faces, limit, batch_size=64):
     """Set BatchNorm statistics of an untrained trunk to those of the first `limit` faces."""
     n = min(limit, len(faces))

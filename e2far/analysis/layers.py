@@ -21,6 +21,8 @@ from e2far.files import extra
 with extra("study"):
     import pandas as pd
 
+DRAWS = 5  # of random mixtures
+
 
 def squared_errors(features, targets, factors, person, components):
     """Target -> (E (n,), S (n,)) of probes that read targets (n, T) in features (n, d), nested over
@@ -33,6 +35,18 @@ def squared_errors(features, targets, factors, person, components):
     guess = probes.nested_predictions(features, asked, person, components)
     offsets = {name: (guess[name] - truth, truth - truth.mean(0)) for name, truth in asked.items()}
     return {name: tuple(np.square(x).sum(1) for x in pair) for name, pair in offsets.items()}
+
+
+def size_controls(features):
+    """What the recogniser's last steps would keep if only their size counted: layer -> draw ->
+    (n, 128 or 256). features: of `Subject.features`"""
+    wanted = [("stage5", 256), ("stage5", 128), ("average", 128)]
+    return {
+        f"{layer}, {count} of it at random": {
+            draw: probes.random_mixtures(features[layer], count, draw) for draw in range(DRAWS)
+        }
+        for layer, count in wanted
+    }
 
 
 def naming_errors(features, person, components):
@@ -171,6 +185,21 @@ def compare_heads(scores, table, samples):
                 row |= dict(zip(names, found))
             rows.append(row | dict(best_single=others["best"]))
     return pd.DataFrame(rows).drop(columns="depth")
+
+
+def beyond_size(scores, samples):
+    """What each of the recogniser's last steps explains beyond as many random mixtures of the layer
+    before it, in all poses (data frame)."""
+    steps = {"average": "stage5, 256 of it", "descriptor": "average, 128 of it"}
+    rows = []
+    for target, (layer, other) in itertools.product(("expression", "identity"), steps.items()):
+        key = "all poses", RECOGNISER, "pooled", target
+        found = scores.difference(key, layer, f"{other} at random", samples)
+        row = dict(
+            view=key[0], readout=key[2], target=target, layer=layer, mixtures=f"{other} at random"
+        )
+        rows.append(row | dict(zip(("value", "low", "high"), found)))
+    return pd.DataFrame(rows)
 
 
 def contrast_with_twin(scores, samples):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from e2far import data, losses
 from e2far.analysis import counterfactuals, exploring, layers, photos, similarity
-from e2far.analysis.features import matched_grids, measure_batch_norm, random_mixtures
+from e2far.analysis.features import matched_grids, measure_batch_norm
 from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAINED
 from e2far.analysis.subjects import Subject, calibrate
 from e2far.facemodels import arkit, load_face_model
@@ -168,14 +168,19 @@ def judge(p, view, subject):
     if view == "all poses":
         read["heads"] = join(read["pooled"], maps)
         read["heads, one grid"] = join(read["heads, one grid"], maps)
-    if "descriptor" in read["pooled"]:
-        read["pooled"] |= random_mixtures(read["pooled"]["stage5"])
     count = lambda readout: p.head_components if "heads" in readout else p.components
-    return [
-        (view, person, subject.name, subject.seed, readout, layer)
-        + (measure(x, person=person, components=count(readout)),)
+    asked = [
+        (subject.seed, readout, layer, x)
         for readout, features in read.items()
         for layer, x in features.items()
+    ]
+    if subject.name == RECOGNISER:
+        for layer, draws in layers.size_controls(read["pooled"]).items():
+            asked += [(draw, "pooled", layer, x) for draw, x in draws.items()]
+    return [
+        (view, person, subject.name, seed, readout, layer)
+        + (measure(x, person=person, components=count(readout)),)
+        for seed, readout, layer, x in asked
     ]
 
 
@@ -234,6 +239,7 @@ def write_tables(p, found, reached):
     networks = pd.DataFrame(reached).T[["step", "images", "loss", "train_top1", "top1"]]  # no times
     networks = networks.rename_axis("network").reset_index()
     tables = dict(probes=table, peaks=peaks, linear=linear, contrasts=contrasts)
+    tables["sizes"] = layers.beyond_size(scores, p.bootstrap)
     tables |= dict(moved=moved, networks=networks)
     for name, rows in tables.items():
         rows.round(4).to_csv(out / f"{name}.csv", index=False, lineterminator="\n")

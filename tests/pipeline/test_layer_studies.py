@@ -18,6 +18,7 @@ TABLES = {  # columns of each, which hold a value in every row
     "linear": f"trunk layer target {NUMBERS} less_last less_last_low less_best best_single",
     "moved": f"trunk seed layer depth target {NUMBERS}",
     "contrasts": f"view readout target contrast {NUMBERS}",
+    "sizes": f"view readout target layer mixtures {NUMBERS}",
     "networks": "network step loss",
     "heads": "trunk phase error design seed ratio",
     "pairs": "trunk phase error question seeds difference low high lowest_seed highest_seed",

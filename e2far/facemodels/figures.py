@@ -117,8 +117,8 @@ def group_differences(effects):
 
     effects: `checks.group_effects`
     """
-    titles = dict(male="men less women", african="african (survey: Black less White)")
-    titles["asian"] = "asian (survey: Other less White)"
+    titles = dict(male="men − women", african="african (survey: Black − White)")
+    titles["asian"] = "asian (survey: Other − White)"
     figure, axes = plots.panels(3, 3, 3.3, 3.2, sharey=True, sharex=True)
     for axis, (group, rows) in zip(axes, effects.groupby("group", sort=False)):
         y = range(len(rows))

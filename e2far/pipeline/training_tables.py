@@ -18,19 +18,19 @@ CLOCK = ["images_per_s", "seconds", "remaining_s"]  # columns of a log that diff
 
 
 def over_people(folder, one=LEARNED, other=SCRATCH):
-    """One long training less the other on the same faces, as shares of the mean face's error: rows
+    """One long training minus the other on the same faces, as shares of the mean face's error: rows
     of label, error, difference, low, high (95 % bootstrap over people), verdict."""
     a, b = (np.load(folder / name.replace(" ", "_") / "evaluation.npz") for name in (one, other))
     rows = []
     for kind in ERRORS:
         apart, mean_face = a[f"{kind}_mm"] - b[f"{kind}_mm"], a[f"{kind}_mean_face_mm"]
         interval = evaluation.bootstrap_ratio(apart, mean_face, clusters=a["person"])
-        rows.append(_row(f"{one} less {other}", kind, interval))
+        rows.append(_row(f"{one} − {other}", kind, interval))
     return pd.DataFrame(rows)
 
 
 def over_seeds(table, what, base):
-    """Each of the column `what` less `base`, seed by seed: rows as of `over_people`, the interval
+    """Each of the column `what` minus `base`, seed by seed: rows as of `over_people`, the interval
     Student's, and the lowest and the highest seed."""
     rows = []
     for kind in ERRORS:
@@ -38,7 +38,7 @@ def over_seeds(table, what, base):
         for name in table[what].unique():
             if name != base:
                 apart = wide[name] - wide[base]
-                row = _row(f"{name} less {base}", kind, probes.seed_interval(apart))
+                row = _row(f"{name} − {base}", kind, probes.seed_interval(apart))
                 rows.append(row | dict(lowest_seed=apart.min(), highest_seed=apart.max()))
     return pd.DataFrame(rows)
 

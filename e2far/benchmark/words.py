@@ -24,15 +24,19 @@ def listed(pairs):
 
 
 def of_iterations(iterations):
-    """Best and last error of each curve; networks that look once."""
-    curves, points = [], []
+    """Whom going on helps, with the error of the first and the last iteration; who looks once."""
+    told = {"lower": [], "higher": [], "once": []}
     for name, part in iterations.groupby("method", sort=False):
-        last = part.ratio.iloc[-1]
+        first, last = part.ratio.iloc[0], part.ratio.iloc[-1]
         if len(part) > 1:
-            curves.append(f"*{name}* {part.ratio.min():.3f} and {last:.3f}")
+            told["lower" if last < first else "higher"].append(f"*{name}* {first:.3f}, {last:.3f}")
         else:
-            points.append(f"*{name}* {last:.3f}")
-    return f"Best and last error: {'; '.join(curves)}. One look: {'; '.join(points)}."
+            told["once"].append(f"*{name}* {last:.3f}")
+    lower, higher, once = ("; ".join(methods) or "none" for methods in told.values())
+    return (
+        f"Error of the first and of the last iteration, where the last is lower: {lower}. Where it "
+        f"is not: {higher}. One look: {once}."
+    )
 
 
 def of_protocols(table):
@@ -50,7 +54,7 @@ def of_protocols(table):
 def of_regions(regions, method):
     rows = regions[regions.method == method].sort_values("ratio").itertuples()
     parts = (f"{row.ratio:.2f} at the {row.region} ({row.mm:.1f} mm)" for row in rows)
-    return f"*{method}* leaves of the mean face's error {', '.join(parts)}."
+    return f"Of the mean face's error *{method}* leaves {', '.join(parts)}."
 
 
 def of_units(units):
@@ -58,7 +62,9 @@ def of_units(units):
     known = (units.ratio_high < 1).sum()
     told = f"Best read are {', '.join(units.unit[:3])}. "
     told += f"{known} of {len(units)} movements are read better than by a still face. "
-    return told + (f"Worse than by a still face: {', '.join(lost)}." if len(lost) else "")
+    return told + (
+        f"For {' and '.join(lost)} it does worse than a still face." if len(lost) else ""
+    )
 
 
 def of_worlds(elsewhere, shift, method):
@@ -70,8 +76,8 @@ def of_worlds(elsewhere, shift, method):
         f"Of the mean face's error in the expressive shape *{method}* leaves {left}. The average "
         f"neutral shape that it reads lies {off.iloc[0]:.2f} mm off the true average of these people "
         f"in the world of training, and {off.iloc[-1]:.2f} mm with all three changes. Errors that "
-        "differ from person to person would average out; a look of the pictures that is taken for a "
-        "person stays."
+        "differ from person to person average out here. What stays is a look of the pictures that "
+        "the network takes for the shape of the people."
     )
 
 
@@ -79,8 +85,9 @@ def of_one_person(consistency, averages, method):
     found, several = consistency[method], averages[averages.method == method]
     reached = "reached" if found["high"] < 0.5 else "not reached"
     return (
-        f"*{method}*: shapes of one person lie {found['ratio']:.2f} [{found['low']:.2f}, "
-        f"{found['high']:.2f}] of the distance between people apart, so the aim is {reached}. "
+        f"Two shapes that *{method}* reads of one person lie {found['ratio']:.2f} "
+        f"[{found['low']:.2f}, {found['high']:.2f}] times as far apart as those of two people, so "
+        f"the aim is {reached}. "
         f"{several.pictures.iloc[-1]} pictures instead of one take the error from "
         f"{several.ratio.iloc[0]:.3f} to {several.ratio.iloc[-1]:.3f}."
     )

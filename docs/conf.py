@@ -67,7 +67,8 @@ def thumbnails(notebook):
 def mathml(translator, node):
     """A formula, in the middle of a line or on its own, as MathML."""
     display = "inline" if node.tagname == "math" else "block"
-    translator.body.append(convert(node.astext(), display=display))
+    formula = convert(node.astext(), display=display)
+    translator.body.append(formula.replace("<mo>&#x02016;", '<mo stretchy="false">&#x02016;'))
     raise SkipNode
 
 

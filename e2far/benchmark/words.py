@@ -24,19 +24,17 @@ def listed(pairs):
 
 
 def of_iterations(iterations):
-    """Whom going on helps, with the error of the first and the last iteration; who looks once."""
-    told = {"lower": [], "higher": [], "once": []}
+    """The best error of each curve, and when it is reached; networks that look once."""
+    curves, points = [], []
     for name, part in iterations.groupby("method", sort=False):
-        first, last = part.ratio.iloc[0], part.ratio.iloc[-1]
+        best, last = part.loc[part.ratio.idxmin()], part.iloc[-1]
         if len(part) > 1:
-            told["lower" if last < first else "higher"].append(f"*{name}* {first:.3f}, {last:.3f}")
+            later = f", {last.ratio:.3f} at the end" if last.ratio - best.ratio > 0.001 else ""
+            reached = f"after {best.iteration} of {last.iteration}{later}"
+            curves.append(f"*{name}* {best.ratio:.3f} {reached}")
         else:
-            told["once"].append(f"*{name}* {last:.3f}")
-    lower, higher, once = ("; ".join(methods) or "none" for methods in told.values())
-    return (
-        f"Error of the first and of the last iteration, where the last is lower: {lower}. Where it "
-        f"is not: {higher}. One look: {once}."
-    )
+            points.append(f"*{name}* {last.ratio:.3f}")
+    return f"Best error, after how many iterations: {'; '.join(curves)}. One look: {'; '.join(points)}."
 
 
 def of_protocols(table):

@@ -51,7 +51,7 @@ def error_against_time(table):
         axis.plot([end.ms] * 2, [end.low, end.high], color=look["color"], lw=1)
     axis.axhline(1, color=COLOURS["mean face"], label="mean face")
     axis.set(xscale="log", xlabel="milliseconds a face, one thread", ylim=(0.58, 1.03))
-    axis.set_ylabel("error of the face with its expression,\nmean face = 1")
+    axis.set_ylabel("expressive shape,\nratio to the mean face's error")
     ticks = [tick for tick in (0.3, 1, 3, 10, 30) if tick <= 1.5 * table.ms.max()]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()

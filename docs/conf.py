@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from docutils.nodes import SkipNode
+from docutils.nodes import SkipNode, image, section
 from latex2mathml.converter import convert
 
 project, author = "e2far", "the e2far authors"
@@ -64,6 +64,13 @@ def thumbnails(notebook):
     return "\n".join(["", f"## [](<{page}>)", "", *links, ""])
 
 
+def describe(app, doctree, page):
+    """Say to those who do not see a notebook's figure which section it belongs to."""
+    for part in reversed([*doctree.findall(section)]):  # the innermost first
+        for figure in part.findall(image):
+            figure.attributes.setdefault("alt", f"Figure: {part[0].astext()}")
+
+
 def mathml(translator, node):
     """A formula, in the middle of a line or on its own, as MathML."""
     display = "inline" if node.tagname == "math" else "block"
@@ -74,4 +81,5 @@ def mathml(translator, node):
 
 def setup(app):
     app.connect("source-read", add_contents)
+    app.connect("doctree-resolved", describe)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))

@@ -15,7 +15,7 @@ from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN
 from e2far.evaluation import bootstrap_ratio
 from e2far.files import extra
 from e2far.network import E2FAR
-from e2far.pipeline import jobs, layer_study, params, trainings
+from e2far.pipeline import jobs, layer_study, params, record, trainings
 from e2far.recogniser import weights_file
 from e2far.synthesis import shards
 from e2far.weights import save_trunk
@@ -239,4 +239,5 @@ def contrast_with_twin(p, errors):
 
 
 if __name__ == "__main__":
-    main()
+    with record.timed(params.load("heads").data / "timings" / "head_study.csv"):
+        main()

@@ -19,7 +19,7 @@ from e2far.analysis.subjects import Subject, calibrate
 from e2far.facemodels import arkit, load_face_model
 from e2far.files import extra
 from e2far.network import E2FAR, Recognizer
-from e2far.pipeline import jobs, params, trainings
+from e2far.pipeline import jobs, params, record, trainings
 from e2far.recogniser import Recogniser, weights_file
 from e2far.weights import fill_trunk, load_network
 
@@ -242,4 +242,5 @@ def write_tables(p, found, reached):
 
 
 if __name__ == "__main__":
-    main()
+    with record.timed(params.load("layers").data / "timings" / "layer_study.csv"):
+        main()

@@ -187,18 +187,42 @@ def compare_heads(scores, table, samples):
     return pd.DataFrame(rows).drop(columns="depth")
 
 
-def beyond_size(scores, samples):
-    """What each of the recogniser's last steps explains beyond as many random mixtures of the layer
-    before it, in all poses (data frame)."""
-    steps = {"average": "stage5, 256 of it", "descriptor": "average, 128 of it"}
+def relative_changes(moves, depths):
+    """How far a factor moves each layer, as a share of the distance between unrelated pictures: 0
+    where a layer ignores it, 1 where it sees nothing else; and expression beside identity (data
+    frame). The intervals are bootstraps over pictures.
+
+    moves: trunk -> `layer_study.measure_moves` of each seed    depths: trunk -> layer -> depth
+    """
     rows = []
-    for target, (layer, other) in itertools.product(("expression", "identity"), steps.items()):
-        key = "all poses", RECOGNISER, "pooled", target
-        found = scores.difference(key, layer, f"{other} at random", samples)
-        row = dict(
-            view=key[0], readout=key[2], target=target, layer=layer, mixtures=f"{other} at random"
-        )
-        rows.append(row | dict(zip(("value", "low", "high"), found)))
+    for trunk, by_seed in moves.items():
+        mean = {key: np.mean([found[key] for found in by_seed], 0) for key in by_seed[0]}
+        factors = {factor: "another" for _, factor in mean if factor != "another"}
+        asked = {name: (name, other) for name, other in factors.items()}
+        asked["expression / identity"] = "expression", "identity"
+        for (layer, depth), (target, pair) in itertools.product(
+            depths[trunk].items(), asked.items()
+        ):
+            found = bootstrap_ratio(*(mean[layer, name] for name in pair))
+            row = dict(trunk=trunk, layer=layer, depth=depth, target=target)
+            rows.append(row | dict(zip(("value", "low", "high"), found)))
+    return pd.DataFrame(rows)
+
+
+def beyond_size(scores, samples):
+    """What the recogniser's last steps explain, what as many random mixtures of a layer before
+    explain, and the difference, in all poses (data frame)."""
+    rows, steps = [], {"average": ("stage5, 256 of it",)}
+    steps["descriptor"] = "stage5, 128 of it", "average, 128 of it"
+    for target, layer in itertools.product(("expression", "identity"), steps):
+        for mixtures in (f"{name} at random" for name in steps[layer]):
+            key = "all poses", RECOGNISER, "pooled", target
+            row = dict(target=target, layer=layer, mixtures=mixtures)
+            for column, name in dict(explained=layer, mixtures_explain=mixtures).items():
+                E, S = scores.mean((*key[:3], name, target))
+                row[column] = 1 - E.sum() / S.sum()
+            found = scores.difference(key, layer, mixtures, samples)
+            rows.append(row | dict(zip(("value", "low", "high"), found)))
     return pd.DataFrame(rows)
 
 
@@ -209,6 +233,7 @@ def contrast_with_twin(scores, samples):
     for readout in ("pooled", "heads", "heads, one grid"):
         pairs = [(f"stage{i}", "stage5") for i in (2, 3, 4)]
         pairs += [("stage3", "descriptor")] * (readout == "pooled")
+        pairs += [("stage3 + stage4 + stage5", "stage3")] * (readout != "pooled")
         for target, pair in itertools.product(("expression", "identity"), pairs):
             where = "all poses", readout, target
             found = scores.contrast(where, (RECOGNISER, TWIN), pair, samples)

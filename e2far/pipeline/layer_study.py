@@ -19,7 +19,7 @@ from e2far.analysis.subjects import Subject, calibrate
 from e2far.facemodels import arkit, load_face_model
 from e2far.files import extra
 from e2far.network import E2FAR, Recognizer
-from e2far.pipeline import jobs, params, trainings
+from e2far.pipeline import jobs, params, record, trainings
 from e2far.recogniser import Recogniser, weights_file
 from e2far.weights import fill_trunk, load_network
 
@@ -144,7 +144,7 @@ def targets_of(sample, model):
 
 
 def study(p, views, kind, seed):
-    """Of one subject: kind, depths of layers, arguments for `Scores.add`, moves (data frame)."""
+    """Of one subject: kind, depths of layers, arguments for `Scores.add`, `measure_moves`."""
     torch.set_num_threads(1)
     subject = open_subject(p, kind, seed)
     rows = [row for view in views for row in judge(p, view, subject)]
@@ -205,26 +205,23 @@ def questions(p, view, sample):
 
 
 def measure_moves(p, subject):
-    """How far each factor of a picture moves each layer (data frame)."""
+    """How far each factor of a picture moves each layer: (layer, factor) -> squared distances of
+    features from those of the original picture (n,). Factor "another": an unrelated picture."""
     read = lambda name: subject.features(load_file(place(p, f"pairs, {name}")))
-    original, another, rows = read("original"), read("another"), []
-    changed = {factor: read(factor) for factor in counterfactuals.FACTORS}
-    for layer, depth in subject.layers.items():
-        pairs = [(factor, changed[factor], another) for factor in changed]
-        pairs.append(("expression / identity", changed["expression"], changed["identity"]))
-        for target, one, other in pairs:
-            found = similarity.relative_change(original[layer], one[layer], other[layer])
-            row = dict(trunk=subject.name, seed=subject.seed, layer=layer, depth=depth)
-            rows.append(row | dict(target=target) | dict(zip(("value", "low", "high"), found)))
-    return pd.DataFrame(rows)
+    original, found = read("original"), {}
+    for factor in (*counterfactuals.FACTORS, "another"):
+        for layer, x in read(factor).items():
+            found[layer, factor] = similarity.squared_distance(original[layer], x)
+    return found
 
 
 def write_tables(p, found, reached):
     """reports/metrics/layers/: one CSV file for each of `tables`."""
-    out, scores, depths = p.reports / "metrics" / "layers", layers.Scores(), {}
+    out, scores, depths, moves = p.reports / "metrics" / "layers", layers.Scores(), {}, {}
     out.mkdir(parents=True, exist_ok=True)
-    for kind, known, rows, _ in found:
+    for kind, known, rows, moved in found:
         depths[kind] = known
+        moves.setdefault(kind, []).append(moved)
         for row in rows:
             scores.add(*row)
     table = scores.table(depths, p.bootstrap)
@@ -232,18 +229,18 @@ def write_tables(p, found, reached):
     is_head = table.readout.str.startswith("heads")
     linear = table[is_head & table.target.isin(["identity", "expression"])]
     linear = layers.compare_heads(scores, linear, p.bootstrap)
-    table = table[~is_head]
+    table = table[~is_head & ~table.layer.str.endswith("at random")]
     peaks = layers.summarise_peaks(scores, table, tops, p.bootstrap)
-    moved = pd.concat([moves for *_, moves in found])
     contrasts = layers.contrast_with_twin(scores, p.bootstrap)
     networks = pd.DataFrame(reached).T[["step", "images", "loss", "train_top1", "top1"]]  # no times
     networks = networks.rename_axis("network").reset_index()
     tables = dict(probes=table, peaks=peaks, linear=linear, contrasts=contrasts)
     tables["sizes"] = layers.beyond_size(scores, p.bootstrap)
-    tables |= dict(moved=moved, networks=networks)
+    tables |= dict(moved=layers.relative_changes(moves, depths), networks=networks)
     for name, rows in tables.items():
         rows.round(4).to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":
-    main()
+    with record.timed(params.load("layers").data / "timings" / "layer_study.csv"):
+        main()

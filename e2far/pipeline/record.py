@@ -13,7 +13,8 @@ import platform
 import re
 import subprocess
 import sys
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image
@@ -109,6 +110,15 @@ def notebook(path, timings):
         pd.DataFrame(rows).round(3).to_csv(partial, index=False)
     with replacing(path) as partial:
         nbformat.write(content, partial)
+
+
+@contextmanager
+def timed(timings):
+    """Write to the CSV file `timings` how many seconds the code inside took."""
+    start = time.perf_counter()
+    yield
+    timings.parent.mkdir(parents=True, exist_ok=True)
+    timings.write_text(f"seconds\n{time.perf_counter() - start:.0f}\n")
 
 
 def pack_picture(data):

@@ -27,6 +27,12 @@ def record_of(folder, *cells):
     return path.read_bytes(), pd.read_csv(timings, keep_default_na=False)
 
 
+def test_the_seconds_of_a_script_are_kept(tmp_path):
+    with record.timed(tmp_path / "new" / "study.csv"):
+        pass
+    assert pd.read_csv(tmp_path / "new" / "study.csv").seconds.tolist() == [0]
+
+
 def test_warnings_name_no_folder_of_the_machine(tmp_path):
     said = new_output("stream", name="stderr", text="/any/lib/site-packages/joblib/y.py:7: slow")
     stored, _ = record_of(tmp_path, ran("1", 1.0, outputs=[said]))

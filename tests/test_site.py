@@ -55,3 +55,9 @@ def test_a_page_has_no_empty_output_no_broken_picture_and_fits_its_width(browser
     browser("Emulation.setDeviceMetricsOverride", **size)
     browser.load(SITE / page)
     assert json.loads(browser.js(FAULTS)) == dict(broken=[], empty=[], wide=[])
+
+
+@pytest.mark.skipif(not PAGES, reason="no pages: make site")
+def test_the_gallery_shows_every_figure():
+    figures = list((ROOT / "reports" / "figures").glob("*/*"))
+    assert (SITE / "docs" / "gallery.html").read_text().count("<img") == len(figures)

@@ -101,6 +101,7 @@ def living(short, starts=(SCRATCH, BARE)):
     low, high = zip(*(axis.get_ylim() for axis in axes[1:]))
     for axis in axes[1:]:
         axis.set_ylim(min(low), max(high))
+    axes[2].tick_params(labelleft=False)
     for axis in axes:
         axis.grid(alpha=0.3)
     handles, labels = axes[1].get_legend_handles_labels()

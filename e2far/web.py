@@ -44,7 +44,9 @@ def sliders(rows, start):
     made, lines = [], []
     for name, pictures in rows.items():
         pictures = {label: _picture(shown) for label, shown in pictures.items()}
-        frames = [(label, address(picture, quality=85)) for label, picture in pictures.items()]
+        frames = [
+            (label, address(picture, "WEBP", quality=70)) for label, picture in pictures.items()
+        ]
         at = list(pictures).index(start)
         look = dict(name=name, label=start, picture=frames[at][1], at=at, last=len(frames) - 1)
         made.append(look | dict(width=pictures[start].shape[1]))
@@ -56,7 +58,7 @@ def _picture(shown):
     if isinstance(shown, np.ndarray):
         return shown
     file = io.BytesIO()
-    shown.savefig(file, dpi=72, bbox_inches="tight")
+    shown.savefig(file, dpi=96, bbox_inches="tight")
     plt.close(shown)
     return np.asarray(Image.open(file).convert("RGB"))
 

@@ -121,7 +121,7 @@ def memories(rows):
         known = [*row]
         if isinstance(name, str):
             beside = dict(rotation=90, va="center", fontsize=9, transform=line[0].transAxes)
-            line[0].text(-0.2, 0.5, name, **beside)
+            line[0].text(-0.3, 0.5, name.replace(", ", ",\n"), ha="center", **beside)
     for axis in axes:
         axis.axis("off")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)

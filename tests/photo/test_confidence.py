@@ -143,11 +143,11 @@ def test_what_was_found_is_what_is_predicted(guesser):
     for name in confidence.ERRORS:
         errors = np.array([getattr(one, name) for one in said])
         assert spearmanr(new[name][whole], errors[whole])[0] > 0.4
-        assert mean(new[name]) == pytest.approx(mean(errors), abs=0.15)
+        assert mean(new[name]) == pytest.approx(mean(errors), abs=0.1)  # found: .05
 
     assert np.median([said[i].score for i in np.flatnonzero(~face)]) < 0.2
     told = [said[i] for i in np.flatnonzero(whole)]
-    assert np.mean([one.doubtful for one in told]) < 0.06
+    assert np.mean([one.doubtful for one in told]) < 0.055  # found: .048 of 600, .03 wanted
     assert max(one.score for one in told if not one.doubtful) > 0.6
     assert min(one.score for one in told) < 0.2
     ends = [calibration(d, new["signs"][0]).landmark_error_percent for d in (0, 1e9)]
@@ -195,7 +195,8 @@ def test_the_shipped_weights_know_a_face_from_a_cat(shipped):
     """Squares cut at random out of pictures without a face, a cat's whole face, and plain grey."""
     assert shipped.calibration is not None, "e2far/shipped/default.confidence.json: `make release`"
     face = shipped(astronaut()).confidence
-    assert face.score > 0.7 and face.landmark_error_percent < 5 and not face.doubtful
+    assert face.score > 0.85  # found: .93
+    assert face.landmark_error_percent < 5 and not face.doubtful
     cat = shipped(chelsea(), (60, 20, 320, 280)).confidence
     grey = shipped(np.full((90, 90, 3), 128, np.uint8), (5, 5, 85, 85)).confidence
     assert all(one.doubtful and one.score < 0.2 for one in (cat, grey))
@@ -214,7 +215,10 @@ def test_the_shipped_weights_know_impostors_from_photos(shipped):
     seen = [shipped(picture, box) for _, _, picture, box in impostors()]
     scores = {name: one.confidence.score for (_, name, *_), one in zip(impostors(), seen)}
     real = [shipped(photo(name), box).confidence for name, box in FACES.items()]
-    assert min(one.score for one in real) > 0.5 and not any(one.doubtful for one in real)
-    assert scores["circle_with_two_eyes"] < 0.5
-    assert np.mean([one.doubtful for one in seen]) > 0.5
-    assert np.mean([score < min(one.score for one in real) for score in scores.values()]) > 0.9
+    assert min(one.score for one in real) > 0.85  # found: .92
+    assert not any(one.doubtful for one in real)
+    assert scores["circle_with_two_eyes"] < 0.01  # found: 0
+    assert np.mean([one.doubtful for one in seen]) > 0.85  # found: .89
+    assert (
+        np.mean([score < min(one.score for one in real) for score in scores.values()]) > 0.97
+    )  # found: all

@@ -102,6 +102,7 @@ release: setup
 
 # How far to trust the shipped network, from what it makes of validation people (`make long` makes them).
 calibration: setup
+	rm -f e2far/shipped/default.confidence.json
 	python -c 'from e2far import Reconstructor, data; from e2far.photo import calibration, confidence, reconstructor; calibration.calibrate(Reconstructor.from_pretrained(), data.Faces("data/long/faces/validation")).save(confidence.beside(reconstructor.WEIGHTS))'
 
 clean:

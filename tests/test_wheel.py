@@ -15,7 +15,7 @@ OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONP
 LIBRARY = """
 import e2far, importlib, pkgutil, sys
 assert e2far.__file__.startswith(sys.prefix), f"{e2far.__file__} is not the wheel's"
-assert e2far.Reconstructor.from_pretrained()("photo.png").confidence.score > 0.7
+assert e2far.Reconstructor.from_pretrained()("photo.png").confidence.score > 0.85  # found: .93
 for module in pkgutil.walk_packages(e2far.__path__, "e2far."):
     try:
         module.name == "e2far.__main__" or importlib.import_module(module.name)

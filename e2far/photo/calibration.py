@@ -1,12 +1,14 @@
 """Learning how far to trust a network from what it makes of faces and non-faces."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from e2far.files import extra
 from e2far.photo import likeness
-from e2far.photo.confidence import ERRORS, FALSE_ALARMS, GOOD, KNOTS, SCORE_MARGIN, Calibration
+from e2far.photo.confidence import ERRORS, FALSE_ALARMS, GOOD, KNOTS, Calibration
 from e2far.photo.nonfaces import EMPTY, clouds, uniform, without_face
 
 # Shares of the side: how boxes scatter, across, down and in size. See detection.CNN_TO_BOX
@@ -124,7 +126,7 @@ def even_between(first):
 def calibrate(reconstructor, faces, count=1000, seed=0):
     """The Calibration of a Reconstructor from `trials` on `count` faces of a split.
 
-    By isotonic regression: a larger disagreement never means a smaller error.
+    Its curves are isotonic: a larger disagreement never means a smaller error.
     """
     with extra("study"):
         from sklearn.isotonic import IsotonicRegression
@@ -132,24 +134,23 @@ def calibrate(reconstructor, faces, count=1000, seed=0):
     found = trials(reconstructor, faces, count, seed)
     disagreement = found["disagreement_percent"].clip(1e-3)
     whole, face = found["kind"] == "whole", np.isfinite(found["landmark_error_percent"])
+    weight = even_between(whole[face])
     knots = np.geomspace(*np.quantile(disagreement, (0.005, 0.995)), KNOTS)
 
-    def curve(values, increasing=True):
-        fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
-        fitted.fit(np.log(disagreement[face]), values[face], even_between(whole[face]))
-        return fitted.predict(np.log(knots))
+    def curve(error):
+        fitted = IsotonicRegression(out_of_bounds="clip")
+        fitted.fit(np.log(disagreement[face]), np.log(error[face].clip(1e-3)), weight)
+        return tuple(np.exp(fitted.predict(np.log(knots))).round(3).tolist())
 
-    good = (found["landmark_error_percent"] < GOOD).astype(float)  # NaN is not
-    score = curve(good, increasing=False).clip(SCORE_MARGIN, 1 - SCORE_MARGIN)
-    errors = {name: np.exp(curve(np.log(found[name].clip(1e-3)))) for name in ERRORS}
     told = whole | ~face
-    like = likeness.fit(found["signs"][told], whole[told], even_between(whole[told]))
-    scores = np.interp(np.log(disagreement), np.log(knots), score) * like(found["signs"])
-    return Calibration(
+    calibration = Calibration(
         reconstructor.version,
         tuple(knots.round(4).tolist()),
-        tuple(score.round(4).tolist()),
-        **{name: tuple(values.round(3).tolist()) for name, values in errors.items()},
-        doubtful_below=round(float(np.quantile(scores[whole], FALSE_ALARMS)), 4),
-        likeness=like,
+        **{name: curve(found[name]) for name in ERRORS},
+        likeness=likeness.fit(found["signs"][told], whole[told], even_between(whole[told])),
+        placed=likeness.fit(
+            found["signs"][face], found["landmark_error_percent"][face] < GOOD, weight
+        ),
     )
+    limit = float(np.quantile(calibration.scores(found["signs"][whole]), FALSE_ALARMS))
+    return replace(calibration, doubtful_below=round(limit, 4))

@@ -8,9 +8,10 @@ do not, it guesses:
 p: landmarks of the picture    p': of its mirror image, m: mirrored back, n': the point opposite n
 w: size of the face, the crop's side / 1.45
 
-`calibration.calibrate` finds on synthetic faces, whole and spoilt, and on pictures without a face,
-what errors go with which disagreement. It has seen no real face either. A drawing that is symmetric
-agrees with its mirror image: the score also asks how like a photo of a face it looks (`likeness`).
+`calibration.calibrate` finds on synthetic faces, whole and spoilt, what errors go with which
+disagreement. It has seen no real face either. The disagreement is much larger in a square that is
+4 % larger, and a drawing that is symmetric agrees with its mirror image: the score asks for all
+signs of a square, and also how like a photo of a face it looks (`likeness`).
 
 Choice: the mirror image, since it needs no learned numbers, serves any network and costs a few
 milliseconds. Rank correlation with the landmarks' true error, on 1,500 synthetic faces and 1,250
@@ -77,26 +78,29 @@ class Calibration:
 
     version: str
     disagreement_percent: tuple
-    score: tuple
     landmark_error_percent: tuple
     vertex_error_mm: tuple
-    doubtful_below: float  # score
-    likeness: Likeness
+    likeness: Likeness  # that this is a photo of a face
+    placed: Likeness  # that landmarks of a face are off by less than GOOD
+    doubtful_below: float = 0.0  # score
 
-    def __call__(self, disagreement_percent: float, signs=None) -> Confidence:
+    def __call__(self, disagreement_percent: float, signs) -> Confidence:
         """The Confidence that goes with a disagreement; beyond the curves' ends their ends.
 
-        signs: (D,) of `likeness.signs`; None: it is a photo of a face
+        signs: (D,) of `likeness.signs`
         """
         at = np.log(max(disagreement_percent, 1e-6)), np.log(self.disagreement_percent)
-        curves = {name: float(np.interp(*at, getattr(self, name))) for name in ("score", *ERRORS)}
-        if signs is not None:
-            curves["score"] *= float(self.likeness(signs[None])[0])
+        score = float(self.scores(signs[None])[0])
         return Confidence(
-            **curves,
-            doubtful=curves["score"] < self.doubtful_below,
+            score,
+            **{name: float(np.interp(*at, getattr(self, name))) for name in ERRORS},
+            doubtful=score < self.doubtful_below,
             disagreement_percent=float(disagreement_percent),
         )
+
+    def scores(self, signs):
+        """Scores (B,) of signs (B, D)."""
+        return (self.likeness(signs) * self.placed(signs)).clip(max=1 - SCORE_MARGIN)
 
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
@@ -115,13 +119,15 @@ def load(path: str | Path) -> Calibration | None:
         return None
     with files.reading(path, "a calibration: delete it, or make it again by `make calibration`"):
         stored = json.loads(Path(path).read_text())
-        curves = np.array([stored[k] for k in ("disagreement_percent", "score", *ERRORS)], float)
-        limit, likeness = float(stored["doubtful_below"]), Likeness.checked(stored["likeness"])
+        curves = np.array([stored[k] for k in ("disagreement_percent", *ERRORS)], float)
+        limit = float(stored["doubtful_below"])
+        likeness, placed = (Likeness.checked(stored[key]) for key in ("likeness", "placed"))
         if not ((curves >= 0) & (curves < 1e6)).all() or not 0 <= limit <= 1:
             raise ValueError("it holds what is not a positive number")
         if curves.ndim != 2 or curves[0, 0] == 0 or (np.diff(curves[0]) < 0).any():
             raise ValueError("its curves are not over a rising disagreement")
-        return Calibration(stored["version"], *map(tuple, curves.tolist()), limit, likeness)
+        curves = map(tuple, curves.tolist())
+        return Calibration(stored["version"], *curves, likeness, placed, limit)
 
 
 def disagreement_percent(landmarks, mirrored):

@@ -2,11 +2,12 @@ r"""How like a photo of a face a square looks, whatever the network reads in it.
 
 The network reads a face in a circle with two eyes, and agrees with itself. What gives the circle
 away are its colours and edges, and what the trunk sees: the signs of a square, by which
-`calibration` tells synthetic faces from pictures made of them that are no photo of a face.
+`calibration` tells synthetic faces from pictures made of them that are no photo of a face; and,
+likewise, faces whose landmarks are found from others.
 
     likeness $p = \sigma(b + w \cdot (z, z_i z_j))$
 
-z: the signs, standardised on faces    z_i z_j: products of two of the first N_PIXEL of them
+z: the signs, standardised on the kind    z_i z_j: products of two of the first N_PIXEL of them
 """
 
 from dataclasses import dataclass
@@ -46,9 +47,9 @@ def terms(z):
 
 @dataclass(frozen=True)
 class Likeness:
-    """Probability that a square with given signs is a photo of a face, and not made to look so."""
+    """Probability that a square with given signs is of a kind, as a photo of a face is one."""
 
-    mean: tuple  # of the signs of faces
+    mean: tuple  # of the signs of that kind
     spread: tuple  # their standard deviations
     weights: tuple  # of the `terms`
     bias: float
@@ -72,20 +73,20 @@ class Likeness:
         return 1 / (1 + np.exp(-(terms(z) @ self.weights + self.bias).clip(-30, 30)))
 
 
-def fit(found, face, weight):
-    """The Likeness that tells signs (B, D) of faces (where `face` (B,)) from the others.
+def fit(found, those, weight):
+    """The Likeness that tells signs (B, D) of one kind (where `those` (B,)) from the others.
 
     How far its weights are held back is chosen on the data, by cross-validated log loss.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, KFold
 
-    mean, spread = found[face].mean(0), found[face].std(0) + 1e-3
+    mean, spread = found[those].mean(0), found[those].std(0) + 1e-3
     x = terms((found - mean) / spread)
     size = x.std(0) + 1e-6
     how = dict(scoring="neg_log_loss", cv=KFold(4, shuffle=True, random_state=0))
     search = GridSearchCV(LogisticRegression(max_iter=500), dict(C=[0.001, 0.01, 0.1, 1.0]), **how)
-    model = search.fit(x / size, face, sample_weight=weight).best_estimator_
+    model = search.fit(x / size, those, sample_weight=weight).best_estimator_
     numbers = mean, spread, model.coef_[0] / size
     return Likeness(
         *(tuple(row.round(6).tolist()) for row in numbers), round(float(model.intercept_[0]), 6)

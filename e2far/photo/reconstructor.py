@@ -186,11 +186,11 @@ class Reconstructor:
             {key: value[half] for key, value in out.items()}
             for half in (slice(count), slice(count, None))
         )
-        landmarks = [self._with_landmarks(one)["landmarks"] for one in (own, other)]
+        landmarks = self._with_landmarks(out)["landmarks"]
         back = dict(pose=camera.mirrored_pose(other.pop("pose")))
         back["identity"], back["expression"] = self.model.mirrored(**other)
         mean = self._with_landmarks({key: (own[key] + back[key]) / 2 for key in own})
-        doubt = confidence.disagreement_percent(*landmarks)
+        doubt = confidence.disagreement_percent(landmarks[:count], landmarks[count:])
         return mean | dict(disagreement_percent=doubt, signs=likeness.signs(crops, doubt, deepest))
 
     def _with_landmarks(self, out):

@@ -175,8 +175,9 @@ def test_a_folder_with_its_subfolders(run, album, out):
 def test_a_doubtful_face_is_told_written_and_counted_apart(run, album, folder, out):
     tiny = e2far.Reconstructor.from_pretrained(folder / "tiny.safetensors", folder / "toy.npz")
     signs = tiny.estimate([astronaut()], [[150, 70, 280, 200]])["signs"][0]
-    curves = (1e-3, 1e3), (1.0, 0.9), (1.0, 50.0), (2.0, 9.0)
-    wary = confidence.Calibration(tiny.version, *curves, 0.5, faint(len(signs), bias=-30.0))
+    curves = (1e-3, 1e3), (1.0, 50.0), (2.0, 9.0)
+    kinds = faint(len(signs), bias=-30.0), faint(len(signs))
+    wary = confidence.Calibration(tiny.version, *curves, *kinds, 0.5)
     wary.save(
         confidence.beside(shutil.copy(folder / "tiny.safetensors", folder / "wary.safetensors"))
     )

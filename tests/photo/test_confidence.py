@@ -122,57 +122,53 @@ def guesser(toy):
 
 
 def test_what_was_found_is_what_is_predicted(guesser):
-    """On new trials errors are those found: they rise, and the score falls, with disagreement.
+    """On new trials errors are those found: they rise with disagreement.
 
     Three in a hundred whole faces are doubtful.
     """
     calibration = calibrate(*guesser, count=600, seed=0)
     assert calibration.version == "0" * 16
-    assert (np.diff(calibration.score) <= 0).all()
     for name in ("landmark_error_percent", "vertex_error_mm", "disagreement_percent"):
         assert (np.diff(getattr(calibration, name)) >= 0).all()
-    for name in ("score", "landmark_error_percent", "vertex_error_mm", "disagreement_percent"):
         assert np.ptp(getattr(calibration, name)) > 0
 
     new = trials(*guesser, count=600, seed=1)
     whole, face = new["kind"] == "whole", np.isfinite(new["vertex_error_mm"])
     assert set(new["kind"]) == {"whole", *SPOILT, *EMPTY}
     assert not face[np.isin(new["kind"], EMPTY)].any()
-    said = [calibration(value) for value in new["disagreement_percent"]]
+    said = list(map(calibration, new["disagreement_percent"], new["signs"]))
     spoilt = face & ~whole
     weights = np.where(whole, 0.5 / whole.sum(), 0.5 / spoilt.sum())  # half are whole faces
     mean = lambda errors: np.average(np.log(errors[face]), weights=weights[face])
     for name in confidence.ERRORS:
         errors = np.array([getattr(one, name) for one in said])
         assert spearmanr(new[name][whole], errors[whole])[0] > 0.4
-        assert mean(new[name]) == pytest.approx(mean(errors), abs=0.15)
+        assert mean(new[name]) == pytest.approx(mean(errors), abs=0.1)  # found: .05
 
-    told = [
-        calibration(doubt, signs) for doubt, signs in zip(new["disagreement_percent"], new["signs"])
-    ]
-    assert np.median([told[i].score for i in np.flatnonzero(~face)]) < 0.2
-    told = [told[i] for i in np.flatnonzero(whole)]
-    assert np.mean([one.doubtful for one in told]) < 0.06
+    assert np.median([said[i].score for i in np.flatnonzero(~face)]) < 0.2
+    told = [said[i] for i in np.flatnonzero(whole)]
+    assert np.mean([one.doubtful for one in told]) < 0.055  # found: .048 of 600, .03 wanted
     assert max(one.score for one in told if not one.doubtful) > 0.6
     assert min(one.score for one in told) < 0.2
-    assert [calibration(d).score for d in (0, 1e9)] == [calibration.score[i] for i in (0, -1)]
+    ends = [calibration(d, new["signs"][0]).landmark_error_percent for d in (0, 1e9)]
+    assert ends == [calibration.landmark_error_percent[i] for i in (0, -1)]
 
 
 def test_a_calibration_comes_back(tmp_path):
-    curves = (1.0, 10.0), (0.9, 0.1), (2.0, 20.0), (3.0, 5.0)
-    one = Calibration("0" * 16, *curves, 0.2, faint(N_PIXEL))
+    curves = (1.0, 10.0), (2.0, 20.0), (3.0, 5.0)
+    one = Calibration("0" * 16, *curves, faint(N_PIXEL), faint(N_PIXEL, bias=0.0), 0.2)
     path = confidence.beside(tmp_path / "mine.safetensors")
     assert path.name == "mine.confidence.json" and confidence.load(path) is None
     one.save(path)
     assert confidence.load(path) == one
-    halfway = one(10**0.5)
+    halfway = one(10**0.5, np.zeros(N_PIXEL))
     names = ("score", "landmark_error_percent", "vertex_error_mm")
     assert [getattr(halfway, name) for name in names] == pytest.approx([0.5, 11, 4])
     assert not halfway.doubtful
     whole = json.loads(path.read_text())
-    falling, negative = dict(disagreement_percent=[9.0, 1.0]), dict(score=[-1.0, 0.0])
-    short = dict(likeness=whole["likeness"] | dict(weights=[1.0]))
-    wrongs = [1], {}, whole | falling, whole | negative, whole | dict(score=[0.5]), whole | short
+    falling, negative = dict(disagreement_percent=[9.0, 1.0]), dict(vertex_error_mm=[-1.0, 0.0])
+    single, short = dict(vertex_error_mm=[0.5]), whole["placed"] | dict(weights=[1.0])
+    wrongs = [1], {}, *(whole | one for one in (falling, negative, single, dict(placed=short)))
     for wrong in wrongs:
         path.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="mine.confidence.json: .* `make calib") as error:
@@ -199,7 +195,8 @@ def test_the_shipped_weights_know_a_face_from_a_cat(shipped):
     """Squares cut at random out of pictures without a face, a cat's whole face, and plain grey."""
     assert shipped.calibration is not None, "e2far/shipped/default.confidence.json: `make release`"
     face = shipped(astronaut()).confidence
-    assert face.score > 0.7 and face.landmark_error_percent < 5 and not face.doubtful
+    assert face.score > 0.85  # found: .93
+    assert face.landmark_error_percent < 5 and not face.doubtful
     cat = shipped(chelsea(), (60, 20, 320, 280)).confidence
     grey = shipped(np.full((90, 90, 3), 128, np.uint8), (5, 5, 85, 85)).confidence
     assert all(one.doubtful and one.score < 0.2 for one in (cat, grey))
@@ -218,7 +215,10 @@ def test_the_shipped_weights_know_impostors_from_photos(shipped):
     seen = [shipped(picture, box) for _, _, picture, box in impostors()]
     scores = {name: one.confidence.score for (_, name, *_), one in zip(impostors(), seen)}
     real = [shipped(photo(name), box).confidence for name, box in FACES.items()]
-    assert min(one.score for one in real) > 0.5 and not any(one.doubtful for one in real)
-    assert scores["circle_with_two_eyes"] < 0.5
-    assert np.mean([one.doubtful for one in seen]) > 0.5
-    assert np.mean([score < min(one.score for one in real) for score in scores.values()]) > 0.9
+    assert min(one.score for one in real) > 0.85  # found: .92
+    assert not any(one.doubtful for one in real)
+    assert scores["circle_with_two_eyes"] < 0.01  # found: 0
+    assert np.mean([one.doubtful for one in seen]) > 0.85  # found: .89
+    assert (
+        np.mean([score < min(one.score for one in real) for score in scores.values()]) > 0.97
+    )  # found: all

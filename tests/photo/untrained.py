@@ -12,6 +12,6 @@ def untrained(seed=0):
 
 
 def faint(count, bias=30.0):
-    """A Likeness of `count` signs that takes everything for a face, or nothing (bias=-30)."""
+    """A Likeness of `count` signs that takes everything for a face, or nothing (bias=-30), or says one half (0)."""
     weights = (0.0,) * terms(np.zeros((1, count))).shape[1]
     return Likeness((0.0,) * count, (1.0,) * count, weights, bias)

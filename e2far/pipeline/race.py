@@ -5,12 +5,13 @@ all test pictures (what looks once) or about one picture each of some people (wh
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from e2far import camera, data, evaluation, morphable
-from e2far.benchmark import iterative, landmark_fit
+from e2far.benchmark import detector, iterative, landmark_fit
 from e2far.facemodels import load_face_model
 from e2far.files import extra
 from e2far.network import VARIANTS
@@ -22,6 +23,7 @@ with extra("study"):
 
 REFINED_ON = 2.0  # px of noise of the landmarks that the refinement is given
 TURNS = (1, 2, 5, 10, 20, 50)  # of eos, where its error is measured
+DETECTOR = params.ROOT / "data" / "detector.safetensors"  # see `make long RECIPE=detector`
 FOLLOWED = ("eos, true landmarks", "eos, 2 px noise")  # after each of these
 
 
@@ -60,12 +62,14 @@ def run(p, model, test, validation):
     given = (test, fitted), (validation, known)
     networks = open_networks(p, model, test.image_size)
     shown = list(networks)[-1]
-    designs, looks = train_rivals(p, test, networks["fusion"])
+    designs, looks, detectors = train_rivals(p, test, networks["fusion"])
     still = dict(identity=torch.zeros(len(fitted), model.n_identity))
     still["expression"] = test.expression.mean(0).expand(len(fitted), -1)
 
     looked = {name: look_again(model, test, fitted, folders) for name, folders in looks.items()}
-    fits, eos_steps, chosen = fit_eos(p, model, networks[shown], given)
+    seen = {"our landmarks": partial(seen_by, networks[shown], model)}
+    seen |= {name: partial(detector.detect, network) for name, network in detectors.items()}
+    fits, eos_steps, chosen = fit_eos(p, model, seen, given)
     refined, weights = refine(p, model, networks[shown], given)
 
     answers = {"mean face": [still]}
@@ -106,8 +110,9 @@ def open_networks(p, model, side):
 def train_rivals(p, faces, fusion):
     """Trains them from the trunk of `fusion`; those that are trained already are read.
 
-    returns the designs, method -> errors of each training, and the networks that look again and
-    again, method -> folder of each training
+    returns the designs, method -> errors of each training; the networks that look again and again,
+    method -> folder of each training; and the landmark detectors, name -> network. That of
+    DETECTOR, trained for as long as the shipped network, is there where that is.
     """
     rivals, settings = p.data / "rivals", params.settings(params.load("training", p.profile), faces)
     rivals.mkdir(parents=True, exist_ok=True)
@@ -129,12 +134,19 @@ def train_rivals(p, faces, fusion):
         )
         for count in p.rivals["looks"]
     }
-    for methods, function in ((designs, trainings.train_job), (looks, iterative.iterative_job)):
+    found = "landmarks detected (short)"
+    detectors = {found: configs("detector", {})}
+    kinds = (designs, trainings.train_job), (looks, iterative.iterative_job)
+    for methods, function in (*kinds, (detectors, detector.detector_job)):
         each = {(name, one["seed"]): one for name, some in methods.items() for one in some}
         jobs.run_many(each, p.n_jobs, function=function, resume=True)
     errors = lambda config: dict(np.load(config["folder"] / "evaluation.npz"))
     folders = {name: [one["folder"] for one in some] for name, some in looks.items()}
-    return {name: [errors(one) for one in some] for name, some in designs.items()}, folders
+    paths = {found: detectors[found][0]["folder"] / "network.safetensors"}
+    if DETECTOR.exists():
+        paths["landmarks detected"] = DETECTOR
+    opened = {name: load_network(path, detector.LandmarkDetector) for name, path in paths.items()}
+    return {name: [errors(one) for one in some] for name, some in designs.items()}, folders, opened
 
 
 def look_again(model, test, fitted, folders):
@@ -166,9 +178,12 @@ def seen_by(network, model, faces, rows):
     return camera.weak_perspective(points, *camera.decode_pose(guess["pose"], faces.image_size))
 
 
-def fit_eos(p, model, network, given):
-    """eos on landmarks that are exact, noisy, or the network's: answers and steps as in `Race`, and
-    weights. given: (faces, rows) to be judged, and to choose the weights on"""
+def fit_eos(p, model, seen, given):
+    """eos on landmarks that are exact, noisy, or `seen`: answers and steps as in `Race`, and weights.
+
+    seen: name -> function of faces and rows    given: (faces, rows) to be judged, and to choose the
+    weights on
+    """
     (test, fitted), (validation, known) = given
     kinds = {
         f"eos, {px:g} px noise" if px else "eos, true landmarks": (
@@ -177,7 +192,7 @@ def fit_eos(p, model, network, given):
         )
         for px in p.noise_px
     }
-    kinds["eos, our landmarks"] = tuple(seen_by(network, model, *where) for where in given)
+    kinds |= {f"eos, {name}": tuple(see(*where) for where in given) for name, see in seen.items()}
     truth = validation.identity[known], validation.expression[known]
     run = joblib.Parallel(p.n_jobs)
     fit, fit_all = joblib.delayed(landmark_fit.fit), joblib.delayed(landmark_fit.fit_landmarks)

@@ -1,0 +1,31 @@
+"""The landmark detector, trained for a moment on faces of a toy model."""
+
+import torch
+from test_training import build, model, root  # noqa: F401 (fixtures)
+
+from e2far import data, weights
+from e2far.benchmark import detector
+
+TRAINING = dict(batch_size=8, validate_every=None, mirror=True)
+
+
+def off_percent(network, faces):
+    rows = torch.arange(len(faces))
+    found = detector.detect(network, faces, rows)
+    return float((found - faces.landmarks[rows]).norm(dim=-1).mean() * 100 / faces.image_size)
+
+
+def test_a_detector_learns_where_the_landmarks_are(root, tmp_path):
+    weights.save_trunk(build(), tmp_path / "trunk.safetensors")
+    network = {key: build().config[key] for key in ("image_size", "width", "batch_norm")}
+    common = dict(faces=root, model=root / "toy.npz", network=network, seed=0)
+    common |= dict(trunk=tmp_path / "trunk.safetensors")
+    found = {}
+    for steps in (1, 60):
+        phases = [dict(steps=steps, heads_rate=2e-3, trunk_rate=2e-3)]
+        folder = tmp_path / str(steps)
+        detector.detector_job(folder=folder, training=TRAINING | dict(phases=phases), **common)
+        path = folder / "network.safetensors"
+        found[steps] = weights.load_network(path, detector.LandmarkDetector)
+    faces = data.Faces(root / "train", found[1].image_size)
+    assert off_percent(found[60], faces) < 0.6 * off_percent(found[1], faces)

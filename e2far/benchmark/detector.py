@@ -52,20 +52,23 @@ def distance(model, recipe, device, features=None):
     return objective
 
 
-def detector_job(*, folder, faces, model, network, training, seed, trunk=None, live=None):
-    """Train and store one LandmarkDetector; for `jobs.run_many`, arguments as of `train_job`."""
+def detector_job(*, folder, faces, model, network, training, seed, progress=False, **more):
+    """Train and store one LandmarkDetector; for `jobs.run_many`, arguments as of `train_job`.
+
+    more: trunk and live
+    """
     folder, model = Path(folder), facemodels.load_face_model(model)
     sizes = dict(n_identity=model.n_identity, n_expression=model.n_expression)
     torch.manual_seed(seed)
     net = LandmarkDetector(**network | sizes)
-    if trunk:
-        fill_trunk(net, trunk)
+    fill_trunk(net, more["trunk"])
     checkpoint = folder / "checkpoint.pt"
     files = dict(log=folder / "log.csv", checkpoint=checkpoint)
     size = network["image_size"]
-    options = dict(objective=distance, seed=seed, progress=False, **files, **training)
-    live = live and LiveFaces(model, size, **live)
-    with live or nullcontext(data.Faces(Path(faces) / "train", size)) as train:
+    options = dict(objective=distance, seed=seed, progress=progress, **files, **training)
+    live = more.get("live")
+    stored = nullcontext(data.Faces(Path(faces) / "train", size)) if not live else None
+    with stored or LiveFaces(model, size, **live) as train:
         fit(net, model, train, None, **options)
     save_network(net, folder / "network.safetensors", face_model=model.name, seed=seed)
     checkpoint.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from e2far import plots
 from e2far.files import extra
 
 with extra("notebooks"):
+    import matplotlib.pyplot as plt
     from IPython.display import HTML
 
 MOVED = """const frames = JSON.parse(this.dataset.frames)[this.value];
@@ -37,16 +38,27 @@ def address(picture, kind="JPEG", **options):
 def sliders(rows, start):
     """Sliders over pictures made ahead, shown one at a time: that of the slider moved last.
 
-    rows: what a slider changes -> {label: uint8 picture (H, W, 3)}    start: a label of every row
+    rows: what a slider changes -> {label: uint8 picture (H, W, 3) or figure, which is closed}
+    start: a label of every row
     """
     made, lines = [], []
     for name, pictures in rows.items():
+        pictures = {label: _picture(shown) for label, shown in pictures.items()}
         frames = [(label, address(picture, quality=85)) for label, picture in pictures.items()]
         at = list(pictures).index(start)
         look = dict(name=name, label=start, picture=frames[at][1], at=at, last=len(frames) - 1)
         made.append(look | dict(width=pictures[start].shape[1]))
         lines.append(ROW.format(**look, frames=html.escape(json.dumps(frames)), moved=MOVED))
     return HTML(FRAMES.format(**made[0], rows="".join(lines)))
+
+
+def _picture(shown):
+    if isinstance(shown, np.ndarray):
+        return shown
+    file = io.BytesIO()
+    shown.savefig(file, dpi=72, bbox_inches="tight")
+    plt.close(shown)
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 def page(text, height=560):
@@ -75,6 +87,6 @@ def turning(start, end, model, colours, frames=48, size=340, yaw_deg=40):
         share = (1 - np.cos(phase)) / 2
         shape = (1 - share) * start + share * end
         yaw = float(yaw_deg * np.sin(phase))
-        head = plots.face_images(shape[None], model, size, yaw, [colours], side_mm=280)
+        head = plots.face_images(shape[None], model, size, yaw, [colours], side_mm=320)
         pictures.append(head[0])
     return pictures

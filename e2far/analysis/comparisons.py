@@ -120,31 +120,19 @@ def _seeds_note(pair):
     return " (its seeds disagree)" if pair.verdict == "undecided" and clear else ""
 
 
-def beside_twin(own, twin, heads="Linear heads"):
-    """What the untrained twin says about the recogniser's gain in `heads`, in a sentence."""
-    if own.verdict != "better":
-        return f"{heads} show no gain on the recogniser that we can measure."
-    gains = f"{own.difference:+.3f} on the recogniser and {twin.difference:+.3f} on its twin"
-    least_own = min(abs(own.low), abs(own.high))
-    most_of_twin = max(abs(twin.low), abs(twin.high))
-    if least_own > most_of_twin:
-        return f"{heads} change by {gains}, whose interval ends below: that is more than its twin."
-    return (
-        f"{heads} change by {gains}, and the intervals overlap: depth and grid may be enough for "
-        "it, and nothing need have been learnt or forgotten."
-    )
+def beyond_twin(contrasts, contrast, heads="Linear heads", better=1, **wanted):
+    """What the recogniser gains by one choice of layers instead of another beyond its untrained
+    twin, in sentences.
 
-
-def beyond_twin(contrasts, pair="stage3 - stage5"):
-    """What the recogniser gains by one layer instead of another beyond its untrained twin, in a
-    sentence. contrasts: contrasts.csv"""
-    rows = pick(contrasts, view="all poses", readout="pooled", target="expression")
-    found = pick(rows, contrast=pair).iloc[0]
-    name = pair.replace(" - ", " − ")
-    sure = "more" if found.low > 0 else "less" if found.high < 0 else "neither more nor less"
+    contrasts: contrasts.csv or head_contrasts.csv    contrast: "ONE - OTHER"
+    better: the sign of a gain, 1 or -1    wanted: for `pick`, what else names the row
+    """
+    found = pick(contrasts, contrast=contrast, **wanted).iloc[0]
+    name = contrast.replace(" - ", " − ")
+    low, high = sorted((better * found.low, better * found.high))
+    gains = "more" if low > 0 else "less" if high < 0 else "neither clearly more nor clearly less"
     return (
-        f"A difference of differences, for linear readers of expressions: {name} of the recogniser "
-        f"minus {name} of its twin is {number(found.rename({'value': 'difference'}))} of explained "
-        f"variance. So the recogniser gains {sure} by the change of layer than a network with "
-        "random weights."
+        f"{heads}: *{name}* on the recogniser minus *{name}* on its untrained twin is "
+        f"{number(found.rename({'value': 'difference'}))}. So the recogniser gains **{gains}** by "
+        "this change than a network with random weights."
     )

@@ -45,11 +45,6 @@ def read_layers(network, faces, readouts, limit=None, batch_size=64):
     }
 
 
-def layer_vectors(network, images, layers, grids):
-    """Features of `layers` for images (B, 3, S, S) in [0, 1]: dict layer -> (B, d) (`pooled`)."""
-    return pooled(dict(pixels=images) | network.activations(images), layers, grids)
-
-
 def pooled(maps, layers, grids):
     """Vectors (B, d) of `layers`; maps are average-pooled to the sides `grids`, or kept whole."""
 
@@ -76,15 +71,6 @@ def matched_grids(network):
     return {
         layer: min(x.shape[-1], int(np.ceil(np.sqrt(total / x.shape[1]))))
         for layer, x in maps.items()
-    }
-
-
-def random_mixtures(features, layer="stage5", counts=(128, 256)):
-    """Random projections of features (n, d): what is left of a layer where few numbers are."""
-    rng = np.random.default_rng(0)
-    return {
-        f"{layer}, {count} of it at random": features @ rng.normal(size=(features.shape[1], count))
-        for count in counts
     }
 
 

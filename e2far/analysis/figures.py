@@ -107,20 +107,23 @@ def neighbour_sheet(images, rows):
 # ---- what layers remember and see ----------------------------------------------------------------
 
 
-def memories(photos, meshes, truth):
-    """Photos in the first column, then the faces that each layer remembers, then the true ones.
+def memories(rows):
+    """Faces in rows: of each the photo, what the layers remember of it, and the truth.
 
-    photos, truth: (n, H, W, 3) uint8    meshes: layer -> (n, H, W, 3) uint8
+    rows: name -> column -> picture (H, W, 3) uint8; names that are text stand beside their row
     """
-    columns = {"photo": photos} | meshes | {"truth": truth}
-    figure, axes = panels(len(photos) * len(columns), len(columns), 1.0, 1.0, top=0.25)
-    axes = axes.reshape(len(photos), len(columns))
-    for line, row in zip(axes, range(len(photos))):
-        for axis, (title, pictures) in zip(line, columns.items()):
-            axis.imshow(pictures[row])
-            axis.axis("off")
-            if row == 0:
-                axis.set_title(title, fontsize=9)
+    columns, known = max(map(len, rows.values())), []
+    figure, axes = panels(len(rows) * columns, columns, 0.95, 1.0, top=0.3)
+    for line, (name, row) in zip(axes.reshape(-1, columns), rows.items()):
+        for axis, (title, picture) in zip(line, row.items()):
+            axis.imshow(picture)
+            axis.set_title("" if [*row] == known else title, fontsize=9)
+        known = [*row]
+        if isinstance(name, str):
+            beside = dict(rotation=90, va="center", fontsize=9, transform=line[0].transAxes)
+            line[0].text(-0.2, 0.5, name, **beside)
+    for axis in axes:
+        axis.axis("off")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     return figure
 

@@ -21,6 +21,8 @@ from e2far.files import extra
 with extra("study"):
     import pandas as pd
 
+DRAWS = 5  # of random mixtures
+
 
 def squared_errors(features, targets, factors, person, components):
     """Target -> (E (n,), S (n,)) of probes that read targets (n, T) in features (n, d), nested over
@@ -33,6 +35,18 @@ def squared_errors(features, targets, factors, person, components):
     guess = probes.nested_predictions(features, asked, person, components)
     offsets = {name: (guess[name] - truth, truth - truth.mean(0)) for name, truth in asked.items()}
     return {name: tuple(np.square(x).sum(1) for x in pair) for name, pair in offsets.items()}
+
+
+def size_controls(features):
+    """What the recogniser's last steps would keep if only their size counted: layer -> draw ->
+    (n, 128 or 256). features: of `Subject.features`"""
+    wanted = [("stage5", 256), ("stage5", 128), ("average", 128)]
+    return {
+        f"{layer}, {count} of it at random": {
+            draw: probes.random_mixtures(features[layer], count, draw) for draw in range(DRAWS)
+        }
+        for layer, count in wanted
+    }
 
 
 def naming_errors(features, person, components):
@@ -173,6 +187,45 @@ def compare_heads(scores, table, samples):
     return pd.DataFrame(rows).drop(columns="depth")
 
 
+def relative_changes(moves, depths):
+    """How far a factor moves each layer, as a share of the distance between unrelated pictures: 0
+    where a layer ignores it, 1 where it sees nothing else; and expression beside identity (data
+    frame). The intervals are bootstraps over pictures.
+
+    moves: trunk -> `layer_study.measure_moves` of each seed    depths: trunk -> layer -> depth
+    """
+    rows = []
+    for trunk, by_seed in moves.items():
+        mean = {key: np.mean([found[key] for found in by_seed], 0) for key in by_seed[0]}
+        factors = {factor: "another" for _, factor in mean if factor != "another"}
+        asked = {name: (name, other) for name, other in factors.items()}
+        asked["expression / identity"] = "expression", "identity"
+        for (layer, depth), (target, pair) in itertools.product(
+            depths[trunk].items(), asked.items()
+        ):
+            found = bootstrap_ratio(*(mean[layer, name] for name in pair))
+            row = dict(trunk=trunk, layer=layer, depth=depth, target=target)
+            rows.append(row | dict(zip(("value", "low", "high"), found)))
+    return pd.DataFrame(rows)
+
+
+def beyond_size(scores, samples):
+    """What the recogniser's last steps explain, what as many random mixtures of a layer before
+    explain, and the difference, in all poses (data frame)."""
+    rows, steps = [], {"average": ("stage5, 256 of it",)}
+    steps["descriptor"] = "stage5, 128 of it", "average, 128 of it"
+    for target, layer in itertools.product(("expression", "identity"), steps):
+        for mixtures in (f"{name} at random" for name in steps[layer]):
+            key = "all poses", RECOGNISER, "pooled", target
+            row = dict(target=target, layer=layer, mixtures=mixtures)
+            for column, name in dict(explained=layer, mixtures_explain=mixtures).items():
+                E, S = scores.mean((*key[:3], name, target))
+                row[column] = 1 - E.sum() / S.sum()
+            found = scores.difference(key, layer, mixtures, samples)
+            rows.append(row | dict(zip(("value", "low", "high"), found)))
+    return pd.DataFrame(rows)
+
+
 def contrast_with_twin(scores, samples):
     """What the recogniser gains from one layer over another, less what its untrained twin gains,
     in all poses (data frame)."""
@@ -180,6 +233,7 @@ def contrast_with_twin(scores, samples):
     for readout in ("pooled", "heads", "heads, one grid"):
         pairs = [(f"stage{i}", "stage5") for i in (2, 3, 4)]
         pairs += [("stage3", "descriptor")] * (readout == "pooled")
+        pairs += [("stage3 + stage4 + stage5", "stage3")] * (readout != "pooled")
         for target, pair in itertools.product(("expression", "identity"), pairs):
             where = "all poses", readout, target
             found = scores.contrast(where, (RECOGNISER, TWIN), pair, samples)

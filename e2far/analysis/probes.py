@@ -97,6 +97,13 @@ def _best_alphas(x, targets, person, folds, blocks):
     return error.argmin(0)[blocks]
 
 
+def random_mixtures(features, count, seed):
+    """`count` mixtures of features (n, d), standardised, with random weights: (n, count). What is
+    left of a layer where few numbers are, whoever chooses them."""
+    weights = np.random.default_rng(seed).normal(size=(features.shape[1], count))
+    return Scaler().fit_transform(features) @ weights
+
+
 def nested_predictions(features, targets, person, dimension=256):
     """Predictions by probes that met neither the picture nor its person: dict name -> (n, T).
 

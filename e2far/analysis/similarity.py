@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from e2far.evaluation import bootstrap_ratio
 from e2far.files import extra
 
 with extra("study"):
@@ -11,20 +10,11 @@ with extra("study"):
     from sklearn.metrics.pairwise import euclidean_distances
 
 
-def relative_change(original, changed, reference):
-    """Mean |original - changed|² over mean |original - reference|²: (value, low, high).
+def squared_distance(x, y):
+    """|x - y|² (n,) of features (n, d).
 
-    All (n, d), row by row features of a picture, of the same picture with one factor changed, and
-    of what to compare with: unrelated pictures (0: the features ignore the factor; 1: they see
-    nothing else), or another factor. The interval is a bootstrap over pairs.
     Choice: features as they are, not standardised, so that a unit counts by how much it says.
     """
-    return bootstrap_ratio(
-        _squared_distance(original, changed), _squared_distance(original, reference)
-    )
-
-
-def _squared_distance(x, y):
     return np.square(np.asarray(x, np.float64) - np.asarray(y, np.float64)).sum(1)
 
 

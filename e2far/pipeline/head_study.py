@@ -190,7 +190,8 @@ def errors_of(job, kind, design, seed):
 
 def write_tables(p, errors):
     """reports/metrics/layers/: heads.csv, the ratio to the mean face's error of every head;
-    pairs.csv, differences of designs, by a bootstrap over people of errors averaged over seeds."""
+    pairs.csv, differences of designs, by a bootstrap over people of errors averaged over seeds;
+    head_contrasts.csv, those of the recogniser less those of its untrained twin."""
     rows, pairs = [], []
     names = ["trunk", "phase", "error"]
     for key, part in errors.groupby(names, sort=False):
@@ -215,9 +216,26 @@ def write_tables(p, errors):
                 )
     out = p.reports / "metrics" / "layers"
     out.mkdir(parents=True, exist_ok=True)
-    for name, table in dict(heads=rows, pairs=pairs).items():
+    contrasts = contrast_with_twin(p, errors)
+    for name, table in dict(heads=rows, pairs=pairs, head_contrasts=contrasts).items():
         table = pd.DataFrame(table).round(4)
         table.to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
+
+
+def contrast_with_twin(p, errors):
+    """What each pair of designs changes on the recogniser, less what it changes on its untrained
+    twin, frozen; errors averaged over seeds (list of rows)."""
+    rows = []
+    for error in ("expression", "neutral"):
+        part = errors[(errors.phase == "frozen") & (errors.error == error)]
+        mean = part.groupby(["trunk", "design", "picture"])[["mm", "mean_face_mm", "person"]].mean()
+        about = mean.loc[RECOGNISER, "last"]
+        for one, other in PAIRS.values():
+            own, twin = (mean.mm[t, one] - mean.mm[t, other] for t in (RECOGNISER, TWIN))
+            found = bootstrap_ratio(own - twin, about.mean_face_mm, about.person, p.bootstrap)
+            row = dict(phase="frozen", target=error, contrast=f"{one} - {other}")
+            rows.append(row | dict(zip(("value", "low", "high"), found)))
+    return rows
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from e2far import data, losses
 from e2far.analysis import counterfactuals, exploring, layers, photos, similarity
-from e2far.analysis.features import matched_grids, measure_batch_norm, random_mixtures
+from e2far.analysis.features import matched_grids, measure_batch_norm
 from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAINED
 from e2far.analysis.subjects import Subject, calibrate
 from e2far.facemodels import arkit, load_face_model
@@ -144,7 +144,7 @@ def targets_of(sample, model):
 
 
 def study(p, views, kind, seed):
-    """Of one subject: kind, depths of layers, arguments for `Scores.add`, moves (data frame)."""
+    """Of one subject: kind, depths of layers, arguments for `Scores.add`, `measure_moves`."""
     torch.set_num_threads(1)
     subject = open_subject(p, kind, seed)
     rows = [row for view in views for row in judge(p, view, subject)]
@@ -168,14 +168,19 @@ def judge(p, view, subject):
     if view == "all poses":
         read["heads"] = join(read["pooled"], maps)
         read["heads, one grid"] = join(read["heads, one grid"], maps)
-    if "descriptor" in read["pooled"]:
-        read["pooled"] |= random_mixtures(read["pooled"]["stage5"])
     count = lambda readout: p.head_components if "heads" in readout else p.components
-    return [
-        (view, person, subject.name, subject.seed, readout, layer)
-        + (measure(x, person=person, components=count(readout)),)
+    asked = [
+        (subject.seed, readout, layer, x)
         for readout, features in read.items()
         for layer, x in features.items()
+    ]
+    if subject.name == RECOGNISER:
+        for layer, draws in layers.size_controls(read["pooled"]).items():
+            asked += [(draw, "pooled", layer, x) for draw, x in draws.items()]
+    return [
+        (view, person, subject.name, seed, readout, layer)
+        + (measure(x, person=person, components=count(readout)),)
+        for seed, readout, layer, x in asked
     ]
 
 
@@ -200,26 +205,23 @@ def questions(p, view, sample):
 
 
 def measure_moves(p, subject):
-    """How far each factor of a picture moves each layer (data frame)."""
+    """How far each factor of a picture moves each layer: (layer, factor) -> squared distances of
+    features from those of the original picture (n,). Factor "another": an unrelated picture."""
     read = lambda name: subject.features(load_file(place(p, f"pairs, {name}")))
-    original, another, rows = read("original"), read("another"), []
-    changed = {factor: read(factor) for factor in counterfactuals.FACTORS}
-    for layer, depth in subject.layers.items():
-        pairs = [(factor, changed[factor], another) for factor in changed]
-        pairs.append(("expression / identity", changed["expression"], changed["identity"]))
-        for target, one, other in pairs:
-            found = similarity.relative_change(original[layer], one[layer], other[layer])
-            row = dict(trunk=subject.name, seed=subject.seed, layer=layer, depth=depth)
-            rows.append(row | dict(target=target) | dict(zip(("value", "low", "high"), found)))
-    return pd.DataFrame(rows)
+    original, found = read("original"), {}
+    for factor in (*counterfactuals.FACTORS, "another"):
+        for layer, x in read(factor).items():
+            found[layer, factor] = similarity.squared_distance(original[layer], x)
+    return found
 
 
 def write_tables(p, found, reached):
     """reports/metrics/layers/: one CSV file for each of `tables`."""
-    out, scores, depths = p.reports / "metrics" / "layers", layers.Scores(), {}
+    out, scores, depths, moves = p.reports / "metrics" / "layers", layers.Scores(), {}, {}
     out.mkdir(parents=True, exist_ok=True)
-    for kind, known, rows, _ in found:
+    for kind, known, rows, moved in found:
         depths[kind] = known
+        moves.setdefault(kind, []).append(moved)
         for row in rows:
             scores.add(*row)
     table = scores.table(depths, p.bootstrap)
@@ -227,14 +229,14 @@ def write_tables(p, found, reached):
     is_head = table.readout.str.startswith("heads")
     linear = table[is_head & table.target.isin(["identity", "expression"])]
     linear = layers.compare_heads(scores, linear, p.bootstrap)
-    table = table[~is_head]
+    table = table[~is_head & ~table.layer.str.endswith("at random")]
     peaks = layers.summarise_peaks(scores, table, tops, p.bootstrap)
-    moved = pd.concat([moves for *_, moves in found])
     contrasts = layers.contrast_with_twin(scores, p.bootstrap)
     networks = pd.DataFrame(reached).T[["step", "images", "loss", "train_top1", "top1"]]  # no times
     networks = networks.rename_axis("network").reset_index()
     tables = dict(probes=table, peaks=peaks, linear=linear, contrasts=contrasts)
-    tables |= dict(moved=moved, networks=networks)
+    tables["sizes"] = layers.beyond_size(scores, p.bootstrap)
+    tables |= dict(moved=layers.relative_changes(moves, depths), networks=networks)
     for name, rows in tables.items():
         rows.round(4).to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
 

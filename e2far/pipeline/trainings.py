@@ -37,9 +37,7 @@ class Job:
     model: Path | str | None = None  # path or name of a face model; none for a recogniser
     trunk: Path | None = None  # file of `save_trunk`, or of VGG-16 (`vggface`), to start from
     start: Path | None = None  # file of `save_network` to start from, all of it
-    coarse: bool = (
-        False  # the fusion-CNN sees its first layer on the last one's grid, see `coarsen`
-    )
+    coarse: bool = False  # the fusion-CNN sees no finer grid than the last layer's: `coarsen`
     live: dict | None = None  # arguments of LiveFaces, which then replaces the split "train"
     test: str = "test"  # the split that the network is measured on
     people: str = "people"  # the split that a recogniser learns

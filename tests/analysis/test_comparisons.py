@@ -80,13 +80,15 @@ def test_heads_that_know_nothing_are_not_ranked(trained):
     assert comparisons.FAINT in comparisons.how(faint.iloc[0])
 
 
-@pytest.mark.parametrize("low, word", [(0.01, "gains more by"), (-0.1, "neither more nor less")])
-def test_what_is_gained_beyond_the_twin_is_one_sentence(low, word):
-    names = dict(view="all poses", readout="pooled", target=["identity", "expression"])
-    names |= dict(contrast="stage3 - stage5")
-    told = comparisons.beyond_twin(pd.DataFrame(names | dict(value=[1, 0.04], low=low, high=0.06)))
+@pytest.mark.parametrize(
+    "low, better, word", [(0.01, 1, "more"), (0.01, -1, "less"), (-0.1, 1, "nei")]
+)
+def test_what_is_gained_beyond_the_twin_is_told(low, better, word):
+    table = dict(target=["identity", "expression"], contrast="stage3 - stage5")
+    table = pd.DataFrame(table | dict(value=[1, 0.04], low=low, high=0.06))
+    told = comparisons.beyond_twin(table, "stage3 - stage5", better=better, target="expression")
     assert f"twin is +0.040 [{low:+.3f}, +0.060]" in told
-    assert word in told
+    assert f"gains **{word}" in told
 
 
 def test_a_trunk_has_one_place_in_all_panels(trained):

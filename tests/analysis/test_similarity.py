@@ -6,18 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from e2far.analysis import occlusion, similarity, units
+from e2far.analysis import layers, occlusion, similarity, units
 
 rng = np.random.default_rng(0)
 
 
 def test_a_change_is_measured_beside_unrelated_pictures():
     one, changed, another = rng.normal(size=(3, 400, 50)) * np.linspace(0.1, 3, 50)
-    assert similarity.relative_change(one, one, another) == (0, 0, 0)
-    value, low, high = similarity.relative_change(one, changed, another)
-    assert value == pytest.approx(1, abs=0.05) and low < 1 < high
-    halfway = one + 0.5 * (another - one)
-    assert similarity.relative_change(one, halfway, another) == pytest.approx((0.25,) * 3)
+    pictures = dict(light=one, pose=changed, identity=one + 0.5 * (another - one))
+    pictures |= dict(expression=pictures["identity"], another=another)
+    moved = {("pool5", name): similarity.squared_distance(one, x) for name, x in pictures.items()}
+    table = layers.relative_changes(dict(net=[moved, moved]), dict(net=dict(pool5=1.0)))
+    found = table.set_index("target")
+    assert found.loc["light", ["value", "low", "high"]].tolist() == [0, 0, 0]
+    assert found.value["identity"] == pytest.approx(0.25)
+    assert found.value["expression / identity"] == 1
+    pose = found.loc["pose"]
+    assert pose.value == pytest.approx(1, abs=0.05) and pose.low < 1 < pose.high
 
 
 def test_the_nearest_come_in_order_behind_the_face_itself():

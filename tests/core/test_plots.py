@@ -174,9 +174,14 @@ def test_pictures_that_are_compared_stand_beside_each_other():
     generator = np.random.default_rng(0)
     faces = lambda n: generator.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
     photos, meshes, truth = faces(2), dict(stage1=faces(2), stage5=faces(2)), faces(2)
-    axes = figures.memories(photos, meshes, truth).axes
+    columns = dict(photo=photos) | meshes | dict(truth=truth)
+    rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+    axes = figures.memories(dict(enumerate(rows))).axes
     assert titles(axes[:5]) == ["photo", "stage1", "stage5", "truth", ""]
     assert_array_equal(axes[6].images[0].get_array(), meshes["stage5"][1])
+    axes = figures.memories(dict(one=rows[0], other=dict(photo=photos[1]))).axes
+    assert titles(axes[:5]) == ["photo", "stage1", "stage5", "truth", "photo"]
+    assert [text.get_text() for text in axes[4].texts] == ["other"]
 
     maps = dict(stage1=np.zeros((2, 5, 4, 4)))
     maps["stage1"][1, 3] = 2.0  # the channel that tells the pictures apart

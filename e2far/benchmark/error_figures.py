@@ -73,24 +73,29 @@ def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
     return figure
 
 
-def differences(sides):
-    """Errors of methods less that of one, in mm: its name -> their table, of `tables.paired`, a
-    panel each. The better side of zero is green."""
-    count = max(map(len, sides.values()))
-    figure, axes = plots.panels(len(sides), len(sides), 10 / len(sides), 1.1 + 0.27 * count)
-    for axis, (than, table) in zip(axes, sides.items()):
-        table = table.rename(columns=dict(low="mm_low", high="mm_high"))
-        for y, row in enumerate(table.to_dict("records")):
-            _dots(axis, [y], table[y : y + 1], "mm", colour_of(row["method"]))
-        low, high = min(0, table["mm_low"].min()), max(0, table["mm_high"].max())
+def differences(table):
+    """Errors of methods less that of one, in mm, of `tables.paired`: a panel for the neutral shape
+    and one for the expression. The better side of zero is green. Hollow: handed the truth."""
+    than, names = table["than"].iloc[0], list(table["method"].unique())
+    handed = table[table["handed"]]["method"].nunique()
+    height = 1.1 + 0.27 * len(names)
+    figure, axes = plots.panels(2, 2, 4.8, height, sharey=True)
+    table = table.rename(columns=dict(low="mm_low", high="mm_high"))
+    for axis, kind in zip(axes, ("neutral", "expression")):
+        rows = table[table["error"] == kind].reset_index(drop=True)
+        for y, row in rows.iterrows():
+            fill = "white" if row["handed"] else colour_of(row["method"])
+            _dots(axis, [y], rows[y : y + 1], "mm", colour_of(row["method"]), mfc=fill)
+        low, high = min(0, rows["mm_low"].min()), max(0, rows["mm_high"].max())
         edge = 0.08 * (high - low)
         axis.axvspan(low - 1, 0, color=COLOURS["shipped"], alpha=0.1, lw=0)
         axis.axvline(0, color="black", lw=1.2)
-        axis.set(xlim=(low - edge, high + edge), ylim=(count - 0.5, -0.5))
+        axis.axhline(len(names) - handed - 0.5, color="#666666", lw=0.8, ls=":")
+        axis.set(xlim=(low - edge, high + edge), ylim=(len(names) - 0.5, -0.5))
         axis.set_xlabel(f"mm more than {than} (← better)")
-        axis.set_title(f"expressive shape, beside {than}", fontsize=10)
-        axis.set_yticks(range(len(table)), table["method"])
+        axis.set_title(KINDS[kind])
         axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(names)), names)
     return figure
 
 
@@ -179,7 +184,8 @@ def confidence(trials):
     return figure
 
 
-def _dots(axis, y, rows, name, colour, marker="o"):
+def _dots(axis, y, rows, name, colour, marker="o", **look):
     """Dots and intervals of column `name` at the heights y."""
     around = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
-    axis.errorbar(rows[name], y, xerr=around, fmt=marker, color=colour, ms=5, capsize=3, lw=1.4)
+    look |= dict(color=colour, ms=5, capsize=3, lw=1.4)
+    axis.errorbar(rows[name], y, xerr=around, fmt=marker, **look)

@@ -1,4 +1,4 @@
-"""Figures of notebook 5: errors by method, by movement, by group of people, in other worlds."""
+"""Figures of notebook 5: differences of methods, errors by movement, by group of people, in other worlds."""
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def one_face(image, true, shapes, model, limit):
     return figure
 
 
-def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
+def ratio_panels(table, by, line=1.0, dashed="the mean face"):
     """Ratios to the mean face's error with 95 % intervals: a panel for each of KINDS, on one axis,
     a row for each value of column `by`, a colour for each method.
 
@@ -48,7 +48,7 @@ def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
     if "kind" in table:
         kinds = table.drop_duplicates(by)["kind"]
         heights = dict(zip(names, -np.arange(len(names)) - 0.6 * (kinds != kinds.shift()).cumsum()))
-    many = by != "method" and len(methods) > 1
+    many = len(methods) > 1
     height = 1 + 0.25 * (1 + 0.6 * many) * len(names) + 0.3 * many
     figure, axes = plots.panels(3, 3, 3.3, height, sharex=True, sharey=True)
     for axis, kind in zip(axes, KINDS):
@@ -65,11 +65,10 @@ def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
     axes[0].set_yticks(list(heights.values()), names)
     axes[0].set_ylim(min(heights.values()) - 0.6, max(heights.values()) + 0.6)
     axes[1].set_xlabel(f"{RATIO} (← better)")
-    if by != "method":
-        lines, labels = axes[0].get_legend_handles_labels()
-        first = 0 if many else labels.index(dashed)
-        look = dict(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-        figure.legend(lines[first:], labels[first:], **look)
+    lines, labels = axes[0].get_legend_handles_labels()
+    first = 0 if many else labels.index(dashed)
+    look = dict(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.legend(lines[first:], labels[first:], **look)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Figures of notebook 5: differences of methods, errors by movement, by group of people, in other worlds."""
+"""Figures of notebook 5: differences of methods; errors by movement, group, and world."""
 
 import numpy as np
 

@@ -9,7 +9,7 @@ from e2far.plots import COLOURS, STYLES, colour_of
 
 with extra("study"):
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 RATIO = "ratio to the mean face's error"
 
@@ -94,6 +94,9 @@ def differences(table):
         axis.set_xlabel(f"mm more than {than} (← better)")
         axis.set_title(KINDS[kind])
         axis.grid(axis="x", alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+    corner = dict(ha="right", va="top", fontsize=9, transform=axes[0].get_yaxis_transform())
+    axes[0].text(0.98, len(names) - handed - 0.4, "handed true landmarks", **corner)
     axes[0].set_yticks(range(len(names)), names)
     return figure
 

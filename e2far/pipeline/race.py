@@ -220,18 +220,19 @@ def refine(p, model, network, points, given):
     fits = {f"refined, {name}": (mean, on) for name, on in points.items() if FOUND in name}
     fits["refined from the mean face"] = mean, points[REFINED_ON]
     fits["refined from the network"] = own, points[REFINED_ON]
-    grid = [(a, b) for a in p.refine["lambdas"] for b in p.refine["lambdas"]]
-    choices = [dict(lambda_identity=a, lambda_expression=b) for a, b in grid]
     steps, chosen = {}, {}
 
     def refined(landmarks, start, weights):
         settings = dict(iterations=p.refine["iterations"]) | weights
         return list(landmark_fit.refine(model, landmarks, test.image_size, start, **settings))
 
-    error_mm = lambda guess: evaluation.measure(model, validation, guess, known)["expressive_mm"]
+    def error_mm(weights, on, start):
+        guess = refined(on, start, weights)[-1]
+        return evaluation.measure(model, validation, guess, known)["expressive_mm"].mean()
+
     for name, ((start, known_start), (on, of)) in fits.items():
-        tried = [refined(of, known_start, weights)[-1] for weights in choices]
-        chosen[name] = choices[int(np.argmin([error_mm(guess).mean() for guess in tried]))]
+        error = partial(error_mm, on=of, start=known_start)
+        chosen[name] = landmark_fit.least(error, p.refine["lambdas"])
         found = refined(on, start, chosen[name])
         steps[name] = {iteration: [one] for iteration, one in enumerate(found)}
     return steps, chosen

@@ -91,8 +91,8 @@ def landmarks(race, errors):
     rows = []
     for name, points in race.landmarks.items():
         apart = np.linalg.norm(points.numpy() - true, axis=-1)
-        row = {"landmarks": name, "px of 224": apart.mean() / pixel}
-        row["% of the face"] = metrics.nme(points.numpy(), true).mean()
+        row = {"landmarks": name, "px of 224": float(apart.mean()) / pixel}
+        row["% of the face"] = float(metrics.nme(points.numpy(), true).mean())
         refined = "refined from the mean face" if name == "2 px noise" else f"refined, {name}"
         rows.append(
             row | {"eos leaves": left[f"eos, {name}"], "refined leaves": left.get(refined, np.nan)}

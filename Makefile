@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce resume verify test test-slow site lab long long-status cooldown trunks tools lint coverage release calibration clean
+.PHONY: setup reproduce resume verify test test-slow site lab long long-status cooldown detector trunks tools lint coverage release calibration clean
 
 setup: .venv/installed
 
@@ -88,6 +88,11 @@ long-status: setup
 # End it: train on, at a falling rate, from what it has reached.
 cooldown: setup
 	python -m e2far long data/long --cooldown
+
+# For a rival of the network that the cooldown makes: a landmark detector with the same trunk, pictures and steps.
+detector: setup
+	python -m e2far long data/long --detector
+	cp data/long/detector/network.safetensors data/detector.safetensors
 
 # Which trunk learns most in the same CPU time: reports/metrics/trunks.csv. Two hours of one core.
 trunks: setup

@@ -94,7 +94,7 @@ def pretrain(recognizer, faces, *, steps, learning_rate, warmup=0, held_out=0.1,
     return _train(recognizer, recipe, fabric, len(kept), draw, objective, validate)
 
 
-def fit(network, model, train, validation, *, features=None, **options):
+def fit(network, model, train, validation, *, features=None, objective=None, **options):
     r"""Train an E2FAR to regress the coefficients of `model`, in place; returns the log, a
     DataFrame. The loss is the paper's, over the model's region, with our pose term:
 
@@ -104,6 +104,7 @@ def fit(network, model, train, validation, *, features=None, **options):
     train: data.Faces, or live.LiveFaces, made as training goes    validation: data.Faces or None
     features: None, or what the frozen trunk answers for the first faces of `train`
         (`store_features`): heads learn from these alone, many times faster than from pictures
+    objective: another than `regression`, with its arguments
     options: fields of Recipe; fabric: a lightning Fabric, None is one CPU process of `precision`,
         as of `auto_precision`
     Raises ValueError when the loss is no longer finite, or sizes do not agree.
@@ -125,7 +126,8 @@ def fit(network, model, train, validation, *, features=None, **options):
         draw = data.stored_batches(train, rows, recipe.batch_size, recipe.seed, features)
     if recipe.mirror:
         draw = augmentation.mirrored_batches(draw, model, recipe.seed)
-    objective, validate = regression(model, recipe, fabric.device, features), None
+    objective = (objective or regression)(model, recipe, fabric.device, features)
+    validate = None
     if validation:
         validate = lambda network: summary(evaluate(network, model, validation))
     return _train(network, recipe, fabric, seen, draw, objective, validate)

@@ -4,6 +4,7 @@ metrics       distances of vertices, to a scan (NoW) and of landmarks; one perso
 protocols     Feng, REALY, landmarks by yaw
 anatomy       regions of the face, normals, what each ARKit unit moves
 landmark_fit  rivals that see landmarks alone: eos, and our refinement
+detector      finds the landmarks for these, with our network's trunk and training
 iterative     a rival that iterates: a network that sees its own estimate
 speed, training_speed    stopwatches; error against time; what a training step takes and needs
 datasets      readers of data sets of real faces

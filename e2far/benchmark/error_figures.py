@@ -1,4 +1,4 @@
-"""Figures of notebook 5: errors by method, by movement, by group of people, in other worlds."""
+"""Figures of notebook 5: differences of methods; errors by movement, group, and world."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from e2far.plots import COLOURS, STYLES, colour_of
 
 with extra("study"):
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 RATIO = "ratio to the mean face's error"
 
@@ -36,7 +36,7 @@ def one_face(image, true, shapes, model, limit):
     return figure
 
 
-def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
+def ratio_panels(table, by, line=1.0, dashed="the mean face"):
     """Ratios to the mean face's error with 95 % intervals: a panel for each of KINDS, on one axis,
     a row for each value of column `by`, a colour for each method.
 
@@ -48,7 +48,7 @@ def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
     if "kind" in table:
         kinds = table.drop_duplicates(by)["kind"]
         heights = dict(zip(names, -np.arange(len(names)) - 0.6 * (kinds != kinds.shift()).cumsum()))
-    many = by != "method" and len(methods) > 1
+    many = len(methods) > 1
     height = 1 + 0.25 * (1 + 0.6 * many) * len(names) + 0.3 * many
     figure, axes = plots.panels(3, 3, 3.3, height, sharex=True, sharey=True)
     for axis, kind in zip(axes, KINDS):
@@ -65,32 +65,39 @@ def ratio_panels(table, by="method", line=1.0, dashed="the mean face"):
     axes[0].set_yticks(list(heights.values()), names)
     axes[0].set_ylim(min(heights.values()) - 0.6, max(heights.values()) + 0.6)
     axes[1].set_xlabel(f"{RATIO} (← better)")
-    if by != "method":
-        lines, labels = axes[0].get_legend_handles_labels()
-        first = 0 if many else labels.index(dashed)
-        look = dict(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-        figure.legend(lines[first:], labels[first:], **look)
+    lines, labels = axes[0].get_legend_handles_labels()
+    first = 0 if many else labels.index(dashed)
+    look = dict(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.legend(lines[first:], labels[first:], **look)
     return figure
 
 
-def differences(sides):
-    """Errors of methods less that of one, in mm: its name -> their table, of `tables.paired`, a
-    panel each. The better side of zero is green."""
-    count = max(map(len, sides.values()))
-    figure, axes = plots.panels(len(sides), len(sides), 10 / len(sides), 1.1 + 0.27 * count)
-    for axis, (than, table) in zip(axes, sides.items()):
-        table = table.rename(columns=dict(low="mm_low", high="mm_high"))
-        for y, row in enumerate(table.to_dict("records")):
-            _dots(axis, [y], table[y : y + 1], "mm", colour_of(row["method"]))
-        low, high = min(0, table["mm_low"].min()), max(0, table["mm_high"].max())
+def differences(table):
+    """Errors of methods less that of one, in mm, of `tables.paired`: a panel for the neutral shape
+    and one for the expression. The better side of zero is green. Hollow: handed the truth."""
+    than, names = table["than"].iloc[0], list(table["method"].unique())
+    handed = table[table["handed"]]["method"].nunique()
+    height = 1.1 + 0.27 * len(names)
+    figure, axes = plots.panels(2, 2, 4.8, height, sharey=True)
+    table = table.rename(columns=dict(low="mm_low", high="mm_high"))
+    for axis, kind in zip(axes, ("neutral", "expression")):
+        rows = table[table["error"] == kind].reset_index(drop=True)
+        for y, row in rows.iterrows():
+            fill = "white" if row["handed"] else colour_of(row["method"])
+            _dots(axis, [y], rows[y : y + 1], "mm", colour_of(row["method"]), mfc=fill)
+        low, high = min(0, rows["mm_low"].min()), max(0, rows["mm_high"].max())
         edge = 0.08 * (high - low)
         axis.axvspan(low - 1, 0, color=COLOURS["shipped"], alpha=0.1, lw=0)
         axis.axvline(0, color="black", lw=1.2)
-        axis.set(xlim=(low - edge, high + edge), ylim=(count - 0.5, -0.5))
+        axis.axhline(len(names) - handed - 0.5, color="#666666", lw=0.8, ls=":")
+        axis.set(xlim=(low - edge, high + edge), ylim=(len(names) - 0.5, -0.5))
         axis.set_xlabel(f"mm more than {than} (← better)")
-        axis.set_title(f"expressive shape, beside {than}", fontsize=10)
-        axis.set_yticks(range(len(table)), table["method"])
+        axis.set_title(KINDS[kind])
         axis.grid(axis="x", alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+    corner = dict(ha="right", va="top", fontsize=9, transform=axes[0].get_yaxis_transform())
+    axes[0].text(0.98, len(names) - handed - 0.4, "handed true landmarks", **corner)
+    axes[0].set_yticks(range(len(names)), names)
     return figure
 
 
@@ -179,7 +186,8 @@ def confidence(trials):
     return figure
 
 
-def _dots(axis, y, rows, name, colour, marker="o"):
+def _dots(axis, y, rows, name, colour, marker="o", **look):
     """Dots and intervals of column `name` at the heights y."""
     around = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
-    axis.errorbar(rows[name], y, xerr=around, fmt=marker, color=colour, ms=5, capsize=3, lw=1.4)
+    look |= dict(color=colour, ms=5, capsize=3, lw=1.4)
+    axis.errorbar(rows[name], y, xerr=around, fmt=marker, **look)

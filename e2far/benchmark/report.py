@@ -12,9 +12,13 @@ PRINTED = {  # method -> how docs/results.md and the model card call it
     "fusion": "our network, trained by `make reproduce`",
     "shipped": "our network, shipped weights",
     "fusion (short)": "our network, short training",
-    "eos, true landmarks": "eos, true landmarks",
-    "eos, 2 px noise": "eos, 2 px noise",
     "eos, our landmarks": "eos, our landmarks",
+    "eos, landmarks detected (short)": "eos, landmarks detected (short)",
+    "eos, landmarks detected": "eos, landmarks detected",
+    "refined, landmarks detected (short)": "refined, landmarks detected (short)",
+    "refined, landmarks detected": "refined, landmarks detected",
+    "eos, exact landmarks (oracle)": "eos, exact landmarks (oracle)",
+    "eos, 2 px noise": "eos, 2 px noise",
     "refined from the network": "our network, refined on landmarks with 2 px noise",
 }
 

@@ -19,6 +19,7 @@ KINDS = {
     "expression": "expression offset",
     "expressive": "expressive shape",
 }
+HANDED = ("oracle", "px noise", "refined from")  # in names of methods that are given the truth
 REALY = ("all", "nose", "mouth", "forehead", "cheeks")
 
 
@@ -64,20 +65,39 @@ def errors_of_all(race, samples):
 
 
 def paired(race, than, samples):
-    """Errors of the expressive shape less those of method `than` on the same pictures, in mm."""
-    n, rows = len(race.fitted), race.fitted.numpy()
-    mm = {name: averaged(trainings)["expressive_mm"] for name, trainings in race.errors.items()}
-    mm = {name: values if len(values) == n else values[rows] for name, values in mm.items()}
-    found = []
-    for name in mm:
-        if name != than:
-            more = evaluation.bootstrap_interval(
-                mm[name] - mm[than], race.test.person[rows], samples
-            )
-            found.append(dict(method=name, than=than) | dict(zip(("mm", "low", "high"), more)))
-    table = pd.DataFrame(found)
+    """Errors of methods less those of method `than` on the same pictures, in mm; last those that are
+    given landmarks of the truth, column `handed`."""
+    n, rows, found = len(race.fitted), race.fitted.numpy(), []
+    seen = lambda values: values if len(values) == n else values[rows]
+    errors = {name: averaged(trainings) for name, trainings in race.errors.items()}
+    for name in [name for name in errors if name != than]:
+        about = dict(method=name, than=than, handed=any(part in name for part in HANDED))
+        for kind in KINDS:
+            mine, theirs = (seen(errors[each][f"{kind}_mm"]) for each in (name, than))
+            more = evaluation.bootstrap_interval(mine - theirs, race.test.person[rows], samples)
+            found.append(about | dict(error=kind) | dict(zip(("mm", "low", "high"), more)))
+    table = pd.DataFrame(found).sort_values("handed", kind="stable", ignore_index=True)
     verdicts = [table.low > 0, table.high < 0]
     return table.assign(decided=np.select(verdicts, ["worse", "better"], "no"))
+
+
+def landmarks(race, errors):
+    """How far off the landmarks are that fits are given, and what each fit leaves, a ratio.
+
+    errors: of `errors_of_all`
+    """
+    true, pixel = race.test.landmarks[race.fitted].numpy(), race.test.image_size / 224
+    left = errors[errors["error"] == "expressive"].set_index("method").ratio
+    rows = []
+    for name, points in race.landmarks.items():
+        apart = np.linalg.norm(points.numpy() - true, axis=-1)
+        row = {"landmarks": name, "px of 224": float(apart.mean()) / pixel}
+        row["% of the face"] = float(metrics.nme(points.numpy(), true).mean())
+        refined = "refined from the mean face" if name == "2 px noise" else f"refined, {name}"
+        rows.append(
+            row | {"eos leaves": left[f"eos, {name}"], "refined leaves": left.get(refined, np.nan)}
+        )
+    return pd.DataFrame(rows).set_index("landmarks")
 
 
 def iterations(race, once, samples):

@@ -104,6 +104,7 @@ def train_long(
     folder: Annotated[Path, typer.Argument(help="Where it lives.")] = Path("data/long"),
     recipe: Annotated[str, Option(help="One of the block's `recipes`.")] = "ours",
     cooldown: Annotated[bool, Option(help="End it, at a falling rate.")] = False,
+    detector: Annotated[bool, Option(help="The landmark detector of a rival, as long.")] = False,
     status: Annotated[bool, Option(help="Only say how far it is.")] = False,
     profile: Profile = "weights",
 ):
@@ -111,6 +112,11 @@ def train_long(
     from e2far.pipeline import long_training, params, trainings
 
     p = params.load("long", profile)
+    if detector:
+        from e2far.benchmark.detector import detector_job
+
+        detector_job(**long_training.detector_config(folder, profile), progress=True)
+        return
     config = long_training.config(folder, recipe, profile, cooldown)
     goes_on = (config["folder"] / "checkpoint.pt").exists()
     if not status and (goes_on or not (config["folder"] / "network.safetensors").exists()):

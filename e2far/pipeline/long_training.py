@@ -18,7 +18,7 @@ from e2far.facemodels import load_face_model
 from e2far.files import extra
 from e2far.network import E2FAR
 from e2far.pipeline import params
-from e2far.weights import load_network, save_network
+from e2far.weights import load_network, save_network, save_trunk
 
 with extra("study"):
     import pandas as pd
@@ -73,6 +73,16 @@ def save_reached(folder, recipe, network):
     else:
         net, images = load_network(ended), None
     save_network(net, folder / recipe / "reached.safetensors", images=images)
+
+
+def detector_config(folder, profile):
+    """Arguments of `detector.detector_job`: the cooldown of "ours", the same trunk, pictures and
+    steps, with another head, for the rival that fits the landmarks that it finds."""
+    cooldown = config(folder, "ours", profile, cooldown=True)
+    trunk = folder / "detector" / "trunk.safetensors"
+    trunk.parent.mkdir(parents=True, exist_ok=True)
+    save_trunk(load_network(cooldown.pop("start")), trunk)
+    return cooldown | dict(folder=trunk.parent, trunk=trunk)
 
 
 def curves(folder):

@@ -5,12 +5,13 @@ all test pictures (what looks once) or about one picture each of some people (wh
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from e2far import camera, data, evaluation, morphable
-from e2far.benchmark import iterative, landmark_fit
+from e2far.benchmark import detector, iterative, landmark_fit
 from e2far.facemodels import load_face_model
 from e2far.files import extra
 from e2far.network import VARIANTS
@@ -20,9 +21,11 @@ from e2far.weights import load_network, save_trunk
 with extra("study"):
     import joblib
 
-REFINED_ON = 2.0  # px of noise of the landmarks that the refinement is given
+EXACT, REFINED_ON = "exact landmarks (oracle)", "2 px noise"  # landmarks that an oracle gives
+FOUND = "landmarks detected"
 TURNS = (1, 2, 5, 10, 20, 50)  # of eos, where its error is measured
-FOLLOWED = ("eos, true landmarks", "eos, 2 px noise")  # after each of these
+FOLLOWED = (f"eos, {EXACT}", f"eos, {REFINED_ON}")  # after each of these
+DETECTOR = params.ROOT / "data" / "detector.safetensors"  # of `make detector`
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Race:
 
     answers: method -> an answer for each of its trainings
     steps: method -> iteration -> the same after that iteration, where a method has several
+    landmarks: what fits are given -> (n, 68, 2) px of the pictures `fitted`
     errors: method -> `evaluation.measure` for each of its trainings
     """
 
@@ -41,6 +45,7 @@ class Race:
     shown: str  # that of them which sections on one network are about
     answers: dict
     steps: dict
+    landmarks: dict
     errors: dict
     chosen: dict  # method -> the weights of its regularisation
 
@@ -60,13 +65,17 @@ def run(p, model, test, validation):
     given = (test, fitted), (validation, known)
     networks = open_networks(p, model, test.image_size)
     shown = list(networks)[-1]
-    designs, looks = train_rivals(p, test, networks["fusion"])
+    designs, looks, detectors = train_rivals(p, test, networks["fusion"])
     still = dict(identity=torch.zeros(len(fitted), model.n_identity))
     still["expression"] = test.expression.mean(0).expand(len(fitted), -1)
 
     looked = {name: look_again(model, test, fitted, folders) for name, folders in looks.items()}
-    fits, eos_steps, chosen = fit_eos(p, model, networks[shown], given)
-    refined, weights = refine(p, model, networks[shown], given)
+    seen = {"our landmarks": partial(seen_by, networks[shown], model)}
+    seen |= {name: partial(detector.detect, network) for name, network in detectors.items()}
+    points = {name: tuple(see(*where) for where in given) for name, see in seen.items()}
+    points |= from_the_truth(p.noise_px, given)
+    fits, eos_steps, chosen = fit_eos(p, model, points, given)
+    refined, weights = refine(p, model, networks[shown], points, given)
 
     answers = {"mean face": [still]}
     answers |= {name: [evaluation.predict(one, test)] for name, one in networks.items()}
@@ -78,8 +87,10 @@ def run(p, model, test, validation):
     errors["mean face"] = [of_the_mean_face(errors["fusion"][0])]
     order = ("mean face", *networks, *designs, *looks, *fits, *refined)
     errors = {name: errors[name] for name in order}
-    steps = looked | refined | eos_steps
-    return Race(model, test, fitted, networks, shown, answers, steps, errors, chosen | weights)
+    told = {name: steps for name, steps in refined.items() if FOUND not in name}
+    steps, landmarks = looked | told | eos_steps, {name: on for name, (on, _) in points.items()}
+    known = networks, shown, answers, steps, landmarks, errors
+    return Race(model, test, fitted, *known, chosen | weights)
 
 
 def of_the_mean_face(errors):
@@ -106,8 +117,9 @@ def open_networks(p, model, side):
 def train_rivals(p, faces, fusion):
     """Trains them from the trunk of `fusion`; those that are trained already are read.
 
-    returns the designs, method -> errors of each training, and the networks that look again and
-    again, method -> folder of each training
+    returns the designs, method -> errors of each training; the networks that look again and again,
+    method -> folder of each training; and the landmark detectors, name -> network. That of
+    DETECTOR, trained for as long as the shipped network, is there where that is.
     """
     rivals, settings = p.data / "rivals", params.settings(params.load("training", p.profile), faces)
     rivals.mkdir(parents=True, exist_ok=True)
@@ -129,12 +141,18 @@ def train_rivals(p, faces, fusion):
         )
         for count in p.rivals["looks"]
     }
-    for methods, function in ((designs, trainings.train_job), (looks, iterative.iterative_job)):
+    detectors = {f"{FOUND} (short)": configs("detector", {})[:1]}
+    kinds = (designs, trainings.train_job), (looks, iterative.iterative_job)
+    for methods, function in (*kinds, (detectors, detector.detector_job)):
         each = {(name, one["seed"]): one for name, some in methods.items() for one in some}
         jobs.run_many(each, p.n_jobs, function=function, resume=True)
     errors = lambda config: dict(np.load(config["folder"] / "evaluation.npz"))
     folders = {name: [one["folder"] for one in some] for name, some in looks.items()}
-    return {name: [errors(one) for one in some] for name, some in designs.items()}, folders
+    paths = {name: one["folder"] / "network.safetensors" for name, (one,) in detectors.items()}
+    if DETECTOR.exists():
+        paths[FOUND] = DETECTOR
+    opened = {name: load_network(path, detector.LandmarkDetector) for name, path in paths.items()}
+    return {name: [errors(one) for one in some] for name, some in designs.items()}, folders, opened
 
 
 def look_again(model, test, fitted, folders):
@@ -166,50 +184,55 @@ def seen_by(network, model, faces, rows):
     return camera.weak_perspective(points, *camera.decode_pose(guess["pose"], faces.image_size))
 
 
-def fit_eos(p, model, network, given):
-    """eos on landmarks that are exact, noisy, or the network's: answers and steps as in `Race`, and
-    weights. given: (faces, rows) to be judged, and to choose the weights on"""
-    (test, fitted), (validation, known) = given
-    kinds = {
-        f"eos, {px:g} px noise" if px else "eos, true landmarks": (
-            noisy(test, fitted, px, 2),
-            noisy(validation, known, px, 1),
-        )
-        for px in p.noise_px
+def from_the_truth(noise_px, given):
+    """Name -> landmarks (n, 68, 2) px of each of `given`: the true ones, and those with noise."""
+    name = lambda px: f"{px:g} px noise" if px else EXACT
+    return {
+        name(px): tuple(noisy(*where, px, seed) for where, seed in zip(given, (2, 1)))
+        for px in noise_px
     }
-    kinds["eos, our landmarks"] = tuple(seen_by(network, model, *where) for where in given)
+
+
+def fit_eos(p, model, points, given):
+    """eos on each of `points`: answers and steps as in `Race`, and weights.
+
+    points: name -> landmarks of each of `given`    given: (faces, rows) to be judged, and to choose
+    the weights on
+    """
+    (_, _), (validation, known) = given
     truth = validation.identity[known], validation.expression[known]
     run = joblib.Parallel(p.n_jobs)
     fit, fit_all = joblib.delayed(landmark_fit.fit), joblib.delayed(landmark_fit.fit_landmarks)
-    found = run(fit_all(model, points, (on, *truth), p.lambdas) for points, on in kinds.values())
-    chosen = {name: weights for name, (_, weights) in zip(kinds, found)}
-    steps = {}
+    found = run(fit_all(model, on, (of, *truth), p.lambdas) for on, of in points.values())
+    found = {f"eos, {name}": one for name, one in zip(points, found)}
+    chosen, steps = {name: weights for name, (_, weights) in found.items()}, {}
     for name in FOLLOWED:
-        points = kinds[name][0]
-        fits = run(fit(model, points, iterations=turns, **chosen[name]) for turns in TURNS)
+        on = points[name.removeprefix("eos, ")][0]
+        fits = run(fit(model, on, iterations=turns, **chosen[name]) for turns in TURNS)
         steps[name] = {turns: [one] for turns, one in zip(TURNS, fits)}
-    return {name: [answer] for name, (answer, _) in zip(kinds, found)}, steps, chosen
+    return {name: [answer] for name, (answer, _) in found.items()}, steps, chosen
 
 
-def refine(p, model, network, given):
+def refine(p, model, network, points, given):
     """Our refinement of the mean face and of the network's answer: steps, and weights."""
-    (test, fitted), (validation, known) = given
-    points, on_known = noisy(test, fitted, REFINED_ON, 2), noisy(validation, known, REFINED_ON, 1)
-    starts = {"refined from the mean face": (None, None)}
-    own = tuple(evaluation.predict(network, *where) for where in given)
-    starts["refined from the network"] = own
-    grid = [(a, b) for a in p.refine["lambdas"] for b in p.refine["lambdas"]]
-    choices = [dict(lambda_identity=a, lambda_expression=b) for a, b in grid]
+    (test, _), (validation, known) = given
+    mean, own = (None, None), tuple(evaluation.predict(network, *where) for where in given)
+    fits = {f"refined, {name}": (mean, on) for name, on in points.items() if FOUND in name}
+    fits["refined from the mean face"] = mean, points[REFINED_ON]
+    fits["refined from the network"] = own, points[REFINED_ON]
     steps, chosen = {}, {}
 
     def refined(landmarks, start, weights):
         settings = dict(iterations=p.refine["iterations"]) | weights
         return list(landmark_fit.refine(model, landmarks, test.image_size, start, **settings))
 
-    error_mm = lambda guess: evaluation.measure(model, validation, guess, known)["expressive_mm"]
-    for name, (start, known_start) in starts.items():
-        tried = [refined(on_known, known_start, weights)[-1] for weights in choices]
-        chosen[name] = choices[int(np.argmin([error_mm(guess).mean() for guess in tried]))]
-        found = refined(points, start, chosen[name])
+    def error_mm(weights, on, start):
+        guess = refined(on, start, weights)[-1]
+        return evaluation.measure(model, validation, guess, known)["expressive_mm"].mean()
+
+    for name, ((start, known_start), (on, of)) in fits.items():
+        error = partial(error_mm, on=of, start=known_start)
+        chosen[name] = landmark_fit.least(error, p.refine["lambdas"])
+        found = refined(on, start, chosen[name])
         steps[name] = {iteration: [one] for iteration, one in enumerate(found)}
     return steps, chosen

@@ -45,14 +45,28 @@ def test_ratios_are_those_of_the_errors_and_seeds_span_their_range(race):
 
 def test_pairs_are_decided_on_the_pictures_that_both_see(race):
     race.errors["alike"] = [errors(0.8, noise=0.5)]
-    pairs = tables.paired(race, "fusion", 500).set_index("method")
+    every = tables.paired(race, "fusion", 500)
+    assert list(every.error.unique()) == list(tables.KINDS)
+    assert every.method.iloc[-1] == "eos, 2 px noise" and every.handed.sum() == 3
+    pairs = every[every.error == "neutral"].set_index("method")
     assert pairs.loc["mean face", "decided"] == "worse"
     assert pairs.loc["eos, 2 px noise", "decided"] == "better"
-    theirs = race.errors["fusion"][0]["expressive_mean_face_mm"][::2]
+    theirs = race.errors["fusion"][0]["neutral_mean_face_mm"][::2]
     np.testing.assert_allclose(pairs.loc["eos, 2 px noise", "mm"], -0.3 * theirs.mean())
     assert pairs.loc["alike", "decided"] == "no" and "fusion" not in pairs.index
     told = words.listed(pairs.reset_index())
     assert told.splitlines()[2] == "- Worse: *mean face*."
+
+
+def test_landmarks_are_as_far_off_as_they_were_moved(race):
+    true = torch.zeros(80, 68, 2)
+    true[:, 0], race.test.image_size = 50.0, 112
+    moved = true[race.fitted] + torch.tensor([3.0, 4.0])
+    race.test.landmarks, race.landmarks = true, {"2 px noise": moved}
+    row = tables.landmarks(race, tables.errors_of_all(race, 50)).loc["2 px noise"]
+    row = row.astype(float)
+    np.testing.assert_allclose(row[["px of 224", "% of the face", "eos leaves"]], [10, 10, 0.5])
+    assert np.isnan(row["refined leaves"])
 
 
 def test_a_person_is_in_one_group_of_each_kind():

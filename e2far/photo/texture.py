@@ -4,14 +4,12 @@ photo --what the camera sees of the head--> colours on the unwrapped head
       --mirrored, then spread into what nobody sees--> texture
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy import ndimage
 
 from e2far import raster
 from e2far.photo.pictures import crop
-from e2far.photo.unwrapping import CHARTS, as_array, attribute, centre_of, unwrap
+from e2far.photo.unwrapping import CHARTS, as_array, surface, unwrap, visible
 from e2far.raster import smoothstep
 
 PAINT = dict(  # colours of what no photo shows well, under the photo's light
@@ -47,83 +45,64 @@ def texture(face, image, size=1024):
     around it are spread and give way to plain ones: those of the skin, the hair and the white of an
     eye. Teeth, tongue and mouth are painted.
     """
-    seen = look(face, image, size)
-    certain = seen.weight[..., 0] > 0.9
-    colour = seen.colour
-    white = max(np.percentile(colour[certain].mean(1), 98), 0.6) if certain.any() else 0.8
+    head = surface(face.model, size)
+    seen, believed = look(face, image, head)
+    certain = believed[..., 0] > 0.9
+    white = max(np.percentile(seen[certain].mean(1), 98), 0.6) if certain.any() else 0.8
     usual = np.array([0.8 * white, 0.65 * white, 0.56 * white])
-    skin = median(colour[certain & ~seen.scalp & ~seen.eye], usual)
-    hair = median(colour[certain & seen.scalp], skin)
-    colour, weight = mirror_hidden(seen, hair)
-    plain = np.where(seen.scalp[..., None], hair, skin)
-    plain = np.where(seen.eye[..., None], 0.85 * white, plain)
-    doubt = seen.covered[..., None] * (1 - weight) * 0.25**FADE * (1024 / size) ** 2
+    skin = median(seen[certain & ~head.scalp & ~head.eye], usual)
+    hair = median(seen[certain & head.scalp], skin)
+    colour, weight = mirror_hidden(seen, believed, head, hair)
+    plain = np.where(head.scalp[..., None], hair, skin)
+    plain = np.where(head.eye[..., None], 0.85 * white, plain)
+    doubt = head.covered[..., None] * (1 - weight) * 0.25**FADE * (1024 / size) ** 2
     mixed = (weight * colour + doubt * plain) / np.maximum(weight + doubt, 1e-9)
     colour = spread(mixed, weight + doubt)
     tint = min(1, 5 * np.ptp(skin) / max(skin.max(), 1e-9))  # none in a grey photo
     painted = colour.copy()
     paint_mouth(painted, white, tint)
-    kept = seen.weight * seen.teeth[..., None]
-    colour = kept * seen.colour + (1 - kept) * painted
+    kept = believed * head.teeth[..., None]
+    colour = kept * seen + (1 - kept) * painted
     return (colour.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-class Texels(NamedTuple):
-    """What is known of each of the (S, S) texels before its colour."""
+def look(face, image, head):
+    """What the photo shows of a face at each texel of a `Surface`.
 
-    covered: np.ndarray  # bool: something of the head lies there
-    eye: np.ndarray  # bool
-    scalp: np.ndarray  # bool: hair on the head, down to the nape
-    teeth: np.ndarray  # bool
-    colour: np.ndarray  # (S, S, 3) in the photo, in [0, 1]
-    weight: np.ndarray  # (S, S, 1) float32 in [0, 1], how far that is to be believed
-
-
-def look(face, image, size):
-    """What the photo shows of a face, as `Texels`."""
-    model = face.model
-    uv, vertex, triangles = unwrap(model)
-    mean, landmarks = as_array(model.mean), as_array(model.landmarks)
-    ear, eye = attribute(model, "ear") > 0.1, attribute(model, "eye") > 0.5
-    teeth = attribute(model, "teeth") > 0.5
-    nape = mean[landmarks[[4, 12]], 1].mean()
-    scalp = (attribute(model, "hairline") > 0) & ~ear & (mean[:, 1] > nape)
-    wanted = (eye | scalp | teeth).astype(np.float32)
-    wanted[face.region] = 1
-
+    Its colour (S, S, 3) in [0, 1], and how far that is to be believed (S, S, 1), likewise.
+    """
     picture, points, turned, depth = cut_out(face, image)
     normals = raster.vertex_normals(turned, face.triangles)
-    outwards = np.linalg.norm(mean - centre_of(model), axis=1).astype(np.float32)
-    seen, shares = visible(np.ascontiguousarray(uv * size), outwards[vertex], triangles, size)
-    corners, shares = vertex[triangles[seen]], shares * (seen >= 0)[..., None]
-    x, y, z, facing, weight, eye, scalp, teeth, ear = (
-        sum(shares[..., k] * values[corners[..., k]] for k in range(3))
-        for values in (*points.T, turned[:, 2], normals[:, 2], wanted, eye, scalp, teeth, ear)
-    )
-    eye, scalp, teeth, ear = (part > 0.5 for part in (eye, scalp, teeth, ear))
-    place = np.stack((y, x)) - 0.5
-    colour = sample(picture, place)
+    x, y, z, facing = map(head.of_vertices, (*points.T, turned[:, 2], normals[:, 2]))
+    colour = sample(picture, np.stack((y, x)) - 0.5)
 
     # At grazing angles the background is near; beside hair there is more hair
-    weight *= smoothstep((facing - np.where(scalp, 0.15, 0.3)) / 0.35)
-    front = z > ndimage.map_coordinates(depth, place, order=0, mode="nearest") - BEHIND_MM
-    weight *= front | teeth
+    weight = head.wanted * smoothstep((facing - np.where(head.scalp, 0.15, 0.3)) / 0.35)
     weight *= (x > 0) & (y > 0) & (x < picture.shape[1]) & (y < picture.shape[0])
-    # Near the head's outline and on ears only what is like the skin beside it, or like hair
+    here = tuple(np.clip((y, x), 0, len(picture) - 1).astype(int))
+    weight *= (z > depth[here] - BEHIND_MM) | head.teeth
     scale = np.ptp(points[:, 1]) / np.ptp(turned[:, 1])
-    inwards = ndimage.distance_transform_edt(np.isfinite(depth)) / scale
-    inwards = ndimage.map_coordinates(inwards, place, order=1, mode="nearest")
-    skin = ~(eye | scalp | teeth)
-    sure = (weight > 0.9) & skin & ~ear & (inwards > OUTLINE_MM)
+    inwards = ndimage.distance_transform_edt(np.isfinite(depth))[here] / scale
+    weight *= like_a_head(colour, weight > 0.9, inwards, head)
+    return colour, faded(weight, head)[..., None].astype(np.float32)
+
+
+def like_a_head(colour, certain, inwards, head):
+    """How much the colours (S, S, 3) that a photo has at a `Surface` look like it, (S, S).
+
+    certain: (S, S) bool, whether the photo shows the place well
+    inwards: how far it lies from the head's outline in the photo, mm
+    """
+    # Near the outline and on ears only what is like the skin beside it, or like hair
+    skin = ~(head.eye | head.scalp | head.teeth)
+    sure = certain & skin & ~head.ear & (inwards > OUTLINE_MM)
     beside = spread(colour, sure[..., None].astype(np.float32))
-    hair = median(colour[(weight > 0.9) & scalp], np.full(3, 9.0))
-    believed = np.maximum(alike(colour, beside), alike(colour, hair))
-    weight = np.where(skin & ~sure, weight * believed, weight)
+    hair = median(colour[certain & head.scalp], np.full(3, 9.0))
+    like = np.maximum(alike(colour, beside), alike(colour, hair))
     # Teeth are where the photo has them, though the lips of the mesh may hide them: paler than skin
     pale = colour.min(-1) / max(median(colour[sure], np.ones(3)).min(), 1e-9)
-    weight = np.where(teeth, weight * smoothstep((pale - 1.05) / 0.2), weight)
-    weight = faded(weight, eye, teeth)[..., None].astype(np.float32)
-    return Texels(seen >= 0, eye, scalp, teeth, colour, weight)
+    like = np.where(head.teeth, smoothstep((pale - 1.05) / 0.2), like)
+    return np.where(sure | head.scalp | head.eye, 1, like)
 
 
 def alike(a, b):
@@ -131,12 +110,6 @@ def alike(a, b):
     red, green, blue = np.moveaxis(abs(a - b) / (a + b + 0.02), -1, 0)
     contrast = np.maximum(np.maximum(red, green), blue)
     return 1 - smoothstep((contrast - 0.2) / 0.15)
-
-
-def visible(points, nearness, triangles, size):
-    """The triangle (S, S) seen at each pixel, -1 for none, and its three corners' shares of it."""
-    seen, shares = raster.zbuffer(points, nearness, triangles.astype(np.int32), size)
-    return seen, np.dstack((shares, 1 - shares[..., 0] - shares[..., 1]))
 
 
 def cut_out(face, image):
@@ -159,28 +132,27 @@ def cut_out(face, image):
     return picture.astype(np.float32) / 255, points, turned, depth
 
 
-def faded(weight, eye, teeth):
+def faded(weight, head):
     """`weight` (S, S) fading out towards the border of what is seen, of one piece of skin alone."""
-    for part, softness in ((eye | teeth, 2), (~eye & ~teeth, 7)):
+    inner = head.eye | head.teeth
+    for part, softness in ((inner, 2), (~inner, 7)):
         soft = ndimage.gaussian_filter(weight * part, softness * len(weight) / 1024)
         weight = np.where(part, np.minimum(weight, smoothstep(2 * soft - 1)), weight)
-    islands, count = ndimage.label((weight > 0) & ~eye & ~teeth)
+    islands, count = ndimage.label((weight > 0) & ~inner)
     if count:  # only the largest is the face
         largest = 1 + np.bincount(islands.ravel())[1:].argmax()
         weight[(islands > 0) & (islands != largest)] = 0
     return weight
 
 
-def mirror_hidden(seen, hair):
-    """Colour and weight of `Texels`, from the other side of the face where this one is not seen.
+def mirror_hidden(colour, weight, head, hair):
+    """Colour and weight of a `look`, from the other side of the face where this one is not seen.
 
     Of what is on the hair only what has its colour: a badge or the background has no twin.
     """
-    colour, weight = seen.colour, seen.weight
     mirrored, its_weight = colour[:, ::-1], weight[:, ::-1]
-    its_weight = np.where(
-        seen.scalp[..., None], its_weight * alike(mirrored, hair)[..., None], its_weight
-    )
+    like_hair = alike(mirrored, hair)[..., None]
+    its_weight = np.where(head.scalp[..., None], its_weight * like_hair, its_weight)
     # In the light of this side
     mirrored = mirrored + spread(colour - mirrored, (weight * its_weight) ** 4)
     its_weight = (1 - weight) * its_weight
@@ -193,17 +165,15 @@ def paint_mouth(colour, white, tint):
 
     white: the brightest that the photo's light makes    tint: 0 in grey to 1 in full colour
     """
-    size = len(colour)
-    v, u = (np.mgrid[:size, :size] + 0.5) / size
     for name, paint in PAINT.items():
-        left, top, width, height = CHARTS[name]
-        across, down = (u - left) / width, (v - top) / height
-        here = (across >= 0) & (across <= 1) & (down >= 0) & (down <= 1)
+        left, top, width, height = (round(len(colour) * part) for part in CHARTS[name])
+        down, across = (np.mgrid[:height, :width] + 0.5) / np.reshape((height, width), (2, 1, 1))
         shade = 0.3 + 0.7 * down  # darker to the back
         if name == "teeth":
             shade = 1 - 0.5 * (2 * across - 1) ** 2  # darker to the sides
         grey = np.mean(paint)
-        colour[here] = white * shade[here, None] * (grey + tint * (np.array(paint) - grey))
+        hue = grey + tint * (np.array(paint) - grey)
+        colour[top : top + height, left : left + width] = white * shade[..., None] * hue
 
 
 def median(colours, otherwise):

@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from e2far import camera, morphable, raster
+from e2far.facemodels import arkit
 from e2far.photo import face as faces
 from e2far.photo import mesh_files, results, units
 from e2far.photo import texture as textures
@@ -188,6 +189,18 @@ def test_units_are_recovered_from_the_face_they_made_but_none_is_stronger_than_o
     for jaw, strength, left in ((3.0, 1, True), (0.0, 0, False)):
         strengths, residual = units.unit_strengths(make_face(toy, {"jawOpen": jaw}), toy)
         assert strengths.max() == strength and (residual > 1 if left else residual == 0)
+
+
+def test_as_many_units_are_on_as_moved_the_face(face_model):
+    rng, names = np.random.default_rng(0), face_model.unit_names
+    drawn = np.array([arkit.draw_units(names, rng) for _ in range(60)])
+    moved = (drawn > 0.02)[:, [not name.startswith(units.HIDDEN) for name in names]]
+    modes = face_model.expression_basis.numpy()
+    coefficients = face_model.from_units(torch.tensor(drawn)).numpy()
+    found = np.vstack([units.nearest_units(face_model, modes, one[None]) for one in coefficients])
+    left = (face_model.units.numpy() @ found.T - modes @ coefficients.T)[face_model.region]
+    assert np.linalg.norm(left, axis=1).mean() < 0.1  # mm
+    assert (found > 0).sum() == pytest.approx(moved.sum(), rel=0.1)
 
 
 def test_gaze_and_tongue_stay_off_since_the_skin_does_not_show_them(face_model):

@@ -127,12 +127,13 @@ def beyond_twin(contrasts, contrast, heads="Linear heads", better=1, **wanted):
     contrasts: contrasts.csv or head_contrasts.csv    contrast: "ONE - OTHER"
     better: the sign of a gain, 1 or -1    wanted: for `pick`, what else names the row
     """
-    found = pick(contrasts, contrast=contrast, **wanted).iloc[0]
+    found = pick(contrasts, contrast=contrast, **wanted).assign(explained=1)
+    found = judge(found.rename(columns={"value": "difference"}), better).iloc[0]
     name = contrast.replace(" - ", " − ")
-    low, high = sorted((better * found.low, better * found.high))
-    gains = "more" if low > 0 else "less" if high < 0 else "neither clearly more nor clearly less"
+    unclear = "neither clearly more nor clearly less"
+    gains = dict(better="more", worse="less").get(found.verdict, unclear)
     return (
         f"{heads}: *{name}* on the recogniser minus *{name}* on its untrained twin is "
-        f"{number(found.rename({'value': 'difference'}))}. So the recogniser gains **{gains}** by "
-        "this change than a network with random weights."
+        f"{number(found)}{_seeds_note(found)}. So the recogniser gains **{gains}** by this change "
+        "than a network with random weights."
     )

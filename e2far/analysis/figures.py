@@ -14,7 +14,8 @@ with extra("notebooks"):
     from IPython.display import display
     from plotly.subplots import make_subplots
 
-DEPTH = "depth: share of the convolutions"
+DEPTH = "depth, by the stages of the {}"
+SHORT = dict(pixels="px", conv1="", average="avg", descriptor="128")  # of layers, on an axis
 # Of Okabe and Ito, told apart by the colour-blind and on white
 PEOPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9")
 
@@ -22,11 +23,14 @@ PEOPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E
 def depth_panels(table, label, columns=3, right=1.9):
     """A quantity against depth: a panel per target, a line and an interval band per trunk.
 
-    table: rows of target, trunk, layer, depth, value, low, high (data frame); their order is kept.
-    Behind depth 1 come the recogniser's average and its 128 numbers.
+    table: rows of target, trunk, layer, depth, value, low, high (data frame); their order is kept,
+    and the first trunk's layers name the depths. Behind depth 1 come the recogniser's average and its 128 numbers.
     """
     targets, trunks = (list(table[name].unique()) for name in ("target", "trunk"))
     columns = min(columns, len(targets))
+    known = table[table["trunk"] == trunks[0]].set_index("layer")["depth"].to_dict()
+    ticks = {SHORT.get(layer, layer[-1]): depth for layer, depth in known.items()}
+    ticks.pop("", None)
     figure, axes = panels(len(targets), columns, max(6 / columns, 3.2), 2.8, right=right)
     for axis, target in zip(axes, targets):
         part = table[table["target"] == target]
@@ -39,8 +43,8 @@ def depth_panels(table, label, columns=3, right=1.9):
             )
         axis.axhline(0, color="#666666", lw=0.8)
         axis.axvspan(1.04, 1.2, color="#888888", alpha=0.12, lw=0)
-        axis.set(title=target, xlim=(-0.03, 1.2), xticks=[0, 0.25, 0.5, 0.75, 1])
-        axis.set_xticklabels(["pixels", "¼", "½", "¾", "all"])
+        axis.set(title=target, xlim=(-0.03, 1.2))
+        axis.set_xticks([*ticks.values()], [*ticks], fontsize=9)
         axis.grid(alpha=0.3)
         # A band that is wider than the panel is cut off, not shown as small.
         low, high = min(0, part["value"].min()), part["value"].max()
@@ -48,7 +52,7 @@ def depth_panels(table, label, columns=3, right=1.9):
     for axis in axes[::columns]:
         axis.set_ylabel(label)
     for axis in axes[-columns:]:
-        axis.set_xlabel(DEPTH)
+        axis.set_xlabel(DEPTH.format(trunks[0]))
     handles = dict(zip(*reversed(axes[0].get_legend_handles_labels())))
     figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=9)
     return figure

@@ -224,17 +224,22 @@ def write_tables(p, errors):
 
 def contrast_with_twin(p, errors):
     """What each pair of designs changes on the recogniser, less what it changes on its untrained
-    twin, frozen; errors averaged over seeds (list of rows)."""
+    twin, frozen; errors averaged over seeds, and the two seeds furthest apart (list of rows)."""
     rows = []
     for error in ("expression", "neutral"):
         part = errors[(errors.phase == "frozen") & (errors.error == error)]
         mean = part.groupby(["trunk", "design", "picture"])[["mm", "mean_face_mm", "person"]].mean()
         about = mean.loc[RECOGNISER, "last"]
+        seeds = part.groupby(["trunk", "design", "seed"])[["mm", "mean_face_mm"]].sum()
+        ratio = seeds.mm / seeds.mean_face_mm
         for one, other in PAIRS.values():
             own, twin = (mean.mm[t, one] - mean.mm[t, other] for t in (RECOGNISER, TWIN))
             found = bootstrap_ratio(own - twin, about.mean_face_mm, about.person, p.bootstrap)
             row = dict(phase="frozen", target=error, contrast=f"{one} - {other}")
-            rows.append(row | dict(zip(("value", "low", "high"), found)))
+            row |= dict(zip(("value", "low", "high"), found))
+            own, twin = (ratio[t, one] - ratio[t, other] for t in (RECOGNISER, TWIN))
+            ends = dict(lowest_seed=own.min() - twin.max(), highest_seed=own.max() - twin.min())
+            rows.append(row | ends)
     return rows
 
 

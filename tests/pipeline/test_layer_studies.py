@@ -19,7 +19,7 @@ TABLES = {  # columns of each, which hold a value in every row
     "moved": f"trunk layer depth target {NUMBERS}",
     "contrasts": f"view readout target contrast {NUMBERS}",
     "sizes": f"target layer mixtures explained mixtures_explain {NUMBERS}",
-    "head_contrasts": f"phase target contrast {NUMBERS}",
+    "head_contrasts": f"phase target contrast {NUMBERS} lowest_seed highest_seed",
     "networks": "network step loss",
     "heads": "trunk phase error design seed ratio",
     "pairs": "trunk phase error question seeds difference low high lowest_seed highest_seed",

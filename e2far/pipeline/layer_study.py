@@ -30,7 +30,8 @@ with extra("study"):
 
 SIZE = 160  # px of the faces that are drawn; each subject gets them as it wants them
 AHEAD = dict(yaw_deg=15.0, pitch_deg=8.0, roll_deg=8.0, without=("obstacles",))
-WHOLE = ("stage2", "stage3", "stage4", "stage5", "pool3", "pool4", "pool5")  # maps also read whole
+MAPS = ("stage2", "stage3", "stage4", "stage5", "pool3", "pool4", "pool5")  # that heads may see
+ALL_VIEWS = (RECOGNISER, TWIN, END_TO_END)  # the others are not asked about faces that look ahead
 
 
 def main(profile=None):
@@ -147,6 +148,7 @@ def study(p, views, kind, seed):
     """Of one subject: kind, depths of layers, arguments for `Scores.add`, `measure_moves`."""
     torch.set_num_threads(1)
     subject = open_subject(p, kind, seed)
+    views = [view for view in views if view != "looking ahead" or kind in ALL_VIEWS]
     rows = [row for view in views for row in judge(p, view, subject)]
     return kind, subject.layers, rows, measure_moves(p, subject)
 
@@ -160,10 +162,12 @@ def judge(p, view, subject):
     else:
         measure = partial(layers.squared_errors, **questions(p, view, sample))
     known, grids = [*subject.layers], matched_grids(subject.network)
-    asked, maps = dict(pooled=(known, grids)), [layer for layer in known if layer in WHOLE]
+    asked, maps = dict(pooled=(known, grids)), [layer for layer in known if layer in MAPS]
     if view == "all poses":
         one_grid = dict.fromkeys(maps, grids[maps[-1]])
-        asked |= {"whole": (maps, {}), "heads, one grid": (maps, one_grid)}
+        asked["heads, one grid"] = maps, one_grid
+        if subject.name == RECOGNISER:
+            asked["whole"] = maps, {}
     read = subject.readouts(sample, asked)
     if view == "all poses":
         read["heads"] = join(read["pooled"], maps)

@@ -106,8 +106,8 @@ def open_subjects(folder):
     """The subjects of the package: name -> Subject."""
     folder, faces = Path(folder), read_faces(folder)
     recogniser = Subject(RECOGNISER, Recogniser().load(weights_file()), aligned=True)
-    twin = Subject(TWIN, Recogniser(), aligned=True)
     torch.manual_seed(SEED)
+    twin = Subject(TWIN, Recogniser(), aligned=True)
     calibrate(twin.network, twin.look(faces)[:128] / 255)
     end_to_end = Subject(END_TO_END, load_network(SHIPPED / "default.safetensors"))
     return {RECOGNISER: recogniser, TWIN: twin, END_TO_END: end_to_end}

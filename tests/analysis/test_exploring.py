@@ -6,6 +6,7 @@ import torch
 
 from e2far import recogniser
 from e2far.analysis import counterfactuals, exploring, probes
+from e2far.analysis.subjects import TWIN
 from e2far.morphable import toy_model
 
 SIZE, SEED, RANK = 48, 7, 3
@@ -52,6 +53,14 @@ def test_every_layer_of_every_subject_is_decoded(pack):
                 assert answer.shape == faces[kind].shape and answer.isfinite().all()
                 read = decoders.parts[f"{name}/{layer}/{kind}.read"]
                 assert read.shape == (x.shape[1], RANK) and read.dtype == torch.half
+
+
+def test_the_untrained_twin_is_the_same_each_time(pack):
+    """Its decoders were fitted on it, down to the last layer."""
+    once, again = (exploring.open_subjects(pack)[TWIN].network.state_dict() for _ in range(2))
+    assert once["fc.weight"].any()
+    for name, values in once.items():
+        assert torch.equal(values, again[name]), name
 
 
 @pytest.mark.parametrize("rank", [1, 9])

@@ -6,7 +6,7 @@ low, high and verdict (data frame), and of lowest_seed and highest_seed where th
 
 import numpy as np
 
-from e2far.files import extra
+from e2far.files import extra, reading
 
 with extra("study"):
     import pandas as pd
@@ -14,6 +14,17 @@ with extra("study"):
 
 INTERVAL = ["difference", "low", "high"]
 FAINT = "both explain less than 1 %"  # the verdict on heads that hardly beat the mean face
+
+
+def read_tables(folder, *names):
+    """The tables FOLDER/NAME.csv that `layer_study` and `head_study` left."""
+    tables, what = [], "a table of `dvc repro`: `git checkout reports` brings it back"
+    for path in (folder / f"{name}.csv" for name in names):
+        with reading(path, what):
+            tables.append(pd.read_csv(path))
+            if not len(tables[-1]):
+                raise ValueError("it has no rows")
+    return tables
 
 
 def linear_pairs(table):

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from e2far import SHIPPED, losses
 from e2far.analysis import counterfactuals, probes
 from e2far.analysis.subjects import END_TO_END, RECOGNISER, TWIN, Subject, calibrate
+from e2far.files import reading
 from e2far.recogniser import Recogniser, weights_file
 from e2far.synthesis.studio import Studio
 from e2far.weights import load_network
@@ -31,6 +32,7 @@ EXPRESSIONS = {
 }
 SHEET = 16  # faces in a row of the pictures' file
 SEED = 0  # of the untrained twin
+PACKAGE = "part of notebook 3's package: `git checkout data/explore` brings it back"
 
 
 def write(folder, model, sample, *, people, pictures, rank, components, seed):
@@ -93,21 +95,33 @@ def _write_faces(stem, sample):
 def read_faces(folder, name="faces"):
     """The sample `name` ("faces" or "expressions") of the package in `folder`."""
     stem = Path(folder) / name
-    numbers = load_file(stem.with_suffix(".safetensors"))
+    with reading(stem.with_suffix(".safetensors"), PACKAGE):
+        numbers = load_file(stem.with_suffix(".safetensors"))
     sample = {key: x.float() if x.is_floating_point() else x for key, x in numbers.items()}
-    sheet = np.asarray(Image.open(stem.with_suffix(".jpg")))
-    side = sheet.shape[1] // SHEET
-    tiles = sheet.reshape(-1, side, SHEET, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
-    images = torch.from_numpy(tiles[: len(sample["person"])].copy()).permute(0, 3, 1, 2)
+    with reading(stem.with_suffix(".jpg"), PACKAGE):
+        sheet = np.asarray(Image.open(stem.with_suffix(".jpg")))
+        side, n = sheet.shape[1] // SHEET, len(sample["person"])
+        tiles = sheet.reshape(-1, side, SHEET, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+        images = torch.from_numpy(tiles[:n].copy()).permute(0, 3, 1, 2)
+        sample["landmarks"].view(len(images), -1)  # rows are missing where it does not fit
     return sample | dict(image=images)
+
+
+def sample_of(face, square, box):
+    """A sample, as of `read_faces`, of one `photo.Face`, whose picture was cropped to its `box`, the
+    square (S, S, 3) uint8."""
+    marks = (torch.tensor(face.image_landmarks) - box[:2]) * len(square) / (box[2] - box[0])
+    answer = {kind: torch.tensor(getattr(face, kind))[None] for kind in ("identity", "expression")}
+    image = torch.tensor(square).permute(2, 0, 1)[None]
+    return answer | dict(image=image, landmarks=marks[None])
 
 
 def open_subjects(folder):
     """The subjects of the package: name -> Subject."""
     folder, faces = Path(folder), read_faces(folder)
     recogniser = Subject(RECOGNISER, Recogniser().load(weights_file()), aligned=True)
-    twin = Subject(TWIN, Recogniser(), aligned=True)
     torch.manual_seed(SEED)
+    twin = Subject(TWIN, Recogniser(), aligned=True)
     calibrate(twin.network, twin.look(faces)[:128] / 255)
     end_to_end = Subject(END_TO_END, load_network(SHIPPED / "default.safetensors"))
     return {RECOGNISER: recogniser, TWIN: twin, END_TO_END: end_to_end}
@@ -146,7 +160,9 @@ class Decoders:
     """What each layer remembers of a face, as coefficients: the decoders of the package."""
 
     def __init__(self, folder):
-        self.parts = load_file(Path(folder) / "decoders.safetensors")
+        path = Path(folder) / "decoders.safetensors"
+        with reading(path, PACKAGE):
+            self.parts = load_file(path)
 
     def __call__(self, name, layer, features):
         """Identity (n, K) and expression (n, L) that a layer of a subject tells of."""

@@ -15,7 +15,7 @@ with extra("notebooks"):
     from plotly.subplots import make_subplots
 
 DEPTH = "depth, by the stages of the {}"
-SHORT = dict(pixels="px", conv1="", average="avg", descriptor="128")  # of layers, on an axis
+SHORT = dict(pixels="px", conv1="", average="", descriptor="128")  # of layers, on an axis
 # Of Okabe and Ito, told apart by the colour-blind and on white
 PEOPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9")
 

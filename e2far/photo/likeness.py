@@ -17,6 +17,7 @@ import torch
 
 QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 N_PIXEL = 4 * len(QUANTILES)
+LEAST = 8  # squares of a kind, and of the others
 FAR = 6.0  # standard deviations; further off is as strange as this
 
 
@@ -76,13 +77,21 @@ class Likeness:
 def fit(found, those, weight):
     """The Likeness that tells signs (B, D) of one kind (where `those` (B,)) from the others.
 
-    How far its weights are held back is chosen on the data, by cross-validated log loss.
+    How far its weights are held back is chosen on the data, by cross-validated log loss. Where one
+    side has fewer than LEAST squares, as with a network that finds no landmarks, nothing is learnt:
+    it says the share of `those` of every square.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, KFold
 
-    mean, spread = found[those].mean(0), found[those].std(0) + 1e-3
+    few = min(those.sum(), (~those).sum()) < LEAST
+    kind = found if few else found[those]
+    mean, spread = kind.mean(0), kind.std(0) + 1e-3
     x = terms((found - mean) / spread)
+    if few:
+        share = np.average(those, weights=weight).clip(0.01, 0.99)
+        rows = (tuple(row.round(6).tolist()) for row in (mean, spread, np.zeros(x.shape[1])))
+        return Likeness(*rows, round(float(np.log(share / (1 - share))), 6))
     size = x.std(0) + 1e-6
     how = dict(scoring="neg_log_loss", cv=KFold(4, shuffle=True, random_state=0))
     search = GridSearchCV(LogisticRegression(max_iter=500), dict(C=[0.001, 0.01, 0.1, 1.0]), **how)

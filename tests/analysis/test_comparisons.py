@@ -22,6 +22,17 @@ def trained():
     return comparisons.trained_pairs(pd.DataFrame(names | numbers), pd.DataFrame(about | designs))
 
 
+def test_a_table_that_is_missing_or_empty_is_named(tmp_path):
+    (tmp_path / "one.csv").write_text("a\n1\n")
+    (tmp_path / "two.csv").write_text("a\n")
+    (table,) = comparisons.read_tables(tmp_path, "one")
+    assert table.a.tolist() == [1]
+    with pytest.raises(ValueError, match="two.csv: it has no rows; .*git checkout reports"):
+        comparisons.read_tables(tmp_path, "one", "two")
+    with pytest.raises(FileNotFoundError, match="three.csv"):
+        comparisons.read_tables(tmp_path, "three")
+
+
 def test_a_question_ends_in_its_pair(trained):
     assert trained.one.tolist() == ["middle", "fusion"]
     assert trained.other.tolist() == ["control", "coarse fusion"]

@@ -1,11 +1,14 @@
 """The package that notebook 3 plays with, written small."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from e2far import recogniser
 from e2far.analysis import counterfactuals, exploring, probes
+from e2far.analysis.subjects import TWIN
 from e2far.morphable import toy_model
 
 SIZE, SEED, RANK = 48, 7, 3
@@ -52,6 +55,23 @@ def test_every_layer_of_every_subject_is_decoded(pack):
                 assert answer.shape == faces[kind].shape and answer.isfinite().all()
                 read = decoders.parts[f"{name}/{layer}/{kind}.read"]
                 assert read.shape == (x.shape[1], RANK) and read.dtype == torch.half
+
+
+@pytest.mark.parametrize("name", ["faces.jpg", "faces.safetensors", "decoders.safetensors"])
+def test_a_damaged_package_is_named_and_how_to_get_it_back(pack, tmp_path, name):
+    folder = shutil.copytree(pack, tmp_path / "pack")
+    (folder / name).write_bytes((folder / name).read_bytes()[:-40])
+    with pytest.raises(ValueError, match=f"{name}: .*git checkout data/explore"):
+        exploring.read_faces(folder)
+        exploring.Decoders(folder)
+
+
+def test_the_untrained_twin_is_the_same_each_time(pack):
+    """Its decoders were fitted on it, down to the last layer."""
+    once, again = (exploring.open_subjects(pack)[TWIN].network.state_dict() for _ in range(2))
+    assert once["fc.weight"].any()
+    for name, values in once.items():
+        assert torch.equal(values, again[name]), name
 
 
 @pytest.mark.parametrize("rank", [1, 9])

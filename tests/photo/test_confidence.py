@@ -14,7 +14,7 @@ from e2far.network import FRONTAL
 from e2far.photo import confidence
 from e2far.photo.calibration import SPOILT, calibrate, spoil, trials
 from e2far.photo.confidence import OPPOSITE, Calibration, disagreement_percent
-from e2far.photo.likeness import N_PIXEL, signs
+from e2far.photo.likeness import N_PIXEL, fit, signs
 from e2far.photo.nonfaces import EMPTY, without_face
 
 
@@ -189,6 +189,13 @@ def test_signs_see_colours_edges_and_features_and_hardly_a_mirror():
     )
     for other in (0.1 * crops, crops[:, [2, 1, 0]], crops.mean(1, keepdim=True).expand_as(crops)):
         assert (signs(other, doubt[:, 0], features) - found).abs().amax(1).min() > 0.2
+
+
+@pytest.mark.parametrize("good", [0, 3, 40])
+def test_where_too_few_are_of_a_kind_their_share_is_told(good):
+    found = np.random.default_rng(0).normal(size=(40, N_PIXEL + 3))
+    told = fit(found, np.arange(40) < good, np.ones(40))
+    assert told(found) == pytest.approx(np.full(40, np.clip(good / 40, 0.01, 0.99)))
 
 
 def test_the_shipped_weights_know_a_face_from_a_cat(shipped):

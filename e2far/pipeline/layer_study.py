@@ -164,8 +164,7 @@ def judge(p, view, subject):
     known, grids = [*subject.layers], matched_grids(subject.network)
     asked, maps = dict(pooled=(known, grids)), [layer for layer in known if layer in MAPS]
     if view == "all poses":
-        one_grid = dict.fromkeys(maps, grids[maps[-1]])
-        asked["heads, one grid"] = maps, one_grid
+        asked["heads, one grid"] = maps, dict.fromkeys(maps, grids[maps[-1]])
         if subject.name == RECOGNISER:
             asked["whole"] = maps, {}
     read = subject.readouts(sample, asked)
@@ -178,7 +177,7 @@ def judge(p, view, subject):
         for readout, features in read.items()
         for layer, x in features.items()
     ]
-    if subject.name == RECOGNISER:
+    if view == "all poses" and subject.name == RECOGNISER:
         for layer, draws in layers.size_controls(read["pooled"]).items():
             asked += [(draw, "pooled", layer, x) for draw, x in draws.items()]
     return [

@@ -71,21 +71,25 @@ def _images(network, faces, rows, batch_size):
 
 
 @torch.no_grad()
-def predict(network, faces, rows=None, batch_size=256):
+def predict(network, faces, rows=None, batch_size=256, features=None):
     """What `network` returns for the faces `rows` (default: all), on the CPU: a dict of (n, ...)
-    tensors, or one tensor."""
+    tensors, or one tensor. features: what its trunk answers for all faces (`store_features`)"""
     rows = torch.arange(len(faces)) if rows is None else rows
-    outputs = [network(image) for _, image in _images(network, faces, rows, batch_size)]
+    if features:
+        seen = lambda part: {layer: x[part].float() for layer, x in features.items()}
+        outputs = [network.eval().heads(seen(part)) for part in rows.split(batch_size)]
+    else:
+        outputs = [network(image) for _, image in _images(network, faces, rows, batch_size)]
     whole = lambda parts: torch.cat(parts).float().cpu()
     if isinstance(outputs[0], dict):
         return {name: whole([output[name] for output in outputs]) for name in outputs[0]}
     return whole(outputs)
 
 
-def evaluate(network, model, faces, batch_size=256):
+def evaluate(network, model, faces, batch_size=256, features=None):
     """Errors of `network` on each of `faces`: `measure` of what it predicts."""
     check_sizes(network, model, faces)
-    guess = predict(network, faces, batch_size=batch_size)
+    guess = predict(network, faces, batch_size=batch_size, features=features)
     return measure(model, faces, guess, batch_size=batch_size)
 
 

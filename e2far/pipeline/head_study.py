@@ -70,10 +70,10 @@ def main(profile=None):
         done = [jobs.is_finished(job, trainings.variant_job) for job in configs.values()]
         if not all(done):
             stores = [features_of(p, kind, seed) for seed in p.seeds]
-            stores = {job["path"]: job for job in stores}
+            stores = {job["folder"]: job for job in stores}
             jobs.run_many(stores, p.n_jobs, function=trainings.features_job)
         jobs.run_many(configs, p.n_jobs, function=trainings.variant_job, resume=True)
-        for path in folder(p, kind).glob("features*.safetensors"):
+        for path in folder(p, kind).glob("features*/*.safetensors"):
             path.unlink()
         found += [errors_of(job, kind, *key) for key, job in configs.items()]
     write_tables(p, pd.concat(found))
@@ -146,7 +146,7 @@ def config(p, kind, design, seed):
         model=p.data / "facemodel" / "model.npz",
         network=network_of(p, kind) | dict(fused=sees),
         trunk=trunk_of(p, kind, seed),
-        features=folder(p, kind, f"{own_name('features', kind, seed)}.safetensors"),
+        features=folder(p, kind, own_name("features", kind, seed)),
         phases=phases,
         coarse=design == "coarse fusion",
         # Choice: a chip says nothing about the pose in the photo, so pose is not asked for.
@@ -159,12 +159,8 @@ def config(p, kind, design, seed):
 def features_of(p, kind, seed):
     """Arguments of `trainings.features_job` for the trunk of a kind and a seed."""
     job = config(p, kind, "fusion", seed)
-    return {key: job[key] for key in ("faces", "trunk")} | dict(
-        folder=job["features"].with_suffix(""),
-        network=job["network"],
-        path=job["features"],
-        layers=LAYERS[kind],
-        limit=p.stored,
+    return {key: job[key] for key in ("faces", "trunk", "network", "test")} | dict(
+        folder=job["features"], layers=LAYERS[kind], limit=p.stored
     )
 
 

@@ -160,7 +160,7 @@ def variant_job(*, phases, features=None, **config):
 
     phases: name -> dict of the fields of a Phase; the first has no trunk rate, each of the others
         starts where the first ended
-    features: file of `store_features` for the first phase; None computes them at every step
+    features: folder of `features_job` for the first phase; None computes them at every step
     config: fields of `Job`
     """
     job = Job(**config)
@@ -169,32 +169,33 @@ def variant_job(*, phases, features=None, **config):
     size = job.network["image_size"]
     train, judged = (data.Faces(job.faces / split, size) for split in ("train", job.test))
     layers = {net.top, *(net.fused or ())}
-    stored = load_file(features) if features else {}
-    stored = {layer: values for layer, values in stored.items() if layer in layers}
-    options = dict(features=stored or None, seed=job.seed, progress=False) | job.training
+    options, stored = dict(seed=job.seed, progress=False) | job.training, {}
+    for split in ("train", job.test) if features else ():
+        whole = load_file(features / f"{split}.safetensors")
+        stored[split] = {layer: values for layer, values in whole.items() if layer in layers}
     found, frozen = {}, None
     for name, phase in phases.items():
         if frozen:
             net.load_state_dict(frozen)
-        fit(net, model, train, None, phases=[phase], **options)
-        errors = evaluation.evaluate(net, model, judged)
+        fit(net, model, train, None, phases=[phase], features=stored.get("train"), **options)
+        errors = evaluation.evaluate(net, model, judged, features=stored.get(job.test))
         found[name] = evaluation.summary(errors)
         save_arrays(job.folder / f"{name}.npz", errors)
         path = job.folder / f"{name}.safetensors"
         save_network(net, path, half=True, face_model=model.name, seed=job.seed)
-        frozen = frozen or copy.deepcopy(net.state_dict())
-        options["features"] = None
+        frozen, stored = frozen or copy.deepcopy(net.state_dict()), {}
     return found
 
 
-def features_job(*, folder, faces, network, trunk, path, layers, limit=None):
-    """Write what `layers` of the trunk of the file `trunk` answer for the first `limit` faces of
-    the split "train" to `path` (`evaluation.store_features`), which it returns."""
+def features_job(*, folder, faces, network, trunk, layers, limit=None, test="test"):
+    """Write what `layers` of the trunk of the file `trunk` answer (`evaluation.store_features`) to
+    `folder`, a file for the first `limit` faces of the split "train" and one for all of `test`."""
     net = E2FAR(**network)
     fill_trunk(net, trunk)
-    train = data.Faces(faces / "train", network["image_size"])
-    evaluation.store_features(net, train, path, layers, limit)
-    return str(path)
+    for split, count in (("train", limit), (test, None)):
+        seen = data.Faces(faces / split, network["image_size"])
+        evaluation.store_features(net, seen, folder / f"{split}.safetensors", layers, count)
+    return str(folder)
 
 
 def race_job(*, cpu_seconds, **config):

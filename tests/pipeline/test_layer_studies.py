@@ -12,6 +12,7 @@ from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAI
 from e2far.pipeline import head_study, layer_study
 from e2far.synthesis import shards
 
+
 @pytest.fixture(scope="module")
 def out(face_model, tmp_path_factory):
     """A folder as the stages before the studies leave it, of few faces, and both studies run."""

@@ -74,3 +74,22 @@ def test_a_second_run_keeps_what_is_finished(out, monkeypatch):
     for name, table in tables.items():
         pd.testing.assert_frame_equal(read(out, name), table)
     assert all(json.loads(path.read_text())["result"] for path in jobs)
+
+
+@pytest.mark.parametrize("study", [layer_study, head_study])
+def test_a_recogniser_that_is_not_installed_is_told_before_any_training(study, monkeypatch):
+    def missing():
+        raise FileNotFoundError("dlib's recogniser is not installed")
+
+    for module in (layer_study, head_study):
+        monkeypatch.setattr(module, "weights_file", missing)
+    with pytest.raises(FileNotFoundError, match="not installed"):
+        study.main("smoke")
+
+
+def test_a_misspelt_trunk_is_told_before_any_training(monkeypatch):
+    p = layer_study.params.load("layers", "smoke")
+    p.more = dict(ours=dict(weights=None, network=dict(trunk="vgg61", image_size=48)))
+    monkeypatch.setattr(layer_study.params, "load", lambda *_: p)
+    with pytest.raises(ValueError, match="trunk 'vgg61': choose"):
+        layer_study.main("smoke")

@@ -17,13 +17,13 @@ with extra("notebooks"):
     from IPython.display import HTML
 
 MOVED = """const frames = JSON.parse(this.dataset.frames)[this.value];
-this.closest('.frames').querySelector('img').src = frames[1];
+Object.assign(this.closest('.frames').querySelector('img'), {src: frames[1], alt: frames[2]});
 this.nextElementSibling.value = frames[0]"""
 ROW = """<label style="display: grid; grid-template-columns: 10em 1fr 4em; gap: .6em">{name}
 <input type="range" min="0" max="{last}" value="{at}" data-frames="{frames}" oninput="{moved}">
 <output>{label}</output></label>"""
 FRAMES = """<div class="frames" style="display: flex; flex-wrap: wrap; align-items: center; gap: 1em">
-<img alt="{name}: {label}" src="{picture}" width="{width}">
+<img alt="{alt}" src="{picture}" width="{width}">
 <div style="flex: 1; min-width: 18em; max-width: 34em">{rows}</div></div>"""
 
 
@@ -35,21 +35,23 @@ def address(picture, kind="JPEG", **options):
     return f"data:image/{kind.lower()};base64,{content}"
 
 
-def sliders(rows, start):
+def sliders(rows, start, shows="a face"):
     """Sliders over pictures made ahead, shown one at a time: that of the slider moved last.
 
     rows: what a slider changes -> {label: uint8 picture (H, W, 3) or figure, which is closed}
-    start: a label of every row
+    start: a label of every row    shows: what all pictures do, for those who cannot see them
     """
     made, lines = [], []
     for name, pictures in rows.items():
         pictures = {label: _picture(shown) for label, shown in pictures.items()}
         frames = [
-            (label, address(picture, "WEBP", quality=70)) for label, picture in pictures.items()
+            (label, address(picture, "WEBP", quality=70), f"{shows}, {name}: {label}")
+            for label, picture in pictures.items()
         ]
         at = list(pictures).index(start)
-        look = dict(name=name, label=start, picture=frames[at][1], at=at, last=len(frames) - 1)
-        made.append(look | dict(width=pictures[start].shape[1]))
+        look = dict(name=name, label=start, at=at, last=len(frames) - 1)
+        shown = dict(picture=frames[at][1], alt=html.escape(frames[at][2]))
+        made.append(shown | dict(width=pictures[start].shape[1]))
         lines.append(ROW.format(**look, frames=html.escape(json.dumps(frames)), moved=MOVED))
     return HTML(FRAMES.format(**made[0], rows="".join(lines)))
 

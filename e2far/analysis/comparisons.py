@@ -14,14 +14,32 @@ with extra("study"):
 
 INTERVAL = ["difference", "low", "high"]
 FAINT = "both explain less than 1 %"  # the verdict on heads that hardly beat the mean face
+NUMBERS = "value low high"
+COLUMNS = {  # of the tables that notebooks 3 and 4 read; they hold a value in every row
+    "probes": f"view readout trunk layer depth target {NUMBERS}",
+    "peaks": "view readout trunk target peak top at_peak kept kept_low kept_high fall fall_low "
+    "fall_high",
+    "moved": f"trunk layer depth target {NUMBERS}",
+    "networks": "network top1",
+    "contrasts": f"view readout target contrast {NUMBERS}",
+    "sizes": f"target layer mixtures mixtures_explain {NUMBERS}",
+    "linear": f"readout trunk layer target {NUMBERS} best_single less_last less_last_low "
+    "less_last_high less_best less_best_low less_best_high",
+    "heads": "trunk phase error design ratio",
+    "pairs": "trunk phase error question difference low high lowest_seed highest_seed",
+    "head_contrasts": f"phase target contrast {NUMBERS} lowest_seed highest_seed",
+}
 
 
 def read_tables(folder, *names):
-    """The tables FOLDER/NAME.csv that `layer_study` and `head_study` left."""
+    """The tables FOLDER/NAME.csv, of COLUMNS, that `layer_study` and `head_study` left."""
     tables, what = [], "a table of `dvc repro`: `git checkout reports` brings it back"
-    for path in (folder / f"{name}.csv" for name in names):
+    for name in names:
+        path = folder / f"{name}.csv"
         with reading(path, what):
             tables.append(pd.read_csv(path))
+            if missing := {*COLUMNS[name].split()} - {*tables[-1]}:
+                raise ValueError(f"it has no column {' or '.join(sorted(missing))}")
             if not len(tables[-1]):
                 raise ValueError("it has no rows")
     return tables

@@ -5,13 +5,15 @@ fitted model say: how far the jaw is open, how wide the smile and the face are, 
 fitted coefficients. What pose alone explains of them is taken out first (but of yaw).
 """
 
+import warnings
+
 import numpy as np
 import torch
 from PIL import Image
 from scipy.io import loadmat
 
 from e2far import camera
-from e2far.files import extra
+from e2far.files import extra, reading
 
 with extra("study"):
     from sklearn.linear_model import LinearRegression
@@ -28,28 +30,41 @@ def read_sample(photos, size, limit=4000):
     image (n, 3, size, size) uint8, landmarks
     (n, 68, 2) px in it, angles (n, 3) degrees, person (n,), shape and expression (n, 10).
 
-    Photos without fitted coefficients have nan there.    limit: at most so many, evenly spread
+    Photos without fitted coefficients have nan there. What cannot be read is left out; a warning
+    names it, with its count. ValueError if nothing can.    limit: at most so many, evenly spread
     """
     numbers = np.linspace(0, len(photos) - 1, min(limit, len(photos))).round().astype(int)
-    people, rows = {}, []
-    for item in (photos[int(number)] for number in np.unique(numbers)):
-        marks, condition = torch.as_tensor(item.landmarks).float(), item.condition
-        box = camera.crop_box(marks)
-        side = float(box[2] - box[0])
-        with Image.open(item.image) as photo:
-            place = tuple(box.tolist())
-            crop = photo.convert("RGB").transform((size, size), Image.Transform.EXTENT, place, 2)
-        fitted = loadmat(item.image.with_suffix(".mat"), variable_names=[*FITTED.values()])
-        rows.append(
-            dict(
-                image=torch.from_numpy(np.array(crop)).permute(2, 0, 1),
-                landmarks=(marks - box[:2]) * (size / side),
-                angles=torch.tensor([condition[f"{a}_deg"] for a in ("yaw", "pitch", "roll")]),
-                person=torch.tensor(people.setdefault(item.person, len(people))),
-            )
-            | {key: _first(fitted, array) for key, array in FITTED.items()}
-        )
+    chosen, people, rows, damaged = np.unique(numbers), {}, [], []
+    for item in (photos[int(number)] for number in chosen):
+        try:
+            row = read_photo(item, size)
+        except (ValueError, OSError) as error:
+            damaged.append(str(error))
+            continue
+        rows.append(row | dict(person=torch.tensor(people.setdefault(item.person, len(people)))))
+    if damaged:
+        lost = f"{len(damaged)} of {len(chosen)} photos cannot be read: {'; '.join(damaged[:10])}"
+        if not rows:
+            raise ValueError(lost)
+        warnings.warn(f"{lost}; the others are used", stacklevel=2)
     return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def read_photo(item, size):
+    """A row of `read_sample` but for the person; ValueError naming the file that is damaged."""
+    marks, condition = torch.as_tensor(item.landmarks).float(), item.condition
+    box = camera.crop_box(marks)
+    with reading(item.image, "a photo"), Image.open(item.image) as photo:
+        place = tuple(box.tolist())
+        crop = photo.convert("RGB").transform((size, size), Image.Transform.EXTENT, place, 2)
+    coefficients = item.image.with_suffix(".mat")
+    with reading(coefficients, "the fitted coefficients of a photo"):
+        fitted = loadmat(coefficients, variable_names=[*FITTED.values()])
+        return dict(
+            image=torch.from_numpy(np.array(crop)).permute(2, 0, 1),
+            landmarks=(marks - box[:2]) * (size / float(box[2] - box[0])),
+            angles=torch.tensor([condition[f"{a}_deg"] for a in ("yaw", "pitch", "roll")]),
+        ) | {key: _first(fitted, array) for key, array in FITTED.items()}
 
 
 def _first(fitted, array):

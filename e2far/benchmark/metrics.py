@@ -52,19 +52,14 @@ def similarity_of_arrays(moving, fixed, scale=True, weights=None):
     return tuple(x.numpy() for x in similarity_transform(moving, fixed, scale, weights))
 
 
-def similarity_align(pred, true, scale=True, subset=None):
+def similarity_align(pred, true, subset=None):
     """`pred` (..., N, 3) laid on `true` (..., N, 3) by the best similarity.
 
-    scale=False: by the best rigid motion    subset: vertices that alone decide the motion
+    subset: vertices that alone decide the motion
     """
     points = (pred, true) if subset is None else (pred[..., subset, :], true[..., subset, :])
-    s, R, t = similarity_transform(*points, scale=scale)
+    s, R, t = similarity_transform(*points)
     return s[..., None, None] * pred @ R.mT + t.unsqueeze(-2)
-
-
-def aligned_error(pred, true, scale=True, subset=None):
-    """`vertex_error` (..., N) mm after `similarity_align`."""
-    return vertex_error(similarity_align(pred, true, scale, subset), true)
 
 
 class Surface:

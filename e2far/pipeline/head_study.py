@@ -61,6 +61,8 @@ VARIED = (TWIN, PEOPLE)  # a trunk a seed; of the others there is one, and seeds
 def main(profile=None):
     """Train all heads, or take up what is there, and write the tables."""
     p = params.load("heads", profile)
+    for kind in LAYERS:  # what is missing or misspelt is told before any training
+        E2FAR(1, 1, **config(p, kind, "fusion", p.seeds[0])["network"])
     draw_chips(p)
     found = []
     for kind in LAYERS:

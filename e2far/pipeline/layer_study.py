@@ -37,6 +37,8 @@ ALL_VIEWS = (RECOGNISER, TWIN, END_TO_END)  # the others are not asked about fac
 def main(profile=None):
     """The whole study, on real photos too where `real_photos` has left them."""
     p = params.load("layers", profile)
+    for kind in (RECOGNISER, *p.more):
+        open_subject(p, kind, 0)  # what is missing or misspelt is told before any training
     reached = train_networks(p)
     model = load_face_model(p.data / "facemodel" / "model.npz")
     draw_samples(p, model)

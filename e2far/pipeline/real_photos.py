@@ -8,10 +8,11 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from e2far import data
+from e2far import data, files
 from e2far.analysis import photos
 from e2far.benchmark import datasets
-from e2far.pipeline import layer_study, params
+from e2far.benchmark.datasets import aflw
+from e2far.pipeline import layer_study, params, record
 
 LEAST = 50  # photos: with fewer, the pose that is taken out explains all
 
@@ -21,10 +22,9 @@ def main(folder, profile=None):
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give AFLW2000-3D's or 300W-LP's")
     p = params.load("layers", profile)
-    data.Faces(
-        p.data / "faces" / "train"
-    )  # the study trains on these: known before photos are read
-    kind = "300w-lp" if any(folder.glob("**/landmarks")) else "aflw2000"
+    data.Faces(p.data / "faces" / "train")  # the study trains on these: refused before photos are
+    parts = (any(folder.glob(f"**/{name}/")) for name in (*aflw.PARTS, "landmarks"))
+    kind = "300w-lp" if any(parts) else "aflw2000"
     sample = photos.read_sample(datasets.open_dataset(kind, folder), layer_study.SIZE)
     if len(sample["image"]) < LEAST:
         raise ValueError(f"{folder}: {len(sample['image'])} photos; readers need {LEAST} or more")
@@ -37,4 +37,9 @@ def main(folder, profile=None):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("python -m e2far.pipeline.real_photos FOLDER")
-    main(Path(sys.argv[1]))
+    try:
+        with record.timed(params.load("layers").data / "timings" / "layer_study.csv"):
+            main(Path(sys.argv[1]))
+    except files.EXPECTED as error:
+        files.complain(error)
+        sys.exit(1)

@@ -22,15 +22,18 @@ def trained():
     return comparisons.trained_pairs(pd.DataFrame(names | numbers), pd.DataFrame(about | designs))
 
 
-def test_a_table_that_is_missing_or_empty_is_named(tmp_path):
-    (tmp_path / "one.csv").write_text("a\n1\n")
-    (tmp_path / "two.csv").write_text("a\n")
-    (table,) = comparisons.read_tables(tmp_path, "one")
-    assert table.a.tolist() == [1]
-    with pytest.raises(ValueError, match="two.csv: it has no rows; .*git checkout reports"):
-        comparisons.read_tables(tmp_path, "one", "two")
-    with pytest.raises(FileNotFoundError, match="three.csv"):
-        comparisons.read_tables(tmp_path, "three")
+def test_a_table_that_is_missing_empty_or_lacks_a_column_is_named(tmp_path):
+    (tmp_path / "networks.csv").write_text("network,top1,more\na,0.5,1\n")
+    (tmp_path / "heads.csv").write_text(",".join(comparisons.COLUMNS["heads"].split()) + "\n")
+    (tmp_path / "pairs.csv").write_text("trunk,phase\na,b\n")
+    (table,) = comparisons.read_tables(tmp_path, "networks")
+    assert table.top1.tolist() == [0.5]
+    faults = dict(heads="it has no rows", pairs="it has no column difference or error or high")
+    for name, fault in faults.items():
+        with pytest.raises(ValueError, match=f"{name}.csv: {fault}.*; .*git checkout reports"):
+            comparisons.read_tables(tmp_path, "networks", name)
+    with pytest.raises(FileNotFoundError, match="moved.csv.*git checkout reports"):
+        comparisons.read_tables(tmp_path, "moved")
 
 
 def test_a_question_ends_in_its_pair(trained):

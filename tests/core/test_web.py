@@ -16,11 +16,13 @@ def pictures(count):
 def test_a_slider_a_row_holds_its_pictures_and_starts_where_it_is_told():
     one, two, three, four, five = pictures(5)
     rows = {"mode 1": {"-1": one, "0": two, "1": three}, "smile": {"0": four, "1": five}}
-    made = web.sliders(rows, start="0").data
+    made = web.sliders(rows, start="0", shows='a "face"').data
     held = [json.loads(html.unescape(x)) for x in re.findall(r'data-frames="([^"]*)"', made)]
-    assert [[label for label, _ in frames] for frames in held] == [["-1", "0", "1"], ["0", "1"]]
+    assert [[label for label, *_ in frames] for frames in held] == [["-1", "0", "1"], ["0", "1"]]
     assert re.findall(r'value="(\d)"', made) == ["1", "0"]
     assert re.search(r'<img [^>]*src="([^"]*)"', made)[1] == held[0][1][1]
+    assert html.unescape(re.search(r'<img alt="([^"]*)"', made)[1]) == held[0][1][2]
+    assert held[1][1][2] == 'a "face", smile: 1'
 
 
 def test_a_page_in_a_frame_is_the_page():

@@ -7,23 +7,10 @@ import pytest
 
 from e2far import recogniser
 from e2far.analysis import exploring
+from e2far.analysis.comparisons import COLUMNS
 from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAINED
 from e2far.pipeline import head_study, layer_study
 from e2far.synthesis import shards
-
-NUMBERS = "value low high"
-TABLES = {  # columns of each, which hold a value in every row
-    "probes": f"view readout trunk layer target {NUMBERS} seeds lowest_seed highest_seed",
-    "peaks": "view readout trunk target peak top at_peak sure kept kept_low kept_high fall fall_low",
-    "linear": f"trunk layer target {NUMBERS} less_last less_last_low less_best best_single",
-    "moved": f"trunk layer depth target {NUMBERS}",
-    "contrasts": f"view readout target contrast {NUMBERS}",
-    "sizes": f"target layer mixtures explained mixtures_explain {NUMBERS}",
-    "head_contrasts": f"phase target contrast {NUMBERS} lowest_seed highest_seed",
-    "networks": "network step loss",
-    "heads": "trunk phase error design seed ratio",
-    "pairs": "trunk phase error question seeds difference low high lowest_seed highest_seed",
-}
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +39,9 @@ def read(out, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", COLUMNS)
 def test_every_table_has_its_columns_and_no_gap(name, out):
-    table, columns = read(out, name), TABLES[name].split()
+    table, columns = read(out, name), COLUMNS[name].split()
     assert len(table) and {*columns} <= {*table.columns}
     assert table[columns].notna().all(None)
     if {"low", "high"} <= {*columns}:
@@ -87,3 +74,22 @@ def test_a_second_run_keeps_what_is_finished(out, monkeypatch):
     for name, table in tables.items():
         pd.testing.assert_frame_equal(read(out, name), table)
     assert all(json.loads(path.read_text())["result"] for path in jobs)
+
+
+@pytest.mark.parametrize("study", [layer_study, head_study])
+def test_a_recogniser_that_is_not_installed_is_told_before_any_training(study, monkeypatch):
+    def missing():
+        raise FileNotFoundError("dlib's recogniser is not installed")
+
+    for module in (layer_study, head_study):
+        monkeypatch.setattr(module, "weights_file", missing)
+    with pytest.raises(FileNotFoundError, match="not installed"):
+        study.main("smoke")
+
+
+def test_a_misspelt_trunk_is_told_before_any_training(monkeypatch):
+    p = layer_study.params.load("layers", "smoke")
+    p.more = dict(ours=dict(weights=None, network=dict(trunk="vgg61", image_size=48)))
+    monkeypatch.setattr(layer_study.params, "load", lambda *_: p)
+    with pytest.raises(ValueError, match="trunk 'vgg61': choose"):
+        layer_study.main("smoke")

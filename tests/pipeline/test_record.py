@@ -3,6 +3,8 @@ import importlib.metadata
 import io
 import json
 import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import numpy
@@ -31,6 +33,36 @@ def test_the_seconds_of_a_script_are_kept(tmp_path):
     with record.timed(tmp_path / "new" / "study.csv"):
         pass
     assert pd.read_csv(tmp_path / "new" / "study.csv").seconds.tolist() == [0]
+
+
+TERMINATED = """
+import os, sys, time
+from pathlib import Path
+import joblib
+from e2far.pipeline import record
+
+def work(number):
+    os.write(1, f"{os.getpid()}\\n".encode())  # in one piece
+    time.sleep(60)
+
+with record.timed(Path(sys.argv[1])):
+    joblib.Parallel(2)(joblib.delayed(work)(number) for number in range(4))
+"""
+
+
+def test_a_study_that_is_terminated_leaves_no_worker(tmp_path):
+    (tmp_path / "study.py").write_text(TERMINATED)
+    command = [sys.executable, tmp_path / "study.py", tmp_path / "study.csv"]
+    study = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    workers = [int(study.stdout.readline()) for _ in range(2)]
+    study.terminate()
+    assert study.wait(30) == 143 and not (tmp_path / "study.csv").exists()
+    assert not any(map(is_running, workers))
+
+
+def is_running(pid):
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().split()[2] != "Z"
 
 
 def test_warnings_name_no_folder_of_the_machine(tmp_path):

@@ -148,19 +148,20 @@ class Reconstructor:
         """What `batch` makes faces of: arrays over the batch, as of `look`, in px of the pictures.
 
         With box (B, 4) and turn (B,), the square that was believed. A later look is believed where
-        picture and mirror image disagree less in it.
+        it turns a tilted head upright, or picture and mirror image disagree less in it.
         turn: radians (B,) by which the squares are turned clockwise at first; default: not
         """
         rows = np.arange(len(boxes))
         turn = np.zeros(len(boxes)) if turn is None else turn.copy()
         best = self._look_at(pictures, Squares(np.array(boxes, dtype=float), turn))
         for _ in range(0 if self.plain or not refine else LOOKS - 1):
-            wanted, worth = ask_again({key: value[rows] for key, value in best.items()})
+            wanted, tilted, worth = ask_again({key: value[rows] for key, value in best.items()})
             rows = rows[worth]
             if not len(rows):
                 break
             new = self._look_at([pictures[i] for i in rows], wanted[worth])
-            better = new["disagreement_percent"] < best["disagreement_percent"][rows]
+            agrees = new["disagreement_percent"] < best["disagreement_percent"][rows]
+            better = agrees | tilted[worth]
             rows = rows[better]
             for key, value in new.items():
                 best[key][rows] = value[better]

@@ -8,8 +8,8 @@ import torch
 from e2far import camera
 
 # Choice: look again, LOOKS times in all at most, where the head is tilted or the landmarks ask for
-# another square. What is seen there is believed only if picture and mirror image agree better. The
-# model card has what each rule brings on 300 real photos.
+# another square. What is seen upright is believed; what is seen in a moved square, only if picture
+# and mirror image agree better. The model card has what each rule brings on 300 real photos.
 LOOKS = 3
 CLOSE = 0.05  # share of the side: squares that differ by less in place or size show the same
 FAR = 0.3  # shares of the side: landmarks further off are of a face that was not understood
@@ -53,10 +53,12 @@ def square_of(seen):
 
 
 def ask_again(seen):
-    """The `Squares` that an estimate asks for, and which (B,) are worth another look."""
+    """The `Squares` that an estimate asks for, which (B,) of its heads are tilted in their squares,
+    and which are worth another look. What is tilted is turned first, and moved in a later look."""
     upright, tilted = turned_upright(square_of(seen), seen["rotation"])
     moved, off = moved_box(upright, seen["image_landmarks"])
-    return Squares(np.where(off[:, None], moved.boxes, seen["box"]), upright.turn), tilted | off
+    boxes = np.where((off & ~tilted)[:, None], moved.boxes, seen["box"])
+    return Squares(boxes, upright.turn), tilted, tilted | off
 
 
 def next_square(seen):

@@ -345,13 +345,13 @@ def test_a_mirrored_photo_gives_the_mirrored_mesh(shipped, picture):
 
 def test_a_turned_photo_gives_the_turned_answer(shipped, picture):
     """The same mesh, its pose turned; the network's own word is millimetres off."""
-    middle, angle = tuple(np.mean(np.reshape(ASTRONAUT_BOX, (2, 2)), 0)), -35
+    middle, angle = tuple(np.mean(np.reshape(ASTRONAUT_BOX, (2, 2)), 0)), -60
     turned = Image.fromarray(picture).rotate(angle, Image.Resampling.BICUBIC, center=middle)
     before, after = (shipped(photo, ASTRONAUT_BOX) for photo in (picture, turned))
     word = Reconstructor(shipped.network, shipped.model, plain=True)(turned, ASTRONAUT_BOX)
     apart = lambda face: np.linalg.norm(face.vertices - before.vertices, axis=1)[face.region].mean()
     assert after.pose.angles_deg[2] - before.pose.angles_deg[2] == pytest.approx(angle, abs=1)
-    assert apart(after) < 0.3 < 1.5 < apart(word)
+    assert apart(after) < 0.7 < 2.5 < apart(word)
 
     stored = after.to_dict()  # whoever crops by its numbers sees the upright face
     box, turn = stored["box_px"], np.radians(stored["box_turn_deg"])

@@ -61,7 +61,7 @@ def write_shard(path):
 def write_calibration(path):
     rising = np.linspace(0.1, 9, 12).tolist()
     curves = dict(landmark_error_percent=rising, vertex_error_mm=rising)
-    known = dict(version="0" * 16, disagreement_percent=rising, doubtful_below=0.1)
+    known = dict(version="0" * 16, disagreement_percent=rising)
     known["likeness"] = known["placed"] = asdict(faint(N_PIXEL))
     path.write_text(json.dumps(known | curves))
 

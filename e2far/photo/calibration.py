@@ -1,14 +1,12 @@
 """Learning how far to trust a network from what it makes of faces and non-faces."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from e2far.files import extra
 from e2far.photo import likeness
-from e2far.photo.confidence import ERRORS, FALSE_ALARMS, GOOD, KNOTS, Calibration
+from e2far.photo.confidence import ERRORS, GOOD, KNOTS, Calibration
 from e2far.photo.nonfaces import EMPTY, clouds, uniform, without_face
 
 # Shares of the side: how boxes scatter, across, down and in size. See detection.CNN_TO_BOX
@@ -143,7 +141,7 @@ def calibrate(reconstructor, faces, count=1000, seed=0):
         return tuple(np.exp(fitted.predict(np.log(knots))).round(3).tolist())
 
     told = whole | ~face
-    calibration = Calibration(
+    return Calibration(
         reconstructor.version,
         tuple(knots.round(4).tolist()),
         **{name: curve(found[name]) for name in ERRORS},
@@ -152,5 +150,3 @@ def calibrate(reconstructor, faces, count=1000, seed=0):
             found["signs"][face], found["landmark_error_percent"][face] < GOOD, weight
         ),
     )
-    limit = float(np.quantile(calibration.scores(found["signs"][whole]), FALSE_ALARMS))
-    return replace(calibration, doubtful_below=round(limit, 4))

@@ -41,7 +41,7 @@ OPPOSITE = (
 )
 # fmt: on
 GOOD = 5.0  # % of the face's size: landmarks off by less lie where a reader would put them
-FALSE_ALARMS = 0.03  # share of whole synthetic faces that are called doubtful
+DOUBTFUL = 0.1  # a lower score is called doubtful: nine of ten times something is wrong
 # No score is surer than this. Choice: of 0.8.0's score, 99 % of the 83 surest among 300 real photos
 # were good. Today's score also knows what is no photo of a face, and was not measured so again.
 SCORE_MARGIN = 0.01
@@ -61,7 +61,7 @@ class Confidence:
     score: float
     landmark_error_percent: float  # mean distance of the 68 from their places; size: sqrt(w h)
     vertex_error_mm: float  # in the head's frame; most of it is who they are
-    doubtful: bool  # scores less than 97 in 100 synthetic faces
+    doubtful: bool  # the score is below DOUBTFUL
     disagreement_percent: float  # of picture and mirror image, in per cent of the face's size
 
     to_dict = asdict
@@ -82,7 +82,6 @@ class Calibration:
     vertex_error_mm: tuple
     likeness: Likeness  # that this is a photo of a face
     placed: Likeness  # that landmarks of a face are off by less than GOOD
-    doubtful_below: float = 0.0  # score
 
     def __call__(self, disagreement_percent: float, signs) -> Confidence:
         """The Confidence that goes with a disagreement; beyond the curves' ends their ends.
@@ -94,7 +93,7 @@ class Calibration:
         return Confidence(
             score,
             **{name: float(np.interp(*at, getattr(self, name))) for name in ERRORS},
-            doubtful=score < self.doubtful_below,
+            doubtful=score < DOUBTFUL,
             disagreement_percent=float(disagreement_percent),
         )
 
@@ -120,14 +119,13 @@ def load(path: str | Path) -> Calibration | None:
     with files.reading(path, "a calibration: delete it, or make it again by `make calibration`"):
         stored = json.loads(Path(path).read_text())
         curves = np.array([stored[k] for k in ("disagreement_percent", *ERRORS)], float)
-        limit = float(stored["doubtful_below"])
         likeness, placed = (Likeness.checked(stored[key]) for key in ("likeness", "placed"))
-        if not ((curves >= 0) & (curves < 1e6)).all() or not 0 <= limit <= 1:
+        if not ((curves >= 0) & (curves < 1e6)).all():
             raise ValueError("it holds what is not a positive number")
         if curves.ndim != 2 or curves[0, 0] == 0 or (np.diff(curves[0]) < 0).any():
             raise ValueError("its curves are not over a rising disagreement")
         curves = map(tuple, curves.tolist())
-        return Calibration(stored["version"], *curves, likeness, placed, limit)
+        return Calibration(stored["version"], *curves, likeness, placed)
 
 
 def disagreement_percent(landmarks, mirrored):

@@ -177,7 +177,7 @@ def test_a_doubtful_face_is_told_written_and_counted_apart(run, album, folder, o
     signs = tiny.estimate([astronaut()], [[150, 70, 280, 200]])["signs"][0]
     curves = (1e-3, 1e3), (1.0, 50.0), (2.0, 9.0)
     kinds = faint(len(signs), bias=-30.0), faint(len(signs))
-    wary = confidence.Calibration(tiny.version, *curves, *kinds, 0.5)
+    wary = confidence.Calibration(tiny.version, *curves, *kinds)
     wary.save(
         confidence.beside(shutil.copy(folder / "tiny.safetensors", folder / "wary.safetensors"))
     )

@@ -124,7 +124,7 @@ def guesser(toy):
 def test_what_was_found_is_what_is_predicted(guesser):
     """On new trials errors are those found: they rise with disagreement.
 
-    Three in a hundred whole faces are doubtful.
+    Few whole faces are doubtful.
     """
     calibration = calibrate(*guesser, count=600, seed=0)
     assert calibration.version == "0" * 16
@@ -147,7 +147,7 @@ def test_what_was_found_is_what_is_predicted(guesser):
 
     assert np.median([said[i].score for i in np.flatnonzero(~face)]) < 0.2
     told = [said[i] for i in np.flatnonzero(whole)]
-    assert np.mean([one.doubtful for one in told]) < 0.055  # found: .048 of 600, .03 wanted
+    assert np.mean([one.doubtful for one in told]) < 0.055
     assert max(one.score for one in told if not one.doubtful) > 0.6
     assert min(one.score for one in told) < 0.2
     ends = [calibration(d, new["signs"][0]).landmark_error_percent for d in (0, 1e9)]
@@ -156,7 +156,7 @@ def test_what_was_found_is_what_is_predicted(guesser):
 
 def test_a_calibration_comes_back(tmp_path):
     curves = (1.0, 10.0), (2.0, 20.0), (3.0, 5.0)
-    one = Calibration("0" * 16, *curves, faint(N_PIXEL), faint(N_PIXEL, bias=0.0), 0.2)
+    one = Calibration("0" * 16, *curves, faint(N_PIXEL), faint(N_PIXEL, bias=0.0))
     path = confidence.beside(tmp_path / "mine.safetensors")
     assert path.name == "mine.confidence.json" and confidence.load(path) is None
     one.save(path)

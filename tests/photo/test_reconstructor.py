@@ -383,8 +383,8 @@ def test_confidence_comes_with_the_calibration_of_these_weights_and_no_other(
     weights = shutil.copy(files[0], tmp_path / "tiny.safetensors")
     curves = (1e-3, 1e3), (1.0, 50.0), (2.0, 9.0)
     signs = tiny.estimate([np.asarray(picture)], [BOX])["signs"][0]
-    kinds = faint(len(signs)), faint(len(signs), bias=0.0)
-    calibration = Calibration(tiny.version, *curves, *kinds, 0.9999)
+    kinds = faint(len(signs)), faint(len(signs), bias=-3.0)
+    calibration = Calibration(tiny.version, *curves, *kinds)
     calibration.save(confidence.beside(weights))
     calibrated = Reconstructor.from_pretrained(weights, files[1])
     told = calibrated(picture, BOX)

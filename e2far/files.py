@@ -41,7 +41,7 @@ def extra(name):
     try:
         yield
     except ModuleNotFoundError as error:
-        text = f"{error.name} is not installed: `pip install 'e2far[{name}]'`"
+        text = f"{error.name} is not installed: `pip install '.[{name}]'` in the clone"
         raise ModuleNotFoundError(text, name=error.name) from None
 
 

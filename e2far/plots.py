@@ -25,10 +25,10 @@ _METHODS = {
     "#BBBBBB": ("end to end, untrained",),
     "#E69F00": ("shared head", "fusion on pool5's grid", "synthetic people"),
     "#F0A060": ("eos, 2 px noise",),
-    "#56B4E9": ("two heads", "pool5", "refined"),
+    "#56B4E9": ("two heads", "pool5", "refined", "recogniser"),
     "#CC79A7": ("control",),
-    "#0072B2": ("fusion", "identity", "end to end", "from the recogniser"),
-    "#009E73": ("shipped", "pose", "pool4", "VGG-Face", "recogniser"),
+    "#0072B2": ("fusion", "identity", "from the recogniser"),
+    "#009E73": ("shipped", "pose", "pool4", "VGG-Face", "end to end"),
     "#D55E00": ("eos", "expression", "three layers", "from scratch"),
 }
 COLOURS = {method: colour for colour, methods in _METHODS.items() for method in methods}

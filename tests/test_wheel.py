@@ -20,7 +20,7 @@ for module in pkgutil.walk_packages(e2far.__path__, "e2far."):
     try:
         module.name == "e2far.__main__" or importlib.import_module(module.name)
     except ModuleNotFoundError as error:
-        assert "pip install 'e2far[" in str(error), f"{module.name}: {error}"
+        assert "pip install '.[" in str(error), f"{module.name}: {error}"
 """
 
 
@@ -63,4 +63,4 @@ def test_a_wheel_in_a_clean_environment_makes_faces_and_names_the_extras(
     assert {"photo.obj", "photo.glb", "photo.json", "photo_overlay.png", "photo.html"} <= made
     run(python, "-c", LIBRARY, folder=tmp_path)
     said = run(e2far, "train", folder=tmp_path, status=1)
-    assert said.count("\n") == 1 and "pip install 'e2far[study]'" in said
+    assert said.count("\n") == 1 and "pip install '.[study]'" in said

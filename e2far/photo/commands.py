@@ -139,6 +139,8 @@ def reconstruct(options):
         place = options.out / place
         if not options.force and results.is_finished(photo, place, kinds, made_with):
             tally["finished before"] += 1
+            if len(work) == 1:
+                typer.echo(f"{photo.name}: finished before, {place}.*; --force makes it anew")
         else:
             waiting.append((photo, place, made_with))
     try:
@@ -163,7 +165,7 @@ def reconstruct_photos(waiting, options, box, kinds, tally):
 
     reconstructor = load_network(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    shown = next((kind for kind in kinds if kind in results.MESHES), "json")
+    shown = next((kind for kind in results.MESHES if kind in kinds), "json")
     bar = tqdm(waiting, unit="photo", disable=None if len(waiting) > 1 else True)
     for photo, place, made_with in bar:
         kind = "unreadable"
@@ -193,8 +195,10 @@ def reconstruct_photos(waiting, options, box, kinds, tally):
 def describe(face):
     """Pose of a face and how far to trust it, in a sentence."""
     text = "yaw {:+.0f}, pitch {:+.0f}, roll {:+.0f} degrees".format(*face.pose.angles_deg)
-    if face.confidence is not None:
-        text += f", confidence {face.confidence.score:.2f}"
+    if (sure := face.confidence) is not None:
+        text += f", confidence {sure.score:.2f}" + " (low: look at the overlay)" * (
+            sure.score < 0.5
+        )
     return text
 
 

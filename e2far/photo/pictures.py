@@ -69,7 +69,7 @@ def _is_heic(path):
     try:
         import pillow_heif
     except ModuleNotFoundError:
-        remedy = "to read it, `pip install 'e2far[heic]'`"
+        remedy = "to read it, `pip install '.[heic]'` in the clone"
         raise ModuleNotFoundError(f"{path} is a HEIC picture: {remedy}") from None
     pillow_heif.register_heif_opener()
     return True

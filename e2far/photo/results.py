@@ -13,7 +13,7 @@ from pathlib import Path
 
 PICTURES = ".jpg .jpeg .jpe .jfif .png .tif .tiff .webp .bmp .gif .ppm .pgm .pbm .pnm".split()
 PICTURES = (*PICTURES, ".heic", ".heif", ".hif", ".avif")
-MESHES = ("obj", "ply", "stl", "glb")  # kinds and endings; mesh_files.WRITERS writes them
+MESHES = ("glb", "obj", "ply", "stl")  # kinds and endings; mesh_files.WRITERS writes them
 MAKER = "e2far"
 ENDINGS = dict(json=".json") | {kind: f".{kind}" for kind in MESHES}
 ENDINGS |= dict(overlay="_overlay.png", html=".html")

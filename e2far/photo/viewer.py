@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from e2far.photo.confidence import GOOD
 from e2far.photo.units import unit_strengths
 from e2far.photo.unwrapping import as_array, unwrap
 
@@ -91,9 +92,9 @@ def facts(face):
     yield "Head turned", ", ".join(f"{abs(a):.0f}° {way[bool(a < 0)]}" for a, way in turns), ""
     if (sure := face.confidence) is not None:
         usual = (
-            "On drawn faces with this score, eyes, nose and mouth are typically "
-            f"{sure.landmark_error_percent:.1f} % of the face's size off, "
-            f"the whole surface {sure.vertex_error_mm:.1f} mm."
+            "The chance that this is a photo of a face, and that eyes, nose and mouth are off by "
+            f"less than {GOOD:.0f} % of its size. It does not say how like the person "
+            "the shape is."
         )
         warning = "Doubtful: this may be no photo of a face. Do not trust it."
         yield "How sure, 0 to 1", f"{sure.score:.2f}", warning if sure.doubtful else usual

@@ -36,6 +36,7 @@ DESIGNS = {
 }
 PAIRS = {
     "does an earlier layer help? middle - control": ("middle", "control"),
+    "the same with plain heads: middle - last": ("middle", "last"),
     "the same through the fusion-CNN: middle twice - control": ("middle twice", "control"),
     "is it the finer grid? fusion - coarse fusion": ("fusion", "coarse fusion"),
     "an earlier layer on the last one's grid: coarse fusion - control": (

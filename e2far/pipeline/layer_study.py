@@ -27,7 +27,6 @@ with extra("study"):
     import joblib
     import pandas as pd
 
-
 SIZE = 160  # px of the faces that are drawn; each subject gets them as it wants them
 AHEAD = dict(yaw_deg=15.0, pitch_deg=8.0, roll_deg=8.0, without=("obstacles",))
 MAPS = ("stage2", "stage3", "stage4", "stage5", "pool3", "pool4", "pool5")  # that heads may see

@@ -100,7 +100,7 @@ def test_what_cannot_be_done_is_said_in_one_line(run, folder, out):
         ("astronaut.png", dict(options=["--box", "1,2,3"]), "four numbers"),
         ("astronaut.png", dict(options=["--box", "a,b,c,d"]), "four numbers"),
         ("astronaut.png", dict(options=["--box", "900,900,990,990"]), "512 x 512 px"),
-        ("astronaut.png", dict(options=["--only", "json,fbx"]), "there is no 'fbx'; .* json, obj"),
+        ("astronaut.png", dict(options=["--only", "json,fbx"]), "there is no 'fbx'; .* json, glb"),
     ):
         assert re.search(said, one_line(run(photo, **more)))
         assert not written(out)

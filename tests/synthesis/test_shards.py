@@ -176,7 +176,7 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch):
     with pytest.raises(OSError, match="at tcp://127.0.0.1:1: start one .* scheduler: null"):
         ask()
     monkeypatch.setitem(sys.modules, "dask.distributed", None)
-    with pytest.raises(ImportError, match=r"pip install 'e2far\[cluster\]'"):
+    with pytest.raises(ImportError, match=r"pip install '.\[cluster\]'"):
         ask()
 
 

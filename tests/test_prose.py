@@ -23,7 +23,7 @@ PRINTED = [
     (CARD, "benchmark"),
     (CARD, "groups"),
 ]
-OF_THE_CARD = ("| mean face |", "| our network, shipped weights |")
+OF_THE_CARD = ("| mean face |", "| the shipped network |")
 NUMBER = r"-?[\d.]*\d(?: %)?(?: \[-?[\d.]+, -?[\d.]+\])?"  # as a claim writes it
 REFINED = ("refined from the network", "refined from the mean face", "eos, 2 px noise")
 RECOGNISER, TWIN = "recogniser", "recogniser, untrained"

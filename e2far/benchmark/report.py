@@ -9,9 +9,9 @@ from e2far.benchmark.tables import KINDS
 from e2far.benchmark.words import cell
 
 PRINTED = {  # method -> how docs/results.md and the model card call it
-    "fusion": "our network, trained by `make reproduce`",
-    "shipped": "our network, shipped weights",
-    "fusion (short)": "our network, short training",
+    "fusion": "the default run's network",
+    "shipped": "the shipped network",
+    "fusion (short)": "fusion, short training",
     "eos, our landmarks": "eos, our landmarks",
     "eos, landmarks detected (short)": "eos, landmarks detected (short)",
     "eos, landmarks detected": "eos, landmarks detected",
@@ -19,7 +19,8 @@ PRINTED = {  # method -> how docs/results.md and the model card call it
     "refined, landmarks detected": "refined, landmarks detected",
     "eos, exact landmarks (oracle)": "eos, exact landmarks (oracle)",
     "eos, 2 px noise": "eos, 2 px noise",
-    "refined from the network": "our network, refined on landmarks with 2 px noise",
+    "refined from the mean face": "refined from the mean face, 2 px noise",
+    "refined from the network": "refined from the network, 2 px noise",
 }
 
 
@@ -50,11 +51,12 @@ def benchmark_md(errors, now):
             printed |= {own: f"iterative network, {short(own)}, short training" for own in looks}
     median = lambda name: f"{now[name]['median']:.2f} mm" if name in now else ""
     of_mean = [f"1 ({rows['mean face'].loc[kind, 'mm']:.2f} mm)" for kind in KINDS]
-    lines = [line("mean face", *of_mean, median("mean face"))]
+    count = lambda name: f"{rows[name].pictures.iloc[0]:,}"
+    lines = [line("mean face", count("mean face"), *of_mean, median("mean face"))]
     for name in [name for name in printed if name in rows]:
         cells = [cell(rows[name].loc[kind]) for kind in KINDS]
-        lines.append(line(printed[name], *cells, median(name)))
-    return markdown(("method", *KINDS.values(), "NoW-style median"), lines)
+        lines.append(line(printed[name], count(name), *cells, median(name)))
+    return markdown(("method", "pictures", *KINDS.values(), "NoW-style median"), lines)
 
 
 def groups_md(groups):

@@ -95,8 +95,8 @@ def test_groups_without_people_have_no_row():
 def test_the_printed_table_names_methods_and_leaves_out_what_did_not_run(race):
     table = tables.errors_of_all(race, 50)
     lines = report.benchmark_md(table, {"fusion": dict(median=1.049), "mean face": dict(median=2)})
-    name = "our network, trained by `make reproduce`"
+    name = "the default run's network"
     rows = [line.strip("| ").split(" | ") for line in lines.splitlines()]
-    assert rows[3] == [name, *["0.800 [0.800, 0.800]"] * 3, "1.05 mm"]
+    assert rows[3] == [name, "80", *["0.800 [0.800, 0.800]"] * 3, "1.05 mm"]
     assert rows[2][0] == "mean face" and rows[2][-1] == "2.00 mm"
     assert len(rows) == 2 + len(race.errors) and "shipped" not in lines

@@ -317,7 +317,7 @@ CLAIMS = {
             lambda: [of_averages(pictures) for pictures in ("1", "8")],
         ),
         (
-            "the expression's error is {} of the mean face's, and with dark skin {}.",
+            "The expression's error is {} of the mean face's, and with dark skin {}.",
             lambda: [
                 interval(row("benchmark_groups", group=f"{skin} skin", error="expression"), "ratio")
                 for skin in ("light", "dark")

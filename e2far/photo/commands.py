@@ -127,7 +127,7 @@ def reconstruct(options):
     weights = options.weights or SHIPPED / "default.safetensors"
     model = options.face_model or SHIPPED / "makehuman.npz"
     settings = dict(
-        weights=digest(weights, model),
+        weights=digest(weights, model, b"" if Path(model).is_file() else str(model).encode()),
         box=box and list(box),
         all_faces=options.all_faces,
     )

@@ -77,7 +77,7 @@ def is_ours(path):
 def refuse_to_overwrite(paths):
     """Raises FileExistsError where one of them is there and is not ours."""
     for path in paths:
-        if path.exists() and not is_ours(path):
+        if path.exists() and path.stat().st_size and not is_ours(path):
             remedy = "move it, or name another folder with --out"
             raise FileExistsError(f"{path} is there already, and e2far did not write it: {remedy}")
 
@@ -110,7 +110,7 @@ def faces_told(photo, place, outputs, made_with):
         path = with_ending(place, "json")
         record = json.loads(path.read_text(encoding="utf-8"))
         current = path.stat().st_mtime >= photo.stat().st_mtime
-        whole = all(with_ending(place, kind).exists() for kind in outputs)
+        whole = all(with_ending(place, kind).stat().st_size for kind in outputs)
         return record["faces"] if current and whole and record["made_with"] == made_with else 0
     except (OSError, ValueError, KeyError, TypeError):  # none is there, or it is not ours
         return 0

@@ -190,7 +190,7 @@ def test_a_doubtful_face_is_told_written_and_counted_apart(run, album, folder, o
 
 
 def test_finished_photos_are_skipped(run, folder, album, out):
-    """Unless forced, a photo is newer, a file gone, or other weights or options asked for."""
+    """Unless forced, a photo is newer, a file gone or empty, or other weights or options asked for."""
     (album / "wall.png").unlink()
     everything, usual = {"a", "b", "sub/a"}, ["--only", "json,overlay", "--box", "30,40,160,170"]
     assert run(album, options=usual).exit_code == 0
@@ -210,6 +210,8 @@ def test_finished_photos_are_skipped(run, folder, album, out):
     assert changed("--force") == everything
     (out / "b_overlay.png").unlink()
     assert changed() == {"b"}
+    (out / "a_overlay.png").write_bytes(b"")  # a full disk
+    assert changed() == {"a"}
     os.utime(album / "a.png", (2e9, 2e9))
     assert changed() == {"a"}
     os.utime(album / "a.png", (1e9, 1e9))

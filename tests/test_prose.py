@@ -38,7 +38,7 @@ JOINED = CONTRAST | dict(readout="heads, one grid", contrast="stage3 + stage4 + 
 SETTINGS = {  # numbers of prose that were set, not measured
     "README.md": ["95 %", "3.11", "3.12", "3.13"],
     "docs/results.md": ["95 %", "5.7"],
-    CARD: ["95 %", *"0.70 0.50 0.64".split(), "4.3", "5 %", "0.1", "4 %", "8 %", "6.1"],
+    CARD: ["95 %", *"0.70 0.50 0.64".split(), "4.3", "5 %", "0.1", "4 %", "8 %", "6.1", "1.0"],
 }
 
 

@@ -89,7 +89,10 @@ def _decode(image, name):
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits a pixel, grey
-            grey = np.asarray(image).clip(0, 65535) / 257
+            grey = np.asarray(image).clip(0, 65535)
+            # Choice: cameras of 10 or 12 bits write 16. Else the picture would be nearly black.
+            bits = next(bits for bits in (8, 10, 12, 16) if grey.max() < 2**bits)
+            grey = grey * (255 / (2**bits - 1))
             image = Image.fromarray(grey.round().astype(np.uint8))
         else:
             image = _to_srgb(image)

@@ -62,9 +62,11 @@ def test_whatever_a_picture_is_kept_in_it_becomes_upright_rgb(tmp_path):
     film = saved(red, tmp_path / "film.gif", save_all=True, append_images=[blue])
     for path in (ink, film):
         np.testing.assert_allclose(load_image(path)[10, 10], (255, 0, 0), atol=3)
-    deep = np.random.default_rng(0).integers(0, 65536, (20, 30)).astype(np.uint16)
-    loaded = load_image(saved(deep, tmp_path / "deep.png"))
-    np.testing.assert_allclose(loaded[..., 1], deep / 257, atol=0.51)
+    for bits in (8, 10, 12, 16):  # of the camera, in a file of 16
+        deep = np.random.default_rng(0).integers(0, 2**bits, (20, 30)).astype(np.uint16)
+        deep[0, 0] = 2**bits - 1
+        loaded = load_image(saved(deep, tmp_path / "deep.png"))
+        np.testing.assert_allclose(loaded[..., 1], deep / (2**bits - 1) * 255, atol=0.51)
     clear = np.dstack((pixels, np.full((20, 30), 255, np.uint8)))
     clear[:5, :, 3] = 0
     for source in (clear, saved(clear, tmp_path / "clear.png")):

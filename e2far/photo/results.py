@@ -68,10 +68,11 @@ def is_ours(path):
     """Whether e2far wrote a file, and nobody has since."""
     if not path.name.lower().endswith((*ENDINGS.values(), *BESIDE)) or not path.is_file():
         return False
+    mark = f'"{MAKER}":' if path.suffix.lower() == ".json" else MAKER  # "made_with" has it
     with path.open("rb") as file:
         start = file.read(2**16)
         file.seek(max(0, path.stat().st_size - 1024))
-        return MAKER.encode() in start + file.read()
+        return mark.encode() in start + file.read()
 
 
 def refuse_to_overwrite(paths):

@@ -223,6 +223,14 @@ def test_finished_photos_are_skipped(run, folder, album, out):
     assert changed("--box", "40,40,170,170", weights="other.safetensors") == everything
 
 
+def test_the_users_own_json_is_kept(run, out):
+    out.mkdir()
+    (out / "twins.json").write_text('{"path": "/home/e2far/x", "mine": 1}')
+    result = run("twins.png", options=["--only", "json"])
+    assert result.exit_code == 1 and "e2far did not write it" in one_line(result)
+    assert "mine" in (out / "twins.json").read_text()
+
+
 def test_other_faces_are_counted(run, out):
     result = run("twins.png", options=["--only", "json"])
     assert result.stdout.splitlines()[0].endswith(", and 1 more: --all-faces")

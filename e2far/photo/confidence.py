@@ -41,7 +41,7 @@ OPPOSITE = (
 )
 # fmt: on
 GOOD = 5.0  # % of the face's size: landmarks off by less lie where a reader would put them
-DOUBTFUL = 0.1  # a lower score is called doubtful: nine of ten times something is wrong
+DOUBTFUL = 0.1  # a lower score is called doubtful
 # No score is surer than this. Choice: of 0.8.0's score, 99 % of the 83 surest among 300 real photos
 # were good. Today's score also knows what is no photo of a face, and was not measured so again.
 SCORE_MARGIN = 0.01

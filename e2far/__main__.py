@@ -5,7 +5,8 @@ from importlib import import_module
 
 
 def main():
-    try:
+    sys.stdout.reconfigure(errors="backslashreplace")  # ty: ignore[unresolved-attribute]
+    try:  # Linux has names that are no text
         import_module("e2far.cli").app()
     except KeyboardInterrupt:  # before `cli.command` could tell
         sys.exit(130)

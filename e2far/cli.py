@@ -19,6 +19,7 @@ from e2far.pipeline.commands import (
 
 app = typer.Typer(
     help="3D face reconstruction from one photo, after UH-E2FAR (CVPR 2017).",
+    context_settings=dict(help_option_names=["-h", "--help"]),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -14,9 +14,11 @@ EXPECTED = (ValueError, OSError, ModuleNotFoundError)
 
 
 def complain(text):
-    """One line on stderr, above a progress bar if there is one."""
+    """One line on stderr, above a progress bar if there is one; text: or an error."""
     from tqdm import tqdm
 
+    if isinstance(text, OSError) and text.strerror and text.filename:
+        text = f"{text.filename}: {text.strerror}"  # without its number
     tqdm.write("e2far: " + " ".join(str(text).split()), file=sys.stderr)
 
 
@@ -41,7 +43,8 @@ def extra(name):
     try:
         yield
     except ModuleNotFoundError as error:
-        text = f"{error.name} is not installed: `pip install '.[{name}]'` in the clone"
+        remedy = f"`pip install '.[{name}]'` in the clone, or 'FILE.whl[{name}]' of the wheel"
+        text = f"{error.name} is not installed: {remedy}"
         raise ModuleNotFoundError(text, name=error.name) from None
 
 

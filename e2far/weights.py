@@ -86,7 +86,7 @@ def _save(state, path, half, header):
 
 def read_tensors(path, kind):
     """Tensors (floats as float32) and header (config, metadata) of a file of ours, a `kind`."""
-    what = f"a {kind} of e2far: {AGAIN}, or restore e2far/shipped from git"
+    what = f"a {kind} of e2far: {AGAIN}; for a shipped one, install e2far again"
     with reading(path, what), safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {}).get("e2far", "{}"))
         if not isinstance(header["config"], dict):

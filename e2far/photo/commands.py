@@ -1,5 +1,6 @@
 """`e2far reconstruct` and `e2far video`."""
 
+import errno
 import os
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from e2far import SHIPPED, __version__
 from e2far.files import EXPECTED, complain, digest
 from e2far.photo import results, video_files
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FAILURES = ("without a face", "unreadable", "failed otherwise")
 
 
@@ -187,6 +189,9 @@ def reconstruct_photos(waiting, options, box, kinds, tally):
                 tqdm.write(f"{photo.name}: {told}")
             kind = "doubtful" if all(face.doubtful for face in faces) else "reconstructed"
         except EXPECTED as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                remedy = "make room and run the same command again, which skips what is finished"
+                raise OSError(f"the disk of {options.out} is full: {remedy}") from None
             kind = "without a face" if isinstance(error, NoFace) else kind
             complain(error if photo.name in str(error) else f"{photo.name}: {error}")
         tally[kind] += 1

@@ -69,7 +69,7 @@ def _is_heic(path):
     try:
         import pillow_heif
     except ModuleNotFoundError:
-        remedy = "to read it, `pip install '.[heic]'` in the clone"
+        remedy = "to read it, `pip install pillow-heif`"
         raise ModuleNotFoundError(f"{path} is a HEIC picture: {remedy}") from None
     pillow_heif.register_heif_opener()
     return True

@@ -20,7 +20,8 @@ PAINT = dict(  # colours of what no photo shows well, under the photo's light
     tongue=(0.72, 0.37, 0.36),
     mouth=(0.52, 0.21, 0.20),
 )
-TEXELS_PER_MM = 4.0  # the texture's in the face: a photo that is finer is averaged
+SIZES = (512, 1024)  # of the texture, px: the larger one where the photo is finer than the smaller
+TEXELS_PER_MM = 4.0  # the larger one's in the face: a photo that is finer is averaged
 BEHIND_MM = 2.0  # a point so far behind what the camera sees still counts as seen
 OUTLINE_MM = 6.0  # so near the outline of the head the photo may show what is behind it
 FADE = 6  # the photo's colours spread about 2^FADE texels of 1024 before plain ones take over
@@ -39,15 +40,16 @@ def sample(picture, place):
     )
 
 
-def texture(face, image, size=1024):
+def texture(face, image, size=None):
     """The texture (size, size, 3) uint8, for the places of `unwrap`, of a `face.Face` in its photo.
 
-    image: upright, (H, W, 3) uint8    size: a power of two
+    image: upright, (H, W, 3) uint8    size: a power of two; None: of SIZES, by the photo
     What the camera sees of the face proper, the hair on the head and the eyes comes from the photo;
     what it does not see, from the other side of the face. Where neither is known, the colours
     around it are spread and give way to plain ones: those of the skin, the hair and the white of an
     eye. Teeth, tongue and mouth are painted.
     """
+    size = size or SIZES[face.pose.scale > TEXELS_PER_MM * SIZES[0] / SIZES[1]]
     head = surface(face.model, size)
     seen, believed = look(face, image, head)
     certain = believed[..., 0] > 0.9
@@ -103,8 +105,12 @@ def like_a_head(colour, certain, inwards, head):
     hair = median(colour[certain & head.scalp], np.full(3, 9.0))
     like = np.maximum(alike(colour, beside), alike(colour, hair))
     # Teeth are where the photo has them, though the lips of the mesh may hide them: paler than skin
-    pale = colour.min(-1) / max(median(colour[sure], np.ones(3)).min(), 1e-9)
-    like = np.where(head.teeth, smoothstep((pale - 1.05) / 0.2), like)
+    # and nearer to grey, by a third of the way; a lip that shines is only paler
+    usual = median(colour[sure], np.ones(3))
+    pale = smoothstep((colour.min(-1) / max(usual.min(), 1e-9) - 1.05) / 0.2)
+    hue, of_skin = (1 - c.min(-1) / c.max(-1).clip(1e-9) for c in (colour, usual))
+    pale *= smoothstep(2.5 - 3 * hue / max(of_skin, 0.15))
+    like = np.where(head.teeth, pale, like)
     return np.where(sure | head.scalp | head.eye, 1, like)
 
 

@@ -43,7 +43,7 @@ def write_html(path, face, photo, texture, title):
     template = files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
     # In one pass: what is filled in is not searched
     whole = re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], template)
-    Path(path).write_text(whole, encoding="utf-8")
+    Path(path).write_text(whole, encoding="utf-8", errors="replace")  # names may not be UTF-8
 
 
 def mesh_data(face, texture):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -104,6 +105,8 @@ def test_what_cannot_be_done_is_said_in_one_line(run, folder, out):
     ):
         assert re.search(said, one_line(run(photo, **more)))
         assert not written(out)
+    options = ["--out", str(folder / "text.jpg" / "faces")]
+    assert one_line(run("astronaut.png", options=options)).endswith("faces: Not a directory")
 
 
 def test_what_cannot_be_meant_is_refused_before_anything_is_begun(run, train, out):
@@ -274,6 +277,17 @@ def test_an_interrupted_folder_is_taken_up_again(run, album, out, monkeypatch):
     assert set(written(out)) == names and first.items() <= written(out).items()
 
 
+def test_a_full_disk_ends_the_run(run, out, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Face, "to_dict", full)
+    line = one_line(run("astronaut.png", options=["--only", "json"]))
+    assert line.endswith(
+        "is full: make room and run the same command again, which skips what is finished"
+    )
+
+
 def test_results_are_not_taken_for_photos_nor_other_files_for_results(run, album):
     """Also where they lie beside the photos; a file of the user's own stays as it is."""
     (album / "notes.txt").unlink()
@@ -316,11 +330,23 @@ def test_a_photo_with_spaces_and_a_hash_in_its_name_and_the_folder_that_is_not_n
     assert Path(material.texture.find()).name == paths[".png"].name
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text")
+def test_a_photo_whose_name_is_not_utf_8(given, folder, out, tmp_path):
+    latin = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(folder / "astronaut.png", latin)
+    command = [sys.executable, "-m", "e2far", *given(latin, options=["--only", "html"])]
+    asked = os.environ | dict(PYTHONUTF8="1", PYTHONIOENCODING="utf-8:strict")
+    done = subprocess.run(command, env=asked, capture_output=True)
+    assert done.returncode == 0 and done.stdout.startswith(rb"caf\udce9.png: "), done.stderr
+    assert "caf?.png</title>" in (out / f"{latin.stem}.html").read_text()
+
+
 # The package
 
 
 def test_the_version_is_shown_and_a_run_that_skips_all_photos_loads_no_torch(run, given, out):
     """Nor does the import of the package."""
+    assert "--all-faces" in CliRunner().invoke(app, ["reconstruct", "-h"]).output
     assert CliRunner().invoke(app, ["--version"]).stdout.split() == ["e2far", e2far.__version__]
     options = ["--box", BOX, "--only", "json"]
     assert run("astronaut.png", options=options).exit_code == 0

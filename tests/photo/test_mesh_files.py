@@ -125,17 +125,21 @@ def test_the_hidden_side_is_the_other_side_mirrored(face_model):
     assert len(hidden) > 100 and np.quantile(error, 0.9) < 10
 
 
-def test_teeth_of_the_photo_are_on_the_teeth_even_where_the_lips_of_the_mesh_hide_them(face_model):
+@pytest.mark.parametrize("colour, kept", (((230, 240, 250), True), ((230, 166, 140), False)))
+def test_teeth_of_the_photo_are_on_the_teeth_even_where_the_lips_of_the_mesh_hide_them(
+    face_model, colour, kept
+):
+    """What is pale and as red as skin is a lip that shines."""
     face = make_face(face_model)
     teeth = face_model.attributes["teeth"].numpy() > 0.5
     photo = draw(face, np.full((len(face.vertices), 3), [180.0, 130.0, 110.0]))
     x0, y0 = face.pose.project(face.vertices[teeth]).min(0).astype(int)
     x1, y1 = face.pose.project(face.vertices[teeth]).max(0).astype(int)
-    photo[y0:y1, x0:x1] = 230, 240, 250
+    photo[y0:y1, x0:x1] = colour
     normals = raster.vertex_normals(face.vertices, face.triangles)
     front = teeth & (normals[:, 2] > 0.8) & (abs(face.vertices[:, 0]) < 10)
     found = at(textures.texture(face, photo), unwrap(face_model)[0][: len(teeth)][front])
-    assert np.median(abs(found - [230, 240, 250]).max(1)) < 20
+    assert (np.median(abs(found - colour).max(1)) < 20) == kept
 
 
 def test_the_photos_background_is_not_painted_on_the_head(face_model):
@@ -145,6 +149,11 @@ def test_the_photos_background_is_not_painted_on_the_head(face_model):
     inner = [face_model.attributes[name].numpy() for name in ("eye", "teeth", "tongue", "mouth")]
     uv = unwrap(face_model)[0][: face_model.n_vertices][np.max(inner, axis=0) <= 0.5]
     assert abs(at(textures.texture(face, photo), uv) - skin).max() <= 2
+
+
+def test_the_texture_is_as_fine_as_its_photo(face_model, smiling, picture):
+    near = make_face(face_model, scale=2.5)
+    assert [len(face.texture(picture)) for face in (smiling, near)] == [512, 1024]
 
 
 def test_teeth_tongue_and_mouth_are_painted_in_their_colours(face_model, smiling, picture, texture):

@@ -140,7 +140,7 @@ def test_pictures_of_phones(tmp_path, monkeypatch):
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "pillow_heif", None)
         (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x24ftypheic" + bytes(99))
-        with pytest.raises(ModuleNotFoundError, match=r"b.jpg is a HEIC.*'.\[heic\]'"):
+        with pytest.raises(ModuleNotFoundError, match=r"b.jpg is a HEIC.*pip install pillow-heif"):
             load_image(tmp_path / "b.jpg")
     pytest.importorskip("pillow_heif", reason="needs the extra `heic`").register_heif_opener()
     with pytest.raises(ValueError, match="b.jpg is not a picture|b.jpg is damaged"):

@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 export OMP_NUM_THREADS ?= 1
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: setup reproduce resume verify test test-slow site lab long long-status cooldown detector trunks tools lint coverage release calibration clean
+.PHONY: setup reproduce resume verify test test-slow site lab long long-status cooldown detector looks tools lint coverage release calibration clean
 
 setup: .venv/installed
 
@@ -94,9 +94,9 @@ detector: setup
 	python -m e2far long data/long --detector
 	cp data/long/detector/network.safetensors data/detector.safetensors
 
-# Which trunk learns most in the same CPU time: reports/metrics/trunks.csv. Two hours of one core.
-trunks: setup
-	python -m e2far trunks data/trunks
+# After `make reproduce`: networks that look once or again, trained for 2,000 steps each: reports/metrics/looks.csv. Twenty minutes of one core.
+looks: setup
+	python -c 'from e2far.pipeline.race import race_looks; race_looks("data/looks")'
 
 # After `make cooldown`: ship what it trained, the face model it was trained with, and the calibration of its confidence.
 release: setup

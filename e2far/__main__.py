@@ -5,7 +5,7 @@ from importlib import import_module
 
 
 def main():
-    sys.stdout.reconfigure(errors="backslashreplace")  # ty: ignore[unresolved-attribute]
+    sys.stdout.reconfigure(errors="backslashreplace")  # ty: ignore[missing-union-attribute]
     try:  # Linux has names that are no text
         import_module("e2far.cli").app()
     except KeyboardInterrupt:  # before `cli.command` could tell

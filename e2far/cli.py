@@ -12,7 +12,6 @@ from e2far.photo.commands import PhotoOptions, VideoOptions, reconstruct, recons
 from e2far.pipeline.commands import (
     TrainOptions,
     build_face_model,
-    race_trunks,
     train,
     train_long,
 )
@@ -69,4 +68,3 @@ app.command("video")(command(reconstruct_video, VideoOptions))
 app.command()(command(train, TrainOptions))
 app.command()(command(build_face_model))
 app.command("long", hidden=True)(command(train_long))
-app.command("trunks", hidden=True)(command(race_trunks))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import e2far
-from e2far.pipeline import long_training, params
+from e2far.pipeline import long_training, race
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = "00_quickstart 01_data_synthesis 02_training 03_layer_features 04_which_layers"
@@ -265,9 +265,9 @@ def test_the_front_page_rounds_the_table_of_the_results():
 
 
 def test_every_committed_figure_belongs_to_a_stage():
-    """Or to a make target of hours, which no profile runs: `make trunks` and `make long`."""
+    """Or to a make target of hours, which no profile runs: `make looks` and `make long`."""
     assert len(ALL_OUTPUTS) == sum(len(outputs(stage)) for stage in STAGES), "two write one place"
-    by_target = {params.TRUNKS, long_training.CURVES}
+    by_target = {race.LOOKS, long_training.CURVES}
     for path in tracked("reports"):
         if path.name != ".gitignore" and ROOT / path not in by_target:
             assert is_in(path.as_posix(), ALL_OUTPUTS), f"no stage makes {path}"

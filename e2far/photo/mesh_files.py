@@ -17,9 +17,8 @@ from PIL import Image
 
 from e2far import files, raster
 from e2far.photo import results
-from e2far.photo.texture import vertex_colours
 from e2far.photo.units import unit_strengths
-from e2far.photo.unwrapping import as_array, unwrap
+from e2far.photo.unwrapping import as_array, unwrap, vertex_colours
 
 SKIN = [0.74, 0.70, 0.68, 1.0]  # colour of a head without a texture
 WIDTHS = {1: gltf.SCALAR, 2: gltf.VEC2, 3: gltf.VEC3, 4: gltf.VEC4}

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from e2far import raster
 from e2far.photo.pictures import crop
-from e2far.photo.unwrapping import CHARTS, as_array, attribute, centre_of, unwrap
+from e2far.photo.unwrapping import CHARTS, as_array, attribute, centre_of, sample, unwrap
 from e2far.raster import smoothstep
 
 PAINT = dict(  # colours of what no photo shows well, under the photo's light
@@ -25,19 +25,6 @@ TEXELS_PER_MM = 4.0  # the larger one's in the face: a photo that is finer is av
 BEHIND_MM = 2.0  # a point so far behind what the camera sees still counts as seen
 OUTLINE_MM = 6.0  # so near the outline of the head the photo may show what is behind it
 FADE = 6  # the photo's colours spread about 2^FADE texels of 1024 before plain ones take over
-
-
-def vertex_colours(model, texture):
-    """Colours (N, 3) uint8 of the model's vertices in a texture (S, S, 3)."""
-    return sample(texture, unwrap(model)[0][: model.n_vertices, ::-1].T * len(texture) - 0.5)
-
-
-def sample(picture, place):
-    """Colours (..., 3) of a picture (H, W, 3) at places (2, ...), row and column: bilinear."""
-    channels = np.moveaxis(picture, 2, 0)
-    return np.stack(
-        [ndimage.map_coordinates(c, place, order=1, mode="nearest") for c in channels], -1
-    )
 
 
 def texture(face, image, size=None):
@@ -105,7 +92,7 @@ def like_a_head(colour, certain, inwards, head):
     hair = median(colour[certain & head.scalp], np.full(3, 9.0))
     like = np.maximum(alike(colour, beside), alike(colour, hair))
     # Teeth are where the photo has them, though the lips of the mesh may hide them: paler than skin
-    # and nearer to grey, by a third of the way; a lip that shines is only paler
+    # and greyer; a lip that shines is only paler
     usual = median(colour[sure], np.ones(3))
     pale = smoothstep((colour.min(-1) / max(usual.min(), 1e-9) - 1.05) / 0.2)
     hue, of_skin = (1 - c.min(-1) / c.max(-1).clip(1e-9) for c in (colour, usual))

@@ -1,8 +1,9 @@
-"""Where each vertex of a head lies in its texture."""
+"""Where each vertex of a head lies in its texture, and what colour it has there."""
 
 from functools import lru_cache
 
 import numpy as np
+from scipy import ndimage
 
 RADIUS = 0.492  # of the disc on which the skin lies, in units of the picture's side
 CHARTS = dict(  # left, top, width, height
@@ -67,3 +68,16 @@ def unwrap(model):
     rim = np.repeat(uv[triangles[torn, 0]], 3, axis=0)  # all three corners at one place
     triangles[torn] = len(mean) + np.arange(3 * len(torn)).reshape(-1, 3)
     return np.concatenate((uv, rim)).astype(np.float32), vertex, triangles
+
+
+def vertex_colours(model, texture):
+    """Colours (N, 3) uint8 of the model's vertices in a texture (S, S, 3)."""
+    return sample(texture, unwrap(model)[0][: model.n_vertices, ::-1].T * len(texture) - 0.5)
+
+
+def sample(picture, place):
+    """Colours (..., 3) of a picture (H, W, 3) at places (2, ...), row and column: bilinear."""
+    channels = np.moveaxis(picture, 2, 0)
+    return np.stack(
+        [ndimage.map_coordinates(c, place, order=1, mode="nearest") for c in channels], -1
+    )

@@ -1,4 +1,4 @@
-"""`e2far train` and `e2far build-face-model`, and for `make`: `e2far long` and `e2far trunks`."""
+"""`e2far train` and `e2far build-face-model`, and for `make`: `e2far long`."""
 
 import json
 from dataclasses import dataclass
@@ -130,24 +130,6 @@ def train_long(
     if len(curves) and not status:
         write_table(curves, long_training.CURVES)
     typer.echo(long_training.report(folder, p.phase["steps"], p.training["batch_size"]))
-
-
-def race_trunks(
-    folder: Annotated[Path, typer.Argument(help="Of pictures and networks.")] = Path("data/trunks"),
-    profile: Profile = "weights",
-):
-    """Race the candidates of params.yaml's trunk_trial, one after the other; run again to go on."""
-    from e2far.pipeline import jobs, params, trainings
-
-    trial = params.read()["trunk_trial"]
-    size = max(network["image_size"] for network in trial["candidates"].values())
-    make_faces(folder, dict(train=trial["people"], validation=1000), size, profile)
-    races = {
-        name: params.trunk_race(folder, name, network, trial["cpu_seconds"], profile)
-        for name, network in trial["candidates"].items()
-    }
-    rows = jobs.run_many(races, 1, function=trainings.race_job, resume=True)
-    write_table([dict(trunk=name) | row for name, row in rows.items()], params.TRUNKS)
 
 
 def make_faces(folder, splits, size, profile):

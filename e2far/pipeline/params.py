@@ -12,7 +12,6 @@ with extra("study"):
     import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-TRUNKS = ROOT / "reports" / "metrics" / "trunks.csv"  # table of `make trunks`
 ANGLES = ("yaw_deg", "pitch_deg", "roll_deg")  # of the block `synthesis`
 
 
@@ -78,20 +77,3 @@ def settings(p, faces):
 def live_settings(p, synthesis):
     """Arguments of `live.LiveFaces` from the blocks `training` (or `long`) and `synthesis`."""
     return dict(seed=p.seed) | {name: getattr(synthesis, name) for name in ANGLES} | (p.live or {})
-
-
-def trunk_race(folder, name, network, cpu_seconds, profile):
-    """Arguments of `trainings.race_job` for a candidate. network: arguments of E2FAR"""
-    p = load("training", profile)
-    found = settings(p, SimpleNamespace(image_size=network["image_size"]))
-    rates = {key: p.tuned[key] for key in ("heads_rate", "trunk_rate")}
-    return dict(
-        folder=folder / name.replace("/", "by"),
-        faces=folder / "faces",
-        model=folder / "facemodel.npz",
-        network=found.network | network,
-        training=found.training | dict(log_every=200, checkpoint_every=None, phases=[rates]),
-        seed=p.seed,
-        test="validation",
-        cpu_seconds=cpu_seconds,
-    )

@@ -6,25 +6,20 @@ all test pictures (what looks once) or about one picture each of some people (wh
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from e2far import camera, data, evaluation, morphable
-from e2far.benchmark import detector, iterative, landmark_fit
+from e2far import data, evaluation, morphable
+from e2far.benchmark import detector, iterative, tables
 from e2far.facemodels import load_face_model
-from e2far.files import extra
 from e2far.network import VARIANTS
 from e2far.pipeline import jobs, params, trainings
+from e2far.pipeline.given_landmarks import FOUND, fit_eos, from_the_truth, refine, seen_by
 from e2far.weights import load_network, save_trunk
 
-with extra("study"):
-    import joblib
-
-EXACT, REFINED_ON = "exact landmarks (oracle)", "2 px noise"  # landmarks that an oracle gives
-FOUND = "landmarks detected"
-TURNS = (1, 2, 5, 10, 20, 50)  # of eos, where its error is measured
-FOLLOWED = (f"eos, {EXACT}", f"eos, {REFINED_ON}")  # after each of these
+LOOKS = params.ROOT / "reports" / "metrics" / "looks.csv"  # table of `make looks`
 DETECTOR = params.ROOT / "data" / "detector.safetensors"  # of `make detector`
 
 
@@ -58,8 +53,7 @@ class Race:
 
 def run(p, model, test, validation):
     """The Race of block `benchmark`, p. test, validation: `data.Faces` of these splits"""
-    people = torch.unique(test.person)[: p.fitted]
-    fitted = torch.stack([torch.nonzero(test.person == person)[0, 0] for person in people])
+    fitted = one_each(test, p.fitted)
     step = max(1, len(validation) // p.validation)
     known = torch.arange(0, len(validation), step)[: p.validation]
     given = (test, fitted), (validation, known)
@@ -93,6 +87,12 @@ def run(p, model, test, validation):
     return Race(model, test, fitted, *known, chosen | weights)
 
 
+def one_each(faces, count):
+    """Rows (n,) of one picture each of the first people."""
+    people = torch.unique(faces.person)[:count]
+    return torch.stack([torch.nonzero(faces.person == person)[0, 0] for person in people])
+
+
 def of_the_mean_face(errors):
     """The errors of one constant guess, the average face of all that `errors` are about."""
     found = {name: values for name, values in errors.items() if "mean_face_mm" in name}
@@ -111,6 +111,30 @@ def open_networks(p, model, side):
     return networks | ({"shipped": shipped} if alike else {})
 
 
+def race_looks(folder, profile="default"):
+    """Write LOOKS: errors of networks that look once or again, trained in `folder` by looks_trial.
+
+    And by how many mm more than "one look", a network without a rendering.
+    """
+    p = params.load("benchmark", profile)
+    p.rivals = params.read()["looks_trial"]
+    model = load_face_model(p.data / "facemodel" / "model.npz")
+    test, fusion = data.Faces(p.data / "faces" / "test"), p.data / "models" / "default.safetensors"
+    fitted = one_each(test, p.fitted)
+    once, looks = train_looks(p, test, load_network(fusion), Path(folder))
+    answers = {"one look": [evaluation.predict(one, test, fitted) for one in once]}
+    for name, folders in looks.items():
+        steps = look_again(model, test, fitted, folders)
+        answers[name] = steps[max(steps)]
+    measure = lambda answer: evaluation.measure(model, test, answer, fitted)
+    errors = {name: list(map(measure, trained)) for name, trained in answers.items()}
+    found = Race(model, test, fitted, {}, "one look", answers, {}, {}, errors, {})
+    more = tables.paired(found, found.shown, p.bootstrap).drop(columns=["than", "handed"])
+    table = tables.errors_of_all(found, p.bootstrap)
+    table = table.merge(more, "left", ["method", "error"], suffixes=("", "_more"))
+    table.round(4).to_csv(LOOKS, index=False)
+
+
 # ---- rivals that are trained ---------------------------------------------------------------------
 
 
@@ -121,26 +145,9 @@ def train_rivals(p, faces, fusion):
     method -> folder of each training; and the landmark detectors, name -> network. That of
     DETECTOR, trained for as long as the shipped network, is there where that is.
     """
-    rivals, settings = p.data / "rivals", params.settings(params.load("training", p.profile), faces)
-    rivals.mkdir(parents=True, exist_ok=True)
-    save_trunk(fusion, rivals / "trunk.safetensors")
-    phase = dict(phases=[p.rivals["phase"]], batch_size=p.rivals["batch_size"])
-    common = dict(faces=p.data / "faces", model=p.data / "facemodel" / "model.npz")
-    common |= dict(training=settings.training | phase | dict(validate_every=10**9))
-    common |= dict(trunk=rivals / "trunk.safetensors")
-
-    def configs(name, network, **more):
-        folder = rivals / name.replace(" ", "_")
-        config = common | dict(network=settings.network | network) | more
-        return [config | dict(seed=n, folder=folder / str(n)) for n in p.rivals["seeds"]]
-
+    configs = rival_configs(p, faces, fusion, p.data / "rivals")
     designs = {f"{name} (short)": configs(name, dict(fused=x)) for name, x in VARIANTS.items()}
-    looks = {
-        f"iterative, {count} look{'s' * (count > 1)} (short)": configs(
-            f"iterative {count}", {}, iterations=count
-        )
-        for count in p.rivals["looks"]
-    }
+    looks = {f"{name} (short)": some for name, some in look_configs(p, configs).items()}
     detectors = {f"{FOUND} (short)": configs("detector", {})[:1]}
     kinds = (designs, trainings.train_job), (looks, iterative.iterative_job)
     for methods, function in (*kinds, (detectors, detector.detector_job)):
@@ -155,6 +162,50 @@ def train_rivals(p, faces, fusion):
     return {name: [errors(one) for one in some] for name, some in designs.items()}, folders, opened
 
 
+def train_looks(p, faces, fusion, folder):
+    """Trains a network that looks once, and those that look again, in `folder`.
+
+    returns the networks of the first, and method -> folder of each training
+    """
+    configs = rival_configs(p, faces, fusion, folder)
+    once, looks = configs("one look", dict(fused=VARIANTS["fusion"])), look_configs(p, configs)
+    methods = {"one look": (once, trainings.train_job)}
+    methods |= {name: (some, iterative.iterative_job) for name, some in looks.items()}
+    for some, function in methods.values():
+        each = {one["seed"]: one for one in some}
+        jobs.run_many(each, p.n_jobs, function=function, resume=True)
+    networks = [load_network(one["folder"] / "network.safetensors") for one in once]
+    return networks, {name: [one["folder"] for one in some] for name, some in looks.items()}
+
+
+def rival_configs(p, faces, fusion, folder):
+    """What makes configs of `jobs.run_many`, one for each seed, of a network called `name`, with
+    settings of its own: they start from the trunk of `fusion`."""
+    settings = params.settings(params.load("training", p.profile), faces)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_trunk(fusion, folder / "trunk.safetensors")
+    phase = dict(phases=[p.rivals["phase"]], batch_size=p.rivals["batch_size"])
+    common = dict(faces=p.data / "faces", model=p.data / "facemodel" / "model.npz")
+    common |= dict(training=settings.training | phase | dict(validate_every=10**9))
+    common |= dict(trunk=folder / "trunk.safetensors")
+
+    def configs(name, network, **more):
+        config = common | dict(network=settings.network | network) | more
+        place = folder / name.replace(" ", "_")
+        return [config | dict(seed=n, folder=place / str(n)) for n in p.rivals["seeds"]]
+
+    return configs
+
+
+def look_configs(p, configs):
+    """Name -> configs of the networks that look again."""
+    name = lambda count: f"iterative, {count} look{'s' * (count > 1)}"
+    return {
+        name(count): configs(f"iterative {count}", {}, iterations=count)
+        for count in p.rivals["looks"]
+    }
+
+
 def look_again(model, test, fitted, folders):
     """Iteration -> the answer of each training to the pictures `fitted`; 0 is the mean face."""
     found = []
@@ -165,74 +216,3 @@ def look_again(model, test, fitted, folders):
         join = lambda part: {name: torch.cat([one[name] for one in part]) for name in part[0]}
         found.append([join(part) for part in parts])
     return dict(enumerate(map(list, zip(*found))))
-
-
-# ---- rivals that are given landmarks -------------------------------------------------------------
-
-
-def noisy(faces, rows, noise_px, seed):
-    """Landmarks (n, 68, 2) px with normal noise of `noise_px` pixels of a 224-px crop."""
-    landmarks, generator = faces.landmarks[rows], torch.Generator().manual_seed(seed)
-    noise = torch.randn(landmarks.shape, generator=generator)
-    return landmarks + noise_px * faces.image_size / 224 * noise
-
-
-def seen_by(network, model, faces, rows):
-    """The 68 landmarks (n, 68, 2) px that a network finds in pictures."""
-    guess = evaluation.predict(network, faces, rows)
-    points = morphable.landmarks_mm(model, guess["identity"], guess["expression"])
-    return camera.weak_perspective(points, *camera.decode_pose(guess["pose"], faces.image_size))
-
-
-def from_the_truth(noise_px, given):
-    """Name -> landmarks (n, 68, 2) px of each of `given`: the true ones, and those with noise."""
-    name = lambda px: f"{px:g} px noise" if px else EXACT
-    return {
-        name(px): tuple(noisy(*where, px, seed) for where, seed in zip(given, (2, 1)))
-        for px in noise_px
-    }
-
-
-def fit_eos(p, model, points, given):
-    """eos on each of `points`: answers and steps as in `Race`, and weights.
-
-    points: name -> landmarks of each of `given`    given: (faces, rows) to be judged, and to choose
-    the weights on
-    """
-    (_, _), (validation, known) = given
-    truth = validation.identity[known], validation.expression[known]
-    run = joblib.Parallel(p.n_jobs)
-    fit, fit_all = joblib.delayed(landmark_fit.fit), joblib.delayed(landmark_fit.fit_landmarks)
-    found = run(fit_all(model, on, (of, *truth), p.lambdas) for on, of in points.values())
-    found = {f"eos, {name}": one for name, one in zip(points, found)}
-    chosen, steps = {name: weights for name, (_, weights) in found.items()}, {}
-    for name in FOLLOWED:
-        on = points[name.removeprefix("eos, ")][0]
-        fits = run(fit(model, on, iterations=turns, **chosen[name]) for turns in TURNS)
-        steps[name] = {turns: [one] for turns, one in zip(TURNS, fits)}
-    return {name: [answer] for name, (answer, _) in found.items()}, steps, chosen
-
-
-def refine(p, model, network, points, given):
-    """Our refinement of the mean face and of the network's answer: steps, and weights."""
-    (test, _), (validation, known) = given
-    mean, own = (None, None), tuple(evaluation.predict(network, *where) for where in given)
-    fits = {f"refined, {name}": (mean, on) for name, on in points.items() if FOUND in name}
-    fits["refined from the mean face"] = mean, points[REFINED_ON]
-    fits["refined from the network"] = own, points[REFINED_ON]
-    steps, chosen = {}, {}
-
-    def refined(landmarks, start, weights):
-        settings = dict(iterations=p.refine["iterations"]) | weights
-        return list(landmark_fit.refine(model, landmarks, test.image_size, start, **settings))
-
-    def error_mm(weights, on, start):
-        guess = refined(on, start, weights)[-1]
-        return evaluation.measure(model, validation, guess, known)["expressive_mm"].mean()
-
-    for name, ((start, known_start), (on, of)) in fits.items():
-        error = partial(error_mm, on=of, start=known_start)
-        chosen[name] = landmark_fit.least(error, p.refine["lambdas"])
-        found = refined(on, start, chosen[name])
-        steps[name] = {iteration: [one] for iteration, one in enumerate(found)}
-    return steps, chosen

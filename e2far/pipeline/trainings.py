@@ -2,7 +2,6 @@
 
 import copy
 import os
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,39 +195,3 @@ def features_job(*, folder, faces, network, trunk, layers, limit=None, test="tes
         seen = data.Faces(faces / split, network["image_size"])
         evaluation.store_features(net, seen, folder / f"{split}.safetensors", layers, count)
     return str(folder)
-
-
-def race_job(*, cpu_seconds, **config):
-    """Train one candidate for so many seconds of CPU time; returns its row of the table.
-
-    config: of `train_job`; its only phase has no steps yet
-    """
-    job = Job(**config)
-    net, model = regressor(job)
-    train = data.Faces(job.faces / "train", job.network["image_size"])
-
-    def recipe(steps):
-        phase = job.training["phases"][0] | dict(steps=steps, warmup=steps // 15)
-        return job.training | dict(phases=[phase])
-
-    for steps in (5, 30):  # the first steps compile
-        began = time.process_time()
-        fit(net, model, train, None, seed=job.seed, progress=False, **recipe(steps))
-    cost = (time.process_time() - began) / steps
-    steps = round(cpu_seconds / cost)
-    training = recipe(steps) | dict(validate_every=max(1, steps // 12))
-    train_job(**config | dict(training=training))
-    batch = job.training["batch_size"]
-    row = dict(
-        size_px=job.network["image_size"],
-        parameters=sum(x.numel() for x in net.parameters()),
-        ms_a_picture=round(1e3 * cost / batch, 2),
-        pictures=steps * batch,
-    )
-    errors = np.load(job.folder / "evaluation.npz")
-    for kind in ("neutral", "expression", "expressive"):
-        pair = errors[f"{kind}_mm"], errors[f"{kind}_mean_face_mm"]
-        interval = evaluation.bootstrap_ratio(*pair, clusters=errors["person"])
-        names = (f"{kind}_ratio", f"{kind}_low", f"{kind}_high")
-        row |= {name: round(float(value), 4) for name, value in zip(names, interval)}
-    return row

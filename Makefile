@@ -92,7 +92,7 @@ cooldown: setup
 # For a rival of the network that the cooldown makes: a landmark detector with the same trunk, pictures and steps.
 detector: setup
 	python -m e2far long data/long --detector
-	cp data/long/detector/network.safetensors data/detector.safetensors
+	python -c 'from e2far.benchmark.detector import LandmarkDetector as kind; from e2far.weights import load_network as load, save_network as save; net = load("data/long/detector/network.safetensors", kind); save(net, "data/detector.safetensors", half=True, **net.metadata)'
 
 # After `make reproduce`: networks that look once or again, trained for 2,000 steps each: reports/metrics/looks.csv. Twenty minutes of one core.
 looks: setup

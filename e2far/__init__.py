@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names below
     from e2far.morphable import MorphableModel
     from e2far.photo.reconstructor import Reconstructor
 
-__version__ = "0.9.1"
+__version__ = "1.0.0"
 SHIPPED = Path(__file__).resolve().parent / "shipped"  # network, its calibration, face model
 
 HOMES = {

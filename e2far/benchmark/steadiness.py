@@ -8,7 +8,7 @@ import torch
 
 from e2far import data, evaluation
 from e2far.analysis import counterfactuals
-from e2far.benchmark import metrics
+from e2far.benchmark import landmark_fit, metrics
 from e2far.benchmark.tables import ratio, ratios
 from e2far.files import extra
 from e2far.photo import calibration, confidence
@@ -31,29 +31,39 @@ def draw_worlds(model, people, size, seed, n_jobs):
     return {world: draw(shifts) for world, shifts in WORLDS.items()}
 
 
-def world_table(networks, model, worlds, samples):
-    """Ratios of each network in each world."""
+def world_table(answers, model, worlds, samples):
+    """Ratios of each method in each world.
+
+    answers: method -> f(uint8 images (n, 3, S, S)), what it answers to them
+    """
     rows = []
     for world, sample in worlds.items():
         labels = (*data.LABELS, "landmarks", "person")
         size = dict(image_size=sample["image"].shape[-1])
         faces = SimpleNamespace(**size, **{name: sample[name] for name in labels})
-        for name, network in networks.items():
+        for name, answer_to in answers.items():
             every = torch.arange(len(sample["image"]))
-            errors = evaluation.measure(model, faces, answer(network, sample["image"]), every)
+            errors = evaluation.measure(model, faces, answer_to(sample["image"]), every)
             people = len(sample["person"].unique())
             for row in ratios(errors, samples):
                 about = dict(method=name, world=world, error=row.pop("error"), people=people)
-                about |= dict(pictures=len(every)) | row
-                rows.append(about | dict(landmark_percent=errors["landmark_percent"].mean()))
+                rows.append(about | dict(pictures=len(every)) | row)
     return pd.DataFrame(rows)
 
 
 @torch.no_grad()
 def answer(network, images):
-    """What a network in eval mode answers to uint8 images (n, 3, S, S)."""
+    """What a network in eval mode answers to uint8 images (n, 3, S, S): a dict, or one tensor."""
     parts = [network(data.to_float(part)) for part in images.split(200)]
+    if torch.is_tensor(parts[0]):
+        return torch.cat(parts)
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def fit_eos(detector, model, weights, images):
+    """What eos of such `weights` makes of the landmarks that a detector finds in images."""
+    points = answer(detector, images) * images.shape[-1] / 100
+    return landmark_fit.fit(model, points, **weights)
 
 
 def average_person(networks, model, worlds):

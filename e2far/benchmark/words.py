@@ -65,13 +65,19 @@ def of_units(units):
     )
 
 
-def of_worlds(elsewhere, shift, method):
-    """What a method leaves of the mean face's error, and how far its average face moves."""
-    mine = elsewhere[(elsewhere.method == method) & (elsewhere.error == "expressive")]
+def of_worlds(elsewhere, shift, method, rival):
+    """What two methods leave of the mean face's error, and how far the first's average face moves.
+
+    rival: has no average face of its own here
+    """
+    whole = elsewhere[elsewhere.error == "expressive"]
+    mine, its = (whole[whole.method == name] for name in (method, rival))
     left = ", ".join(f"{row.ratio:.2f} ({row.world})" for row in mine.itertuples())
+    fitted = ", ".join(f"{value:.2f}" for value in its.ratio)
     off = shift[shift.method == method].shift_mm
     return (
-        f"Of the mean face's error in the expressive shape *{method}* leaves {left}. The average "
+        f"Of the mean face's error in the expressive shape *{method}* leaves {left}; *{rival}*, in "
+        f"the same order, {fitted}. The average "
         f"neutral shape that it reads lies {off.iloc[0]:.2f} mm off the true average of these people "
         f"in the world of training, and {off.iloc[-1]:.2f} mm with all three changes. Errors that "
         "differ from person to person average out here. What stays is a look of the pictures that "

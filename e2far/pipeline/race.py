@@ -43,6 +43,7 @@ class Race:
     landmarks: dict
     errors: dict
     chosen: dict  # method -> the weights of its regularisation
+    detectors: dict  # what landmarks are called -> the network that finds them
 
     def answer(self, name):
         """The first training's answer to the pictures `fitted`."""
@@ -84,7 +85,7 @@ def run(p, model, test, validation):
     told = {name: steps for name, steps in refined.items() if FOUND not in name}
     steps, landmarks = looked | told | eos_steps, {name: on for name, (on, _) in points.items()}
     known = networks, shown, answers, steps, landmarks, errors
-    return Race(model, test, fitted, *known, chosen | weights)
+    return Race(model, test, fitted, *known, chosen | weights, detectors)
 
 
 def one_each(faces, count):
@@ -128,7 +129,7 @@ def race_looks(folder, profile="default"):
         answers[name] = steps[max(steps)]
     measure = lambda answer: evaluation.measure(model, test, answer, fitted)
     errors = {name: list(map(measure, trained)) for name, trained in answers.items()}
-    found = Race(model, test, fitted, {}, "one look", answers, {}, {}, errors, {})
+    found = Race(model, test, fitted, {}, "one look", answers, {}, {}, errors, {}, {})
     more = tables.paired(found, found.shown, p.bootstrap).drop(columns=["than", "handed"])
     table = tables.errors_of_all(found, p.bootstrap)
     table = table.merge(more, "left", ["method", "error"], suffixes=("", "_more"))
@@ -143,7 +144,7 @@ def train_rivals(p, faces, fusion):
 
     returns the designs, method -> errors of each training; the networks that look again and again,
     method -> folder of each training; and the landmark detectors, name -> network. That of
-    DETECTOR, trained for as long as the shipped network, is there where that is.
+    DETECTOR, trained for as long as the shipped network, is there where pictures have its size.
     """
     configs = rival_configs(p, faces, fusion, p.data / "rivals")
     designs = {f"{name} (short)": configs(name, dict(fused=x)) for name, x in VARIANTS.items()}
@@ -156,9 +157,10 @@ def train_rivals(p, faces, fusion):
     errors = lambda config: dict(np.load(config["folder"] / "evaluation.npz"))
     folders = {name: [one["folder"] for one in some] for name, some in looks.items()}
     paths = {name: one["folder"] / "network.safetensors" for name, (one,) in detectors.items()}
-    if DETECTOR.exists():
-        paths[FOUND] = DETECTOR
+    paths[FOUND] = DETECTOR
     opened = {name: load_network(path, detector.LandmarkDetector) for name, path in paths.items()}
+    if opened[FOUND].image_size != faces.image_size:
+        del opened[FOUND]
     return {name: [errors(one) for one in some] for name, some in designs.items()}, folders, opened
 
 

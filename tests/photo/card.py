@@ -16,9 +16,13 @@ from impostors import impostors
 from scipy.stats import rankdata, spearmanr
 
 from e2far import Reconstructor, data
+from e2far.benchmark import steadiness
+from e2far.benchmark.detector import LandmarkDetector
 from e2far.photo import calibration, confidence
 from e2far.photo.detection import NoFace
-from e2far.photo.pictures import load_image
+from e2far.photo.pictures import crop, load_image
+from e2far.pipeline.race import DETECTOR
+from e2far.weights import load_network
 
 HERE = Path(__file__).parent
 LOOSE, SIDE = 0.2, 1.45  # of boxes; their side over sqrt(w h) of the landmarks
@@ -73,7 +77,16 @@ def looks(reconstructor, photos):
     for name, (one, loose, refine) in tries.items():
         seen = see(one, photos.pictures, photos.boxes(loose), refine)
         found[name] = photos.by_yaw(photos.errors(seen["image_landmarks"]))
-    return found
+    return found | {"a detector of landmarks alone, one plain look": detected(photos)}
+
+
+def detected(photos, size=80):
+    """Errors by yaw of the landmark detector of `make detector` in the same boxes, one look."""
+    network, boxes = load_network(DETECTOR, LandmarkDetector), photos.boxes()
+    crops = np.stack([crop(picture, box, size) for picture, box in zip(photos.pictures, boxes)])
+    points = steadiness.answer(network, torch.from_numpy(crops).permute(0, 3, 1, 2)).numpy() / 100
+    corner, side = boxes[:, None, :2], (boxes[:, 2] - boxes[:, 0])[:, None, None]
+    return photos.by_yaw(photos.errors(corner + points * side))
 
 
 def confidence_on_photos(reconstructor, photos):

@@ -112,6 +112,8 @@ class Face:
         from e2far.photo import viewer
 
         path = as_path(path)
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"cannot write a page to {path.name}: choose a name that ends in .html")
         title = title or Path(image if isinstance(image, (str, Path)) else path).name
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = load_image(image)

@@ -68,7 +68,7 @@ def _is_heic(path):
         return False
     try:
         import pillow_heif
-    except ModuleNotFoundError:
+    except ImportError:
         remedy = "to read it, `pip install pillow-heif`"
         raise ModuleNotFoundError(f"{path} is a HEIC picture: {remedy}") from None
     pillow_heif.register_heif_opener()

@@ -138,10 +138,12 @@ def test_no_text_becomes_code(evil, page):
     assert json.loads(read.of("script")[0][1])["units"]["names"][0] == EVIL
 
 
-def test_numbers_that_are_not_finite_are_refused(face, photo, tmp_path):
+def test_numbers_that_are_not_finite_and_names_of_other_files_are_refused(face, photo, tmp_path):
     wrong = replace(face, neutral_vertices=face.neutral_vertices * np.nan)
     with pytest.raises(ValueError, match="finite"):
         wrong.to_html(tmp_path / "face.html", photo, texture=photo[:256, :256])
+    with pytest.raises(ValueError, match="ends in .html"):
+        wrong.to_html(tmp_path / "photo.jpg", photo)
     assert not list(tmp_path.iterdir())
 
 

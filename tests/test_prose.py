@@ -132,6 +132,12 @@ def mm(method, than, write=lambda found: interval(found, "value", "{:.2f}".forma
     return write(found.rename(dict(mm="value"))).replace(" [", " mm [")
 
 
+def longer(method):
+    """How much more a network of `make looks` errs than one that looks once, in mm."""
+    found = row("looks", method=method, error="expressive").rename(dict(mm_more="value"))
+    return interval(found, "value", "{:.2f}".format).replace(" [", " mm [")
+
+
 def training():
     return json.loads((METRICS / "training.json").read_text())
 
@@ -192,12 +198,12 @@ CLAIMS = {
             (
                 "The fusion-CNN of the paper errs less if fed stage 4 twice than if fed stage 5 "
                 "twice, by {} of the mean face's error; of this {} is beyond random weights. A plain "
-                "head on stage 4 leads by {}, of this {} beyond them."
+                "head on stage 4 leads one on stage 5 by {}, of this {} beyond them."
             ),
             lambda: [
                 each
-                for one in ("middle twice", "middle")
-                for each in (gain(one, "control"), beyond_twin(f"{one} - control"))
+                for one, other in (("middle twice", "control"), ("middle", "last"))
+                for each in (gain(one, other), beyond_twin(f"{one} - {other}"))
             ],
         ),
         (
@@ -268,6 +274,10 @@ CLAIMS = {
         (
             "four looks err by {} more than *fusion, short training*.",
             lambda: [mm("iterative, 4 looks (short)", "fusion (short)")],
+        ),
+        (
+            ("one look beside a rendering errs by {} more than one without, four looks by {}."),
+            lambda: [longer(f"iterative, {looks}") for looks in ("1 look", "4 looks")],
         ),
         (
             (

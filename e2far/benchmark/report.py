@@ -116,6 +116,6 @@ def write(folder, tables, texts, found):
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         path = folder / f"benchmark_{name}.csv"
-        table.round(4).to_csv(path, index=False, lineterminator="\n")
+        table.round(5).to_csv(path, index=False, lineterminator="\n")
     for name, text in (texts | {"benchmark.json": json.dumps(found, indent=1) + "\n"}).items():
         (folder / name).write_text(text)

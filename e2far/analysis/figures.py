@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 
+from e2far.analysis.subjects import END_TO_END, PEOPLE, RECOGNISER, TWIN, UNTRAINED
 from e2far.files import extra
 from e2far.plots import COLOURS, STYLES, panels
 
@@ -14,6 +15,7 @@ with extra("notebooks"):
     from IPython.display import display
     from plotly.subplots import make_subplots
 
+STYLE_OF = dict(zip((RECOGNISER, TWIN, PEOPLE, END_TO_END, UNTRAINED), STYLES))
 DEPTH = "depth, by the stages of the {}"
 SHORT = dict(pixels="px", conv1="", average="", descriptor="128")  # of layers, on an axis
 # Of Okabe and Ito, told apart by the colour-blind and on white
@@ -35,7 +37,7 @@ def depth_panels(table, label, columns=3, right=1.9):
     for axis, target in zip(axes, targets):
         part = table[table["target"] == target]
         for trunk, rows in part.groupby("trunk", sort=False):
-            line, marker = STYLES[trunks.index(trunk) % len(STYLES)]
+            line, marker = STYLE_OF.get(trunk, STYLES[-1])
             look = dict(color=COLOURS.get(trunk), linestyle=line, marker=marker, ms=4)
             axis.plot(rows["depth"], rows["value"], label=trunk, **look)
             axis.fill_between(
@@ -48,7 +50,7 @@ def depth_panels(table, label, columns=3, right=1.9):
         axis.grid(alpha=0.3)
         # A band that is wider than the panel is cut off, not shown as small.
         low, high = min(0, part["value"].min()), part["value"].max()
-        axis.set_ylim(low - 0.06 * (high - low), high + 0.15 * (high - low))
+        axis.set_ylim(low - 0.06 * (high - low), high + 0.25 * (high - low))
     for axis in axes[::columns]:
         axis.set_ylabel(label)
     for axis in axes[-columns:]:
@@ -71,7 +73,9 @@ def kept_at_top(peaks):
         rows = peaks[peaks["trunk"] == trunk]
         y = [targets.index(name) + 0.14 * (i - (len(trunks) - 1) / 2) for name in rows["target"]]
         around = [rows["kept"] - rows["kept_low"], rows["kept_high"] - rows["kept"]]
-        look = dict(color=COLOURS.get(trunk), fmt=STYLES[i % len(STYLES)][1], ms=5, capsize=2)
+        look = dict(
+            color=COLOURS.get(trunk), fmt=STYLE_OF.get(trunk, STYLES[-1])[1], ms=5, capsize=2
+        )
         axes[0].errorbar(rows["kept"], y, xerr=around, label=trunk, **look)
         longer = [height for height, low in zip(y, rows["kept_low"]) if low < least]
         axes[0].plot([least + 0.02] * len(longer), longer, "<", color=COLOURS.get(trunk), ms=5)

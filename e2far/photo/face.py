@@ -113,7 +113,9 @@ class Face:
 
         path = as_path(path)
         if path.suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"cannot write a page to {path.name}: choose a name that ends in .html")
+            raise ValueError(
+                f"cannot write a page to {path.name}: choose a name that ends in .html"
+            )
         title = title or Path(image if isinstance(image, (str, Path)) else path).name
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = load_image(image)

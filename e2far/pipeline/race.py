@@ -144,7 +144,7 @@ def train_rivals(p, faces, fusion):
 
     returns the designs, method -> errors of each training; the networks that look again and again,
     method -> folder of each training; and the landmark detectors, name -> network. That of
-    DETECTOR, trained for as long as the shipped network, is there where pictures have its size.
+    DETECTOR, from the trunk of the shipped network, is there where pictures have its size.
     """
     configs = rival_configs(p, faces, fusion, p.data / "rivals")
     designs = {f"{name} (short)": configs(name, dict(fused=x)) for name, x in VARIANTS.items()}
